@@ -1,0 +1,4 @@
+"""The PTX backend: one thread's LLVM IR, assembled and launched."""
+
+if __name__ != "tilec.backends.ptx":
+    raise ImportError(f"{__name__!r} is the source folder of tilec.backends.ptx: import that")
