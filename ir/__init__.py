@@ -1,4 +1,4 @@
-"""What a kernel is and means, and what a target can do."""
+"""The IR: types, layouts, nodes. Import the modules themselves: `from tilec.ir.dtype import DType`."""
 
 if __name__ != "tilec.ir":
     raise ImportError(f"{__name__!r} is the source folder of tilec.ir: import that")
