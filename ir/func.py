@@ -1,0 +1,211 @@
+"""The nodes of the IR: values, instructions, blocks, functions.
+
+An instruction *is* the value that it computes: its operands are the instructions that made them, so a rewrite can
+match `Add(Dot(a, b, c), d)`. It says all about itself: its type rule `result`, its numpy `meaning`, its `effects`.
+    x = Full(TileType(f32, (4,)), 1.0);  y = Add(x, x);  y.type == TileType(f32, (4,))
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tilec.ir.errors import Loc
+from tilec.ir.tile import ArrayType, TileType, TupleType, Type
+
+if TYPE_CHECKING:
+    from tilec.ir.run import State
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Names of the fields whose memory is read or written; `ordered` keeps its place among all effects."""
+
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    ordered: bool = False
+
+
+NONE = Effects()
+
+
+class Value:
+    """Anything an instruction can take: an instruction, or an argument of a block."""
+
+    type: Type
+
+    @property
+    def tile(self) -> TileType:
+        assert isinstance(self.type, TileType), f"a tile is needed here, not {self.type}"
+        return self.type
+
+    @property
+    def array_type(self) -> ArrayType:
+        assert isinstance(self.type, ArrayType), f"an array is needed here, not {self.type}"
+        return self.type
+
+
+@dataclass(frozen=True, eq=False)
+class Arg(Value):
+    """A parameter of a kernel, or what a block is entered with (a loop's index and carried values)."""
+
+    type: Type
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Inst(Value):
+    """One instruction. Subclasses are frozen dataclasses whose fields are operands and attributes."""
+
+    loc: Loc | None = field(default=None, kw_only=True, repr=False)
+    effects: ClassVar[Effects] = NONE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "type", self.result())
+
+    def result(self) -> Type:
+        """The type rule; raises TilecError where operands do not fit."""
+        raise AssertionError(f"{type(self).__name__} has no type rule")
+
+    def meaning(self, state: State, *operands: Any) -> Any:
+        """What the instruction computes, in numpy: one operand value per entry of `operands`."""
+        raise AssertionError(f"{type(self).__name__} has no meaning")
+
+    @property
+    def operands(self) -> tuple[Value, ...]:
+        return tuple(_values(getattr(self, name) for name in field_names(type(self))))
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return tuple(v for name in field_names(type(self)) if isinstance(v := getattr(self, name), Block))
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The fields that are neither operands nor blocks."""
+        named = ((name, getattr(self, name)) for name in field_names(type(self)))
+        return {name: v for name, v in named if not _is_operand(v) and not isinstance(v, Block)}
+
+    @property
+    def pure(self) -> bool:
+        return self.effects == NONE and not self.blocks
+
+    def at(self, **changes: Any) -> Inst:
+        """The same instruction with some fields changed."""
+        return replace(self, **changes)
+
+    def mapped(self, new: Callable[[Value], Value]) -> Inst:
+        """The same instruction over other operands (blocks are left alone)."""
+        changes = {}
+        for name in field_names(type(self)):
+            old = getattr(self, name)
+            if _is_operand(old) and (mapped := _map(old, new)) is not old:
+                changes[name] = mapped
+        return replace(self, **changes) if changes else self
+
+
+@cache
+def field_names(kind: type[Inst]) -> tuple[str, ...]:
+    """Names of an instruction's own fields, in order."""
+    return tuple(f.name for f in fields(kind) if f.name != "loc")
+
+
+@cache
+def mnemonic(kind: type[Inst]) -> str:
+    """Add -> add, AtomicUpdate -> atomic_update."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()
+
+
+def _is_operand(v: object) -> bool:
+    return isinstance(v, Value) or (isinstance(v, tuple) and any(isinstance(item, Value) for item in v))
+
+
+def _values(items: Iterator[Any]) -> Iterator[Value]:
+    for item in items:
+        if isinstance(item, Value):
+            yield item
+        elif isinstance(item, tuple):
+            yield from (v for v in item if isinstance(v, Value))
+
+
+def _map(old: Any, new: Callable[[Value], Value]) -> Any:
+    if isinstance(old, Value):
+        return new(old)
+    mapped = tuple(new(v) if isinstance(v, Value) else v for v in old)
+    return mapped if any(a is not b for a, b in zip(mapped, old, strict=True)) else old
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Straight-line instructions: entered with `args`, left with `results`."""
+
+    args: tuple[Arg, ...]
+    body: tuple[Inst, ...]
+    results: tuple[Value, ...] = ()
+
+    def walk(self) -> Iterator[Inst]:
+        """Every instruction, those of inner blocks after the one that holds them."""
+        for inst in self.body:
+            yield inst
+            for block in inst.blocks:
+                yield from block.walk()
+
+
+@dataclass(frozen=True, eq=False)
+class Func:
+    """A kernel: what one block of threads does. `schedule` holds warps and other launch attributes."""
+
+    name: str
+    params: tuple[Arg, ...]
+    body: Block
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    loc: Loc | None = None
+
+    def walk(self) -> Iterator[Inst]:
+        return self.body.walk()
+
+    @property
+    def warps(self) -> int:
+        return int(self.schedule.get("warps", 4))
+
+    @property
+    def grid(self) -> tuple[Value, ...]:
+        """Extents of the grid: run-time scalars of the outermost block. () is a grid of one block."""
+        from tilec.ir.inst.sync import BlockIndex
+
+        return next((inst.grid for inst in self.walk() if isinstance(inst, BlockIndex)), ())
+
+
+def written_arrays(func: Func) -> frozenset[Value]:
+    """The arrays (parameters, allocations) that some instruction writes; views count as what they look at."""
+    found = set()
+    for inst in func.walk():
+        for name in inst.effects.writes:
+            found.add(root(getattr(inst, name)))
+    return frozenset(found)
+
+
+def root(array: Value) -> Value:
+    """The parameter or allocation that a view of an array looks at."""
+    from tilec.ir.inst.memory import ArraySlice
+
+    while isinstance(array, ArraySlice):
+        array = array.array
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class Item(Inst):
+    """One of the values that a loop or branch gives."""
+
+    source: Value
+    index: int
+
+    def result(self) -> Type:
+        assert isinstance(self.source.type, TupleType), "only control flow gives several values"
+        return self.source.type.items[self.index]
+
+    def meaning(self, state: State, source: tuple[Any, ...]) -> Any:
+        return source[self.index]

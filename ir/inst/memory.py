@@ -1,0 +1,327 @@
+"""Arrays and what is read from them and written to them.
+
+Reads outside an array give `other`, writes outside vanish; `inside` names the axes on which a pass has proven that
+neither can happen.
+    Load(a, (i, j), (128, 32), zero): a[i : i + 128, j : j + 32]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tilec.ir import dtype as dt
+from tilec.ir.dtype import DType
+from tilec.ir.errors import TilecError
+from tilec.ir.func import Effects, Inst, Value
+from tilec.ir.layout import Layout
+from tilec.ir.run import Memory, State
+from tilec.ir.tile import UNIT, ArrayType, Dim, Extent, TileType, TokenType, TupleType, row_major
+
+Array = np.ndarray[Any, Any]
+_fresh = count()
+
+
+@dataclass(frozen=True, eq=False)
+class Size(Inst):
+    """The extent (i32) of an array along one axis."""
+
+    array: Value
+    axis: int
+
+    def result(self) -> TileType:
+        return TileType(dt.i32)
+
+    def meaning(self, state: State, array: Memory) -> Any:
+        return np.int32(array.data.shape[self.axis])
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySlice(Inst):
+    """A view: per axis of the array a start and stop (None: the whole axis) and a step; `dropped` axes keep one index.
+
+    Starts and stops are clipped to the array; a dropped axis whose index lies outside leaves an empty view.
+    """
+
+    array: Value
+    starts: tuple[Value | None, ...]
+    stops: tuple[Value | None, ...]
+    steps: tuple[int, ...]
+    dropped: tuple[int, ...] = ()
+
+    def result(self) -> ArrayType:
+        a = self.array.array_type
+        kept = [axis for axis in range(a.rank) if axis not in self.dropped]
+        shape = tuple(a.shape[axis] if self.whole(axis) else Dim(f"view{next(_fresh)}") for axis in kept)
+        strides = tuple(_times(a.strides[axis], self.steps[axis]) for axis in kept)
+        return ArrayType(a.dtype, shape, strides, max(1, a.dtype.bits // 8), a.space, None, a.packed)
+
+    def whole(self, axis: int) -> bool:
+        return self.starts[axis] is None and self.stops[axis] is None and self.steps[axis] == 1
+
+    def meaning(self, state: State, array: Memory, *bounds: Array) -> Memory:
+        given = iter(bounds)
+        starts = [None if v is None else int(next(given)) for v in self.starts]
+        stops = [None if v is None else int(next(given)) for v in self.stops]
+        data = array.data
+        for axis, (start, stop, step) in enumerate(zip(starts, stops, self.steps, strict=True)):
+            extent = data.shape[axis]
+            low = min(max(start or 0, 0), extent)
+            high = extent if stop is None else min(max(stop, 0), extent)
+            if axis in self.dropped and start is not None and not 0 <= start < extent:
+                high = low
+            data = data[(slice(None),) * axis + (slice(low, max(low, high), step),)]
+        return Memory(_drop(data, self.dropped), array.dtype)
+
+
+def _times(stride: Extent, step: int) -> Extent:
+    if isinstance(stride, int):
+        return stride * step
+    return stride if step == 1 else Dim(f"{stride.name}*{step}", stride.multiple * step)
+
+
+def _drop(data: Array, dropped: tuple[int, ...]) -> Array:
+    """Takes index 0 of each dropped axis; a view with nothing there is empty on every axis."""
+    if any(data.shape[axis] == 0 for axis in dropped):
+        kept = [extent for axis, extent in enumerate(data.shape) if axis not in dropped]
+        return data.reshape(-1)[:0].reshape([0] * len(kept)) if kept else np.empty((0,), data.dtype)
+    return data[tuple(0 if axis in dropped else slice(None) for axis in range(data.ndim))]
+
+
+@dataclass(frozen=True, eq=False)
+class Alloc(Inst):
+    """Shared memory of one block; it starts uninitialised. `layout`: where each element lies (None: row-major)."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    layout: Layout | None = None
+    effects: ClassVar[Effects] = Effects(ordered=True)
+
+    def result(self) -> ArrayType:
+        return ArrayType(self.dtype, self.shape, row_major(self.shape), 128, "shared", self.layout)
+
+    def meaning(self, state: State) -> Memory:
+        return Memory.poisoned(self.shape, self.dtype)
+
+
+def _check_window(what: str, array: ArrayType, at: tuple[Value, ...], shape: tuple[int, ...]) -> None:
+    if not array.rank == len(at) == len(shape):
+        raise TilecError(f"{what} needs one offset and one extent per axis: "
+                         f"the array is {array}, {len(at)} offsets, shape {list(shape)}")  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Load(Inst):
+    """The tile at element offsets `at`; `other` (a scalar) outside the array. `written`: the user gave `other`."""
+
+    array: Value
+    at: tuple[Value, ...]
+    shape: tuple[int, ...]
+    other: Value
+    written: bool = False
+    inside: tuple[int, ...] = ()
+    layout: Layout | None = None
+    effects: ClassVar[Effects] = Effects(reads=("array",))
+
+    def result(self) -> TileType:
+        a = self.array.array_type
+        _check_window("a load", a, self.at, self.shape)
+        assert self.other.tile == TileType(a.dtype), "`other` is a scalar of the array's dtype"
+        return TileType(a.dtype, self.shape, self.layout)
+
+    @property
+    def masked(self) -> tuple[int, ...]:
+        """The axes on which the window may leave the array."""
+        return tuple(axis for axis in range(len(self.shape)) if axis not in self.inside)
+
+    def meaning(self, state: State, array: Memory, *rest: Array) -> Array:
+        *at, other = rest
+        out = np.full(self.shape, other, array.dtype.reference)
+        theirs, ours = window(array.data.shape, [int(x) for x in at], self.shape)
+        out[ours] = array.read(theirs)
+        return out
+
+
+def window(extents: tuple[int, ...], at: list[int], shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The part of the array that a tile at `at` covers, and the part of the tile that it fills."""
+    low = [min(max(0, x), e) for x, e in zip(at, extents, strict=True)]
+    high = [max(b, min(x + n, e)) for b, x, n, e in zip(low, at, shape, extents, strict=True)]
+    theirs = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    return theirs, tuple(slice(min(a - x, n), min(b - x, n)) if b > a else slice(0, 0)
+                         for a, b, x, n in zip(low, high, at, shape, strict=True))  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Store(Inst):
+    """Writes a tile at element offsets `at`; what lies outside the array vanishes."""
+
+    array: Value
+    at: tuple[Value, ...]
+    tile_: Value
+    inside: tuple[int, ...] = ()
+    effects: ClassVar[Effects] = Effects(writes=("array",))
+
+    def result(self) -> TupleType:
+        a, tile = self.array.array_type, self.tile_.tile
+        _check_window("a store", a, self.at, tile.shape)
+        if a.dtype != tile.dtype:
+            raise TilecError(f"a store keeps the dtype: the array is {a}, the tile is {tile}; cast it with .to({a.dtype.name})")
+        return UNIT
+
+    @property
+    def masked(self) -> tuple[int, ...]:
+        """The axes on which the window may leave the array."""
+        return tuple(axis for axis in range(len(self.at)) if axis not in self.inside)
+
+    def meaning(self, state: State, array: Memory, *rest: Array) -> None:
+        *at, tile = rest
+        theirs, ours = window(array.data.shape, [int(x) for x in at], tile.shape)
+        array.write(theirs, tile[ours])
+
+
+@dataclass(frozen=True, eq=False)
+class Gather(Inst):
+    """One element per place: indices[d] (integer tiles of one shape) along axis d; `other` outside the array."""
+
+    array: Value
+    indices: tuple[Value, ...]
+    other: Value
+    written: bool = False
+    effects: ClassVar[Effects] = Effects(reads=("array",))
+
+    def result(self) -> TileType:
+        a = self.array.array_type
+        first = _check_indices("gather", a, self.indices)
+        return TileType(a.dtype, first.shape, first.layout)
+
+    def meaning(self, state: State, array: Memory, *rest: Array) -> Array:
+        *indices, other = rest
+        inside, clipped = in_bounds(array.data.shape, indices)
+        return np.where(inside, array.read(clipped), other).astype(array.dtype.reference)
+
+
+def _check_indices(what: str, array: ArrayType, indices: tuple[Value, ...]) -> TileType:
+    if len(indices) != array.rank:
+        raise TilecError(f"{what} needs one index tile per axis: the array is {array}, {len(indices)} given")
+    first = indices[0].tile
+    for index in indices:
+        if not index.tile.dtype.is_integer or index.tile.shape != first.shape:
+            raise TilecError(f"{what} takes integer index tiles of one shape: {first} and {index.tile}")
+    return first
+
+
+def in_bounds(extents: tuple[int, ...], indices: list[Array]) -> tuple[Array, tuple[Array, ...]]:
+    """Where all indices lie inside, and indices that are safe to use everywhere."""
+    inside = np.ones(np.shape(indices[0]), bool)
+    for index, extent in zip(indices, extents, strict=True):
+        inside &= (index >= 0) & (index < extent)
+    safe = tuple(np.where(inside, index, 0).astype(np.int64) for index in indices)
+    return (inside, safe) if all(extents) else (inside & False, safe)
+
+
+@dataclass(frozen=True, eq=False)
+class Scatter(Inst):
+    """Writes one element per place; places outside the array vanish; one place written twice keeps either value."""
+
+    array: Value
+    indices: tuple[Value, ...]
+    tile_: Value
+    effects: ClassVar[Effects] = Effects(writes=("array",))
+
+    def result(self) -> TupleType:
+        _check_scatter("scatter", self.array.array_type, self.indices, self.tile_.tile)
+        return UNIT
+
+    def meaning(self, state: State, array: Memory, *rest: Array) -> None:
+        *indices, tile = rest
+        inside, clipped = in_bounds(array.data.shape, indices)
+        array.write(tuple(index[inside] for index in clipped), tile[inside])
+
+
+def _check_scatter(what: str, array: ArrayType, indices: tuple[Value, ...], tile: TileType) -> None:
+    first = _check_indices(what, array, indices)
+    if (tile.dtype, tile.shape) != (array.dtype, first.shape):
+        raise TilecError(f"{what} writes a tile of the array's dtype and the indices' shape: "
+                         f"the array is {array}, the indices are {first}, the tile is {tile}")  # fmt: skip
+
+
+ATOMICS = {"add": np.add, "min": np.minimum, "max": np.maximum,
+           "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Atomic(Inst):
+    """array[place] = op(array[place], element), indivisibly, for each place inside the array; no result."""
+
+    op: str
+    array: Value
+    indices: tuple[Value, ...]
+    tile_: Value
+    effects: ClassVar[Effects] = Effects(reads=("array",), writes=("array",))
+
+    def result(self) -> TupleType:
+        _check_scatter(f"atomic_{self.op}", self.array.array_type, self.indices, self.tile_.tile)
+        dtype = self.tile_.tile.dtype
+        native = dtype.bits in (32, 64) or (self.op == "add" and dtype.bits == 16 and dtype.is_float)
+        if not native or (dtype.is_float and self.op != "add"):
+            raise TilecError(f"atomic_{self.op} works on 32- and 64-bit integers, and add on floats of 16 bits or more; "
+                             f"not on {dtype.name}")  # fmt: skip
+        return UNIT
+
+    def meaning(self, state: State, array: Memory, *rest: Array) -> None:
+        *indices, tile = rest
+        inside, clipped = in_bounds(array.data.shape, indices)
+        for *place, value in zip(*(index[inside] for index in clipped), tile[inside], strict=True):
+            array.update(tuple(place), ATOMICS[self.op], value)
+
+
+@dataclass(frozen=True, eq=False)
+class Copy(Inst):
+    """Starts moving the window of `array` at `at` into the shared `buffer`; the data is there after `Wait`."""
+
+    array: Value
+    at: tuple[Value, ...]
+    buffer: Value
+    other: Value
+    inside: tuple[int, ...] = ()
+    effects: ClassVar[Effects] = Effects(reads=("array",), writes=("buffer",))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(extent for extent in self.buffer.array_type.shape if isinstance(extent, int))
+
+    @property
+    def masked(self) -> tuple[int, ...]:
+        """The axes on which the window may leave the array."""
+        return tuple(axis for axis in range(len(self.at)) if axis not in self.inside)
+
+    def result(self) -> TokenType:
+        _check_window("a copy", self.array.array_type, self.at, self.shape)
+        assert self.array.array_type.dtype == self.buffer.array_type.dtype, "a copy keeps the dtype"
+        return TokenType()
+
+    def meaning(self, state: State, array: Memory, *rest: Any) -> Any:
+        *at, buffer, other = rest
+        out = np.full(self.shape, other, array.dtype.reference)
+        theirs, ours = window(array.data.shape, [int(x) for x in at], self.shape)
+        out[ours] = array.read(theirs)
+        buffer.poison()
+        return buffer, out
+
+
+@dataclass(frozen=True, eq=False)
+class Wait(Inst):
+    """Makes the data of these copies visible to the whole block's later reads (with the barrier that follows)."""
+
+    tokens: tuple[Value, ...]
+    effects: ClassVar[Effects] = Effects(ordered=True)
+
+    def result(self) -> TupleType:
+        return UNIT
+
+    def meaning(self, state: State, *tokens: Any) -> None:
+        for buffer, data in tokens:
+            buffer.write((slice(None),) * data.ndim, data)

@@ -1,0 +1,38 @@
+"""How a kernel's arguments are passed: a flat list of slots that every backend and launcher agrees on.
+
+Per array its pointer, then each extent and each stride that is not a constant; per scalar its value.
+    a: f16[m, 64], n: i64  ->  pointer a, extent a.0 (i32), stride a.0 (i64), scalar n (i64)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tilec.ir import dtype as dt
+from tilec.ir.dtype import DType
+from tilec.ir.func import Func
+from tilec.ir.tile import ArrayType, Dim
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One machine argument. `kind` is pointer, extent, stride or scalar; `param` counts parameters, `axis` axes."""
+
+    kind: str
+    param: int
+    axis: int = 0
+    dtype: DType = dt.i64
+
+
+def signature(func: Func) -> tuple[Slot, ...]:
+    """The slots of a kernel, in order."""
+    found: list[Slot] = []
+    for i, param in enumerate(func.params):
+        kind = param.type
+        if not isinstance(kind, ArrayType):
+            found.append(Slot("scalar", i, dtype=param.tile.dtype))
+            continue
+        found.append(Slot("pointer", i))
+        found += [Slot("extent", i, axis, dt.i32) for axis, n in enumerate(kind.shape) if isinstance(n, Dim)]
+        found += [Slot("stride", i, axis) for axis, n in enumerate(kind.strides) if isinstance(n, Dim)]
+    return tuple(found)
