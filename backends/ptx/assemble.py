@@ -1,0 +1,183 @@
+"""PTX to a cubin, with ptxas, and a cubin to SASS, with nvdisasm.
+
+Both come from PATH or from NVIDIA's wheels (pip install 'tilec[ptxas]').
+    done = assemble(ptx, target("sm_90a"))
+    done.registers, done.spill_bytes, sass(done.cubin)
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+
+from tilec.ir.errors import TilecError
+from tilec.ir.target import Target
+
+TOOLS = ("ptxas", "nvdisasm", "cuobjdump")
+TOO_OLD = re.compile(r"Unsupported \.version|is not defined for option 'gpu-name'")  # then the next one is asked
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one kernel takes: registers and stack of a thread, spilled bytes, static shared memory of a block."""
+
+    registers: int = 0
+    spill_store_bytes: int = 0
+    spill_load_bytes: int = 0
+    stack_bytes: int = 0
+    shared_bytes: int = 0
+    barriers: int = 0
+
+    @property
+    def spill_bytes(self) -> int:
+        return self.spill_store_bytes + self.spill_load_bytes
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A cubin, what each of its kernels takes, and what ptxas said. Its own numbers are its kernels' largest."""
+
+    cubin: bytes
+    kernels: Mapping[str, Usage]
+    log: str
+
+    @property
+    def registers(self) -> int:
+        return self._largest("registers")
+
+    @property
+    def spill_store_bytes(self) -> int:
+        return self._largest("spill_store_bytes")
+
+    @property
+    def spill_load_bytes(self) -> int:
+        return self._largest("spill_load_bytes")
+
+    @property
+    def spill_bytes(self) -> int:
+        return self._largest("spill_bytes")
+
+    @property
+    def stack_bytes(self) -> int:
+        return self._largest("stack_bytes")
+
+    @property
+    def shared_bytes(self) -> int:
+        return self._largest("shared_bytes")
+
+    def _largest(self, what: str) -> int:
+        return max((getattr(usage, what) for usage in self.kernels.values()), default=0)
+
+
+def find(tool: str) -> Path | None:
+    """Where a tool of TOOLS is: on PATH, else in the newest of NVIDIA's wheels; None without one."""
+    return next(_places(tool), None)
+
+
+def describe_tools() -> list[tuple[str, Path | None, str]]:
+    """(name, path, version) of each tool; (name, None, "") where it is missing."""
+    return [(tool, path, _version(path) if path else "") for tool in TOOLS for path in (find(tool),)]
+
+
+def assemble(ptx: str, target: Target, options: tuple[str, ...] = ()) -> Assembled:
+    """The cubin of PTX text. TilecError where ptxas is missing or refuses the text; the error shows the lines."""
+    first = _need("ptxas", "the cubin")
+    for ptxas in _places("ptxas"):
+        cubin, log = _run(ptxas, ptx, (f"-arch={target.name}", "-v", *options))
+        if cubin is not None:
+            return Assembled(cubin, MappingProxyType(_usage(log)), log)
+        if not TOO_OLD.search(log):
+            raise TilecError(f"ptxas ({ptxas}) refuses the PTX for {target.name}:\n{_with_lines(log, ptx)}")
+    raise TilecError(
+        f"ptxas {_version(first)} ({first}) is too old for {target.name}, written as PTX "
+        f"{target.ptx_version / 10}: pip install 'tilec[ptxas]', or put a newer CUDA toolkit on PATH"
+    )
+
+
+def sass(cubin: bytes) -> str:
+    """The machine code of a cubin as text, one instruction a line. TilecError without nvdisasm and cuobjdump."""
+    nvdisasm = find("nvdisasm")
+    tool = nvdisasm or _need("cuobjdump", "SASS")
+    with tempfile.TemporaryDirectory(prefix="tilec-") as folder:
+        source = Path(folder, "kernel.cubin")
+        source.write_bytes(cubin)
+        command = [str(tool), "--print-code" if nvdisasm else "-sass", str(source)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"internal: {tool} can't read what ptxas wrote: {done.stderr.strip()}"
+    return done.stdout
+
+
+def _places(tool: str) -> Iterator[Path]:
+    on_path = shutil.which(tool)
+    if on_path:
+        yield Path(on_path)
+    name = f"{tool}.exe" if sys.platform == "win32" else tool
+    spec = find_spec("nvidia")  # a namespace: every wheel of NVIDIA's adds a folder
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        yield from sorted(Path(root).glob(f"*/bin/{name}"), reverse=True)
+
+
+def _need(tool: str, what: str) -> Path:
+    path = find(tool)
+    if path is None:
+        raise TilecError(
+            f"{what} needs {tool}, and there is none on PATH nor in an installed wheel: "
+            "pip install 'tilec[ptxas]', or put the CUDA toolkit's bin folder on PATH; PTX needs neither"
+        )
+    return path
+
+
+def _run(ptxas: Path, ptx: str, options: tuple[str, ...]) -> tuple[bytes | None, str]:
+    """(cubin, log); (None, log) where ptxas refuses."""
+    with tempfile.TemporaryDirectory(prefix="tilec-") as folder:
+        source, cubin = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
+        source.write_text(ptx)
+        command = [str(ptxas), *options, "-o", str(cubin), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        log = (done.stdout + done.stderr).replace(str(source), "kernel.ptx")
+        return (None if done.returncode else cubin.read_bytes()), log
+
+
+def _version(tool: Path) -> str:
+    text = subprocess.run([str(tool), "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"V(\d+\.\d+\.\d+)", text)
+    return found[1] if found else "unknown"
+
+
+def _usage(log: str) -> dict[str, Usage]:
+    """Reads ptxas -v: for every kernel a block of lines from "Compiling entry function" on."""
+    parts = re.split(r"Compiling entry function '([^']+)'", log)[1:]
+    return {name: _one_usage(part) for name, part in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _one_usage(text: str) -> Usage:
+    def number(pattern: str) -> int:
+        found = re.search(pattern, text)
+        return int(found[1]) if found else 0
+
+    return Usage(
+        registers=number(r"Used (\d+) registers"),
+        spill_store_bytes=number(r"(\d+) bytes spill stores"),
+        spill_load_bytes=number(r"(\d+) bytes spill loads"),
+        stack_bytes=number(r"(\d+) bytes stack frame"),
+        shared_bytes=number(r"(\d+) bytes smem"),
+        barriers=number(r"used (\d+) barriers"),
+    )
+
+
+def _with_lines(log: str, ptx: str) -> str:
+    """The first complaints of ptxas, each followed by the line it is about."""
+    lines = ptx.splitlines()
+    shown = []
+    for complaint in re.findall(r".*; error.*", log)[:8]:
+        shown.append(complaint)
+        at = re.search(r"line (\d+)", complaint)
+        if at and int(at[1]) <= len(lines):
+            shown.append(f"    {lines[int(at[1]) - 1].strip()}")
+    return "\n".join(shown or [log.strip()])

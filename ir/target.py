@@ -1,0 +1,319 @@
+"""Targets: what a machine can do, as data.
+
+Passes price things with these numbers and emitters ask for features by name; nothing asks which target it is.
+    target("sm_90a").shared_bytes_per_block == 227 * 1024
+    target("sm_80").has("wgmma") is False
+    parse_target("emulator:sm_80") == Place("emulator", target("sm_80"))
+Limits are those of the CUDA programming guide's table of compute capabilities, features those of the PTX ISA
+(a test holds every one against the assembler), rates those of NVIDIA's data sheets, dense.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Literal, NamedTuple
+
+from tilec.ir.errors import TilecError
+
+KIB = 1024
+
+FEATURES = {
+    "cp_async": "cp.async: 4, 8 or 16 bytes from global to shared memory, past the registers",
+    "ldmatrix": "ldmatrix: 8x8 blocks of 16-bit elements from shared memory into mma's fragments",
+    "stmatrix": "stmatrix: the way back",
+    "mma": "mma.sync: one warp's matrix product",
+    "wgmma": "wgmma: four warps' matrix product, operands in shared memory",
+    "tma": "cp.async.bulk.tensor: boxes of a tensor between global and shared memory",
+    "mbarrier": "mbarrier: barriers in shared memory that count arrivals",
+    "mbarrier_wait": "mbarrier.try_wait, and arrivals that expect bytes",
+    "clusters": "blocks that run at once and read each other's shared memory",
+    "setmaxnreg": "setmaxnreg: registers move between warps",
+    "elect": "elect.sync: one lane of a warp",
+    "bf16_fma": "fma, minimum and maximum of bf16",
+    "bf16_arithmetic": "add, sub and mul of bf16",
+    "f32x2": "two f32 in one instruction",
+    "redux": "redux.sync: a warp's integer sum, minimum, maximum, and, or, xor",
+    "redux_f32": "redux.sync: a warp's f32 minimum and maximum",
+    "cvt_tf32": "cvt to tf32",
+    "cvt_bf16x2": "cvt of two f32 to two bf16 or f16",
+    "cvt_f8": "cvt between pairs of f8e4m3 or f8e5m2 and of f16",
+    "cvt_f6": "cvt between pairs of f6e2m3 or f6e3m2 and of f16",
+    "cvt_f4": "cvt between pairs of f4e2m1 and of f16",
+    "approx_bf16": "ex2.approx and tanh.approx of bf16",
+    "vector_red": "red of 2 or 4 neighbouring f32 at once",
+}
+
+
+@dataclass(frozen=True)
+class Mma:
+    """A shape of mma.sync: (m, k) of dtype `a` times (k, n) of dtype `b`, summed in `acc`."""
+
+    m: int
+    n: int
+    k: int
+    a: str
+    b: str
+    acc: str
+
+    @property
+    def name(self) -> str:
+        return f"m{self.m}n{self.n}k{self.k}"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peaks of one board: `sms`, `clock` in GHz, `dram` in GB/s, `tensor` in TFLOP/s by operand dtype."""
+
+    board: str
+    sms: int
+    clock: float
+    dram: float
+    f32_lanes: int  # fused multiply-adds of one SM in one clock
+    tensor: tuple[tuple[str, float], ...]
+
+    @property
+    def f32(self) -> float:
+        """TFLOP/s of f32 outside the tensor cores."""
+        return self.sms * self.f32_lanes * 2 * self.clock / 1000
+
+    def tensor_tflops(self, dtype: str) -> float | None:
+        """Peak of the matrix units on operands of this dtype, f32 (or i32) accumulators; None: not stated."""
+        return dict(self.tensor).get(dtype)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine that code is made for. Bytes, threads and registers are maxima; 0 where there is no such thing."""
+
+    name: str
+    kind: Literal["ptx", "cpu"]
+    sm: int = 0  # compute capability, 90 for 9.0
+    ptx_version: int = 0  # what is written; 84 for PTX ISA 8.4, which the driver of CUDA 12.4 reads
+    oldest_ptx_version: int = 0  # the first that knows this target
+    features: frozenset[str] = frozenset()
+    mma: tuple[Mma, ...] = ()
+    atomic_add: frozenset[str] = frozenset()  # dtypes with an add of their own in global memory
+    warp_size: int = 1
+    max_threads: int = 1  # of a block
+    max_threads_per_sm: int = 0
+    max_blocks_per_sm: int = 0
+    max_registers_per_thread: int = 0
+    registers_per_sm: int = 0
+    shared_bytes_per_block: int = 0  # with the driver's opt-in; without it 48 KiB
+    shared_bytes_per_sm: int = 0
+    shared_bytes_reserved: int = 0  # of the SM's, by the system, for every block
+    max_access_bytes: int = 16  # of one load or store of a thread
+    rates: Rates | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(self.features - FEATURES.keys())
+        assert not unknown, f"{self.name}: {unknown} is not described in FEATURES"
+
+    def has(self, feature: str) -> bool:
+        """Whether the target has a feature of FEATURES."""
+        assert feature in FEATURES, f"{feature!r} is not described in FEATURES"
+        return feature in self.features
+
+    @property
+    def needs_layouts(self) -> bool:
+        """Whether tiles are spread over threads, so that every value needs a layout."""
+        return self.kind == "ptx"
+
+    @property
+    def max_warps(self) -> int:
+        return self.max_threads // self.warp_size
+
+
+class Place(NamedTuple):
+    """Where a kernel runs: who runs it ("reference", "cpu", "emulator", "cuda:0" or "compile": nobody), made for
+    which target. The target of "cuda:0" is None: only the driver knows it (see of_capability)."""
+
+    runner: str
+    target: Target | None
+
+    @property
+    def device(self) -> int:
+        """The number of the GPU."""
+        kind, _, number = self.runner.partition(":")
+        assert kind == "cuda", f"{self.runner} is no GPU"
+        return int(number)
+
+
+def _products(m: int, n: int, k: int, operands: str, *accumulators: str) -> tuple[Mma, ...]:
+    """The products of one shape: operands "f16 u8*i8" are f16 with f16, and u8 with i8."""
+    pairs = [(pair.split("*") * 2)[:2] for pair in operands.split()]
+    return tuple(Mma(m, n, k, a, b, acc) for a, b in pairs for acc in accumulators)
+
+
+_F8 = "f8e4m3 f8e5m2 f8e4m3*f8e5m2 f8e5m2*f8e4m3"
+_MMA_80 = (
+    *_products(16, 8, 8, "f16", "f32", "f16"),
+    *_products(16, 8, 16, "f16", "f32", "f16"),
+    *_products(16, 8, 8, "bf16", "f32"),
+    *_products(16, 8, 16, "bf16", "f32"),
+    *_products(16, 8, 4, "tf32", "f32"),
+    *_products(16, 8, 8, "tf32", "f32"),
+    *_products(8, 8, 4, "f64", "f64"),
+    *_products(16, 8, 16, "i8 u8 i8*u8 u8*i8", "i32"),
+    *_products(16, 8, 32, "i8 u8 i8*u8 u8*i8", "i32"),
+    *_products(16, 8, 32, "i4 u4 i4*u4 u4*i4", "i32"),
+    *_products(16, 8, 64, "i4 u4 i4*u4 u4*i4", "i32"),
+)
+_MMA_89 = (*_MMA_80, *_products(16, 8, 32, _F8, "f32"))
+
+_80 = frozenset("cp_async ldmatrix mma mbarrier bf16_fma redux cvt_tf32 cvt_bf16x2".split())
+_89 = _80 | {"cvt_f8"}
+_90 = _89 | frozenset("stmatrix tma mbarrier_wait clusters elect bf16_arithmetic approx_bf16 vector_red".split())
+_90A = _90 | {"wgmma", "setmaxnreg"}
+_100A = _90 | frozenset("setmaxnreg f32x2 redux_f32 cvt_f6 cvt_f4".split())
+_120 = _90 | {"f32x2"}
+
+SM_80 = Target(
+    "sm_80",
+    "ptx",
+    sm=80,
+    ptx_version=80,
+    oldest_ptx_version=70,
+    features=_80,
+    mma=_MMA_80,
+    atomic_add=frozenset(("i32", "u32", "i64", "u64", "f16", "f32", "f64")),
+    warp_size=32,
+    max_threads=1024,
+    max_threads_per_sm=2048,
+    max_blocks_per_sm=32,
+    max_registers_per_thread=255,
+    registers_per_sm=65536,
+    shared_bytes_per_block=163 * KIB,
+    shared_bytes_per_sm=164 * KIB,
+    shared_bytes_reserved=KIB,
+    rates=Rates("A100 SXM 80GB", 108, 1.41, 2039, 64, (("f16", 312), ("bf16", 312), ("tf32", 156), ("i8", 624))),
+)
+SM_86 = replace(
+    SM_80,
+    name="sm_86",
+    sm=86,
+    oldest_ptx_version=71,
+    max_threads_per_sm=1536,
+    max_blocks_per_sm=16,
+    shared_bytes_per_block=99 * KIB,
+    shared_bytes_per_sm=100 * KIB,
+    rates=Rates("RTX 3090", 82, 1.695, 936, 128, (("f16", 71), ("bf16", 71), ("tf32", 35.6), ("i8", 284))),
+)
+SM_89 = replace(
+    SM_86,
+    name="sm_89",
+    sm=89,
+    ptx_version=84,
+    oldest_ptx_version=78,
+    features=_89,
+    mma=_MMA_89,
+    max_blocks_per_sm=24,
+    rates=Rates(
+        "RTX 4090",
+        128,
+        2.52,
+        1008,
+        128,
+        (("f16", 165.2), ("bf16", 165.2), ("tf32", 82.6), ("f8e4m3", 330.3), ("f8e5m2", 330.3), ("i8", 660.6)),
+    ),
+)
+_H100_TENSOR = (("f16", 989.4), ("bf16", 989.4), ("tf32", 494.7), ("f8e4m3", 1978.9), ("f8e5m2", 1978.9), ("i8", 1978.9))
+SM_90 = replace(
+    SM_80,
+    name="sm_90",
+    sm=90,
+    ptx_version=84,
+    oldest_ptx_version=78,
+    features=_90,
+    mma=_MMA_89,
+    atomic_add=SM_80.atomic_add | {"bf16"},
+    shared_bytes_per_block=227 * KIB,
+    shared_bytes_per_sm=228 * KIB,
+    rates=Rates("H100 SXM", 132, 1.83, 3352, 128, _H100_TENSOR),
+)
+SM_90A = replace(SM_90, name="sm_90a", oldest_ptx_version=80, features=_90A)
+SM_100A = replace(
+    SM_90,
+    name="sm_100a",
+    sm=100,
+    ptx_version=86,
+    oldest_ptx_version=86,
+    features=_100A,
+    rates=Rates("B200", 148, 1.965, 8000, 128, (("f16", 2250), ("bf16", 2250), ("tf32", 1100), ("f8e4m3", 4500))),
+)
+SM_120 = replace(
+    SM_89,
+    name="sm_120",
+    sm=120,
+    ptx_version=87,
+    oldest_ptx_version=87,
+    features=_120,
+    atomic_add=SM_90.atomic_add,
+    rates=Rates(
+        "RTX 5090",
+        170,
+        2.407,
+        1792,
+        128,
+        (("f16", 209.5), ("bf16", 209.5), ("tf32", 104.8), ("f8e4m3", 419), ("f8e5m2", 419), ("i8", 838)),
+    ),
+)
+CPU = Target("cpu", "cpu", shared_bytes_per_block=1 << 30, max_access_bytes=64)  # shared memory: the arena's part
+
+TARGETS = {t.name: t for t in (SM_80, SM_86, SM_89, SM_90, SM_90A, SM_100A, SM_120, CPU)}
+
+
+def target(name: str) -> Target:
+    """The target of this name; TilecError names the nearest where there is none."""
+    if name in TARGETS:
+        return TARGETS[name]
+    raise TilecError(f"no target {name!r}: expected one of {', '.join(TARGETS)}{_near(name, tuple(TARGETS))}")
+
+
+def parse_target(text: str) -> Place:
+    """Reads "reference", "cpu", "emulator:sm_80", "cuda:0" (or "cuda") and "sm_90a" (compile only)."""
+    runner, colon, rest = text.partition(":")
+    if text == "reference" or text == "cpu":
+        return Place(text, CPU)
+    if runner == "cuda" and (not colon or rest.isdecimal()):
+        return Place(f"cuda:{int(rest or 0)}", None)
+    if runner == "emulator":
+        return Place("emulator", _emulated(rest))
+    if text in TARGETS:
+        return Place("compile", TARGETS[text])
+    places = ("reference", "cpu", "emulator:sm_80", "cuda:0", *(name for name in TARGETS if name != "cpu"))
+    raise TilecError(f"no target {text!r}: expected one of {', '.join(places)}{_near(text, places)}")
+
+
+def of_capability(major: int, minor: int) -> Target:
+    """The target for a GPU of this compute capability: its own, else the nearest older one that any newer GPU
+    runs (those named with an a run on no other)."""
+    sm = major * 10 + minor
+    own = [t for t in TARGETS.values() if t.sm == sm]
+    older = [t for t in TARGETS.values() if 0 < t.sm < sm and not t.name.endswith("a")]
+    if not own and not older:
+        raise TilecError(f"this GPU has compute capability {major}.{minor}: tilec needs 8.0 (sm_80) or newer")
+    return own[-1] if own else older[-1]
+
+
+def _emulated(name: str) -> Target:
+    if name in TARGETS and TARGETS[name].kind == "ptx":
+        return TARGETS[name]
+    names = tuple(f"emulator:{n}" for n, t in TARGETS.items() if t.kind == "ptx")
+    text = f"emulator:{name}" if name else "emulator"
+    raise TilecError(f"no target {text!r}: the emulator runs {', '.join(names)}{_near(text, names)}")
+
+
+def _near(name: str, names: tuple[str, ...]) -> str:
+    """"; did you mean sm_90a?": by number the newest that is not newer, else by spelling."""
+    number = re.fullmatch(r"(emulator:)?(?:sm|compute)?[_-]?(\d{2,3})[af]?", name)
+    if number:
+        known = [n for n in names if n.startswith(f"{number[1] or ''}sm_")]
+        older = [n for n in known if _number(n) <= int(number[2])]
+        return f"; did you mean {(older or known[:1])[-1]}?"
+    close = get_close_matches(name, names, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _number(name: str) -> int:
+    return int(re.sub(r"\D", "", name))
