@@ -166,7 +166,7 @@ class DType:
 
     @property
     def storage(self) -> "np.dtype[Any]":
-        """What an unpacked array of the type has in numpy: values where numpy has the type, codes elsewhere."""
+        """What an unpacked array of the type is in numpy: values if numpy has the type, else codes."""
         fits = self.reference.itemsize * 8 == self.bits
         return self.reference if fits or not self.is_float else self.code
 
@@ -225,7 +225,7 @@ _OWN_NAMES = frozenset(dtype.name for dtype in ALL)
 
 
 def dtype(x: object) -> DType:
-    """The type that `x` is or names: a DType, our name, a framework's ("float8_e4m3fn"), a numpy or torch dtype.
+    """The type that `x` is or names: a DType, our name or a framework's ("float8_e4m3fn"), a numpy or torch dtype.
 
     Raises TilecError, with the nearest names, for anything else.
     """
