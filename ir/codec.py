@@ -4,10 +4,10 @@ The reference runner holds values in `dtype.reference` (bf16, tf32 and everythin
 holds codes. Everything here is derived from the numbers that describe a type.
     encode(0.3, f4e2m1) == 1        decode(1, f4e2m1) == 0.5        round_to(0.3, f4e2m1) == 0.5
 
-Rounding is to nearest; of two equally near numbers to the one whose last digit is even. Types of 8 bits or
-fewer saturate, infinities included; NaN becomes the largest number where there is no NaN. The scale e8m0 takes
-the nearest power of two, and 2^-127, its code 0, for anything smaller, zero and negative numbers among it. In
-types without mantissa bits, e8m0 too, both neighbours of 1.5 * 2^k are odd, and it becomes the larger one.
+Rounding is to nearest; of two equally near numbers, to the one whose last digit is even. Types of 8 bits
+or fewer saturate, infinities included; NaN becomes the largest number where there is no NaN. The scale e8m0
+takes the nearest power of two, and 2^-127, its code 0, for anything smaller, zero and negative numbers too.
+In types without mantissa bits, e8m0 among them, both neighbours of 1.5 * 2^k are odd: the larger is taken.
 """
 
 from functools import cache
@@ -24,12 +24,12 @@ Array = np.ndarray[Any, Any]
 
 
 def encode(values: ArrayLike, dtype: DType) -> Array:
-    """The codes of `values`, as `dtype.code`; numbers that the type lacks are rounded as by `round_to`. Infinity
-    keeps its code where it has one, so that encode undoes decode on every code, NaNs included.
+    """The codes of `values`, as `dtype.code`; numbers that the type lacks are rounded as by `round_to`.
+    Infinity keeps its code where it has one, so that encode undoes decode on every code, NaNs included.
     """
     values = np.asarray(values)
     if not dtype.is_float:
-        return _integers(values, dtype).astype(dtype.code) & dtype.code.type(dtype.code_mask)
+        return np.asarray(_integers(values, dtype).astype(dtype.code) & dtype.code.type(dtype.code_mask))
     if _is_native(dtype):
         return _native(values, dtype).view(dtype.code)
     return _float_codes(values, dtype, keep_infinity=True)
@@ -40,11 +40,10 @@ def decode(codes: ArrayLike, dtype: DType) -> Array:
     codes = np.asarray(codes).astype(dtype.code, copy=False)
     if not dtype.is_float:
         return _integers(codes, dtype)
-    if dtype.reference.itemsize * 8 == dtype.bits:
-        return (codes & dtype.code.type(dtype.code_mask >> dtype.unused << dtype.unused)).view(
-            dtype.reference
-        )
-    return np.asarray(_table(dtype)[codes & dtype.code.type(dtype.code_mask)])
+    codes = np.asarray(codes & dtype.code.type(dtype.code_mask >> dtype.unused << dtype.unused))
+    if dtype.reference.itemsize == dtype.code.itemsize:
+        return codes.view(dtype.reference)
+    return np.asarray(_table(dtype)[codes])
 
 
 def round_to(values: ArrayLike, dtype: DType) -> Array:
@@ -157,7 +156,7 @@ def _is_native(dtype: DType) -> bool:
 
 
 def _native(values: Array, dtype: DType) -> Array:
-    """numpy's own conversion, which rounds once. (Integers reach f16 through f32, exactly where f16 is finite.)"""
+    """numpy's own conversion rounds once. (Integers reach f16 by way of f32, exact up to f16's max.)"""
     with np.errstate(all="ignore"):
         return values.astype(dtype.reference, copy=False)
 

@@ -225,8 +225,9 @@ _OWN_NAMES = frozenset(dtype.name for dtype in ALL)
 
 
 def dtype(x: object) -> DType:
-    """The type that `x` is or names: a DType, our name or a framework's ("float8_e4m3fn"), a numpy or torch dtype.
+    """The type that `x` is or names.
 
+    `x` is a DType, our name or a framework's ("u4", "float8_e4m3fn"), or a numpy, ml_dtypes or torch dtype.
     Raises TilecError, with the nearest names, for anything else.
     """
     if isinstance(x, DType):
