@@ -92,7 +92,7 @@ class Inst(Value):
     def pure(self) -> bool:
         return self.effects == NONE and not self.blocks
 
-    def at(self, **changes: Any) -> Inst:
+    def changed(self, **changes: Any) -> Inst:
         """The same instruction with some fields changed."""
         return replace(self, **changes)
 
