@@ -83,7 +83,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Target:
-    """A machine that code is made for. Bytes, threads and registers are maxima; 0 where there is no such thing."""
+    """A machine that code is made for. Numbers are maxima; 0 where there is no such thing."""
 
     name: str
     kind: Literal["ptx", "cpu"]
@@ -125,8 +125,10 @@ class Target:
 
 
 class Place(NamedTuple):
-    """Where a kernel runs: who runs it ("reference", "cpu", "emulator", "cuda:0" or "compile": nobody), made for
-    which target. The target of "cuda:0" is None: only the driver knows it (see of_capability)."""
+    """Who runs a kernel ("reference", "cpu", "emulator", "cuda:0", "compile": nobody), made for what.
+
+    The target of "cuda:0" is None: only the driver knows it (of_capability).
+    """
 
     runner: str
     target: Target | None
@@ -161,12 +163,26 @@ _MMA_80 = (
 )
 _MMA_89 = (*_MMA_80, *_products(16, 8, 32, _F8, "f32"))
 
-_80 = frozenset("cp_async ldmatrix mma mbarrier bf16_fma redux cvt_tf32 cvt_bf16x2".split())
+_80 = frozenset(("cp_async", "ldmatrix", "mma", "mbarrier", "bf16_fma", "redux", "cvt_tf32", "cvt_bf16x2"))
 _89 = _80 | {"cvt_f8"}
-_90 = _89 | frozenset("stmatrix tma mbarrier_wait clusters elect bf16_arithmetic approx_bf16 vector_red".split())
+_90 = _89 | {"stmatrix", "tma", "mbarrier_wait", "clusters", "elect"}
+_90 = _90 | {"bf16_arithmetic", "approx_bf16", "vector_red"}
 _90A = _90 | {"wgmma", "setmaxnreg"}
-_100A = _90 | frozenset("setmaxnreg f32x2 redux_f32 cvt_f6 cvt_f4".split())
+_100A = _90 | {"setmaxnreg", "f32x2", "redux_f32", "cvt_f6", "cvt_f4"}
 _120 = _90 | {"f32x2"}
+
+
+def _tensor(f16: float, tf32: float, i8: float = 0, f8: float = 0) -> tuple[tuple[str, float], ...]:
+    rates = {"f16": f16, "bf16": f16, "tf32": tf32, "i8": i8, "u8": i8, "f8e4m3": f8, "f8e5m2": f8}
+    return tuple((dtype, rate) for dtype, rate in rates.items() if rate)
+
+
+_A100 = Rates("A100 SXM 80GB", 108, 1.41, 2039, 64, _tensor(f16=312, tf32=156, i8=624))
+_3090 = Rates("RTX 3090", 82, 1.695, 936, 128, _tensor(f16=71, tf32=35.6, i8=284))
+_4090 = Rates("RTX 4090", 128, 2.52, 1008, 128, _tensor(f16=165.2, tf32=82.6, i8=660.6, f8=330.3))
+_H100 = Rates("H100 SXM", 132, 1.83, 3352, 128, _tensor(f16=989.4, tf32=494.7, i8=1978.9, f8=1978.9))
+_B200 = Rates("B200", 148, 1.965, 8000, 128, _tensor(f16=2250, tf32=1100, i8=4500, f8=4500))
+_5090 = Rates("RTX 5090", 170, 2.407, 1792, 128, _tensor(f16=209.5, tf32=104.8, i8=838, f8=419))
 
 SM_80 = Target(
     "sm_80",
@@ -186,7 +202,7 @@ SM_80 = Target(
     shared_bytes_per_block=163 * KIB,
     shared_bytes_per_sm=164 * KIB,
     shared_bytes_reserved=KIB,
-    rates=Rates("A100 SXM 80GB", 108, 1.41, 2039, 64, (("f16", 312), ("bf16", 312), ("tf32", 156), ("i8", 624))),
+    rates=_A100,
 )
 SM_86 = replace(
     SM_80,
@@ -197,7 +213,7 @@ SM_86 = replace(
     max_blocks_per_sm=16,
     shared_bytes_per_block=99 * KIB,
     shared_bytes_per_sm=100 * KIB,
-    rates=Rates("RTX 3090", 82, 1.695, 936, 128, (("f16", 71), ("bf16", 71), ("tf32", 35.6), ("i8", 284))),
+    rates=_3090,
 )
 SM_89 = replace(
     SM_86,
@@ -208,16 +224,8 @@ SM_89 = replace(
     features=_89,
     mma=_MMA_89,
     max_blocks_per_sm=24,
-    rates=Rates(
-        "RTX 4090",
-        128,
-        2.52,
-        1008,
-        128,
-        (("f16", 165.2), ("bf16", 165.2), ("tf32", 82.6), ("f8e4m3", 330.3), ("f8e5m2", 330.3), ("i8", 660.6)),
-    ),
+    rates=_4090,
 )
-_H100_TENSOR = (("f16", 989.4), ("bf16", 989.4), ("tf32", 494.7), ("f8e4m3", 1978.9), ("f8e5m2", 1978.9), ("i8", 1978.9))
 SM_90 = replace(
     SM_80,
     name="sm_90",
@@ -229,7 +237,7 @@ SM_90 = replace(
     atomic_add=SM_80.atomic_add | {"bf16"},
     shared_bytes_per_block=227 * KIB,
     shared_bytes_per_sm=228 * KIB,
-    rates=Rates("H100 SXM", 132, 1.83, 3352, 128, _H100_TENSOR),
+    rates=_H100,
 )
 SM_90A = replace(SM_90, name="sm_90a", oldest_ptx_version=80, features=_90A)
 SM_100A = replace(
@@ -239,7 +247,7 @@ SM_100A = replace(
     ptx_version=86,
     oldest_ptx_version=86,
     features=_100A,
-    rates=Rates("B200", 148, 1.965, 8000, 128, (("f16", 2250), ("bf16", 2250), ("tf32", 1100), ("f8e4m3", 4500))),
+    rates=_B200,
 )
 SM_120 = replace(
     SM_89,
@@ -249,16 +257,9 @@ SM_120 = replace(
     oldest_ptx_version=87,
     features=_120,
     atomic_add=SM_90.atomic_add,
-    rates=Rates(
-        "RTX 5090",
-        170,
-        2.407,
-        1792,
-        128,
-        (("f16", 209.5), ("bf16", 209.5), ("tf32", 104.8), ("f8e4m3", 419), ("f8e5m2", 419), ("i8", 838)),
-    ),
+    rates=_5090,
 )
-CPU = Target("cpu", "cpu", shared_bytes_per_block=1 << 30, max_access_bytes=64)  # shared memory: the arena's part
+CPU = Target("cpu", "cpu", shared_bytes_per_block=1 << 30, max_access_bytes=64)  # shared: in the arena
 
 TARGETS = {t.name: t for t in (SM_80, SM_86, SM_89, SM_90, SM_90A, SM_100A, SM_120, CPU)}
 
@@ -297,23 +298,26 @@ def of_capability(major: int, minor: int) -> Target:
 
 
 def _emulated(name: str) -> Target:
-    if name in TARGETS and TARGETS[name].kind == "ptx":
+    gpus = tuple(n for n, t in TARGETS.items() if t.kind == "ptx")
+    if name in gpus:
         return TARGETS[name]
-    names = tuple(f"emulator:{n}" for n, t in TARGETS.items() if t.kind == "ptx")
-    text = f"emulator:{name}" if name else "emulator"
-    raise TilecError(f"no target {text!r}: the emulator runs {', '.join(names)}{_near(text, names)}")
+    text, near = f"emulator:{name}" if name else "emulator", _nearest(name, gpus) or gpus[0]
+    raise TilecError(
+        f"no target {text!r}: the emulator runs {', '.join(gpus)}; did you mean emulator:{near}?"
+    )
 
 
 def _near(name: str, names: tuple[str, ...]) -> str:
-    """"; did you mean sm_90a?": by number the newest that is not newer, else by spelling."""
-    number = re.fullmatch(r"(emulator:)?(?:sm|compute)?[_-]?(\d{2,3})[af]?", name)
+    """The end of a message: "; did you mean sm_90a?", or nothing."""
+    nearest = _nearest(name, names)
+    return f"; did you mean {nearest}?" if nearest else ""
+
+
+def _nearest(name: str, names: tuple[str, ...]) -> str | None:
+    """By number the newest target that is not newer than what was asked for, else by spelling."""
+    number = re.fullmatch(r"(?:sm|compute)?[_-]?(\d{2,3})[af]?", name.lower())
     if number:
-        known = [n for n in names if n.startswith(f"{number[1] or ''}sm_")]
-        older = [n for n in known if _number(n) <= int(number[2])]
-        return f"; did you mean {(older or known[:1])[-1]}?"
-    close = get_close_matches(name, names, 1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _number(name: str) -> int:
-    return int(re.sub(r"\D", "", name))
+        gpus = [n for n in names if n.startswith("sm_")]
+        older = [n for n in gpus if TARGETS[n].sm <= int(number[1])]
+        return (older or gpus[:1])[-1]
+    return next(iter(get_close_matches(name.lower(), names, 1, 0.7)), None)

@@ -20,12 +20,13 @@ from tilec.ir.errors import TilecError
 from tilec.ir.target import Target
 
 TOOLS = ("ptxas", "nvdisasm", "cuobjdump")
-TOO_OLD = re.compile(r"Unsupported \.version|is not defined for option 'gpu-name'")  # then the next one is asked
+# What a ptxas says that is older than the target; then the next one is asked.
+TOO_OLD = re.compile(r"Unsupported \.version|is not defined for option 'gpu-name'")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one kernel takes: registers and stack of a thread, spilled bytes, static shared memory of a block."""
+    """What one kernel takes: a thread's registers, spills and stack, a block's static shared memory."""
 
     registers: int = 0
     spill_store_bytes: int = 0
@@ -41,7 +42,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Assembled:
-    """A cubin, what each of its kernels takes, and what ptxas said. Its own numbers are its kernels' largest."""
+    """A cubin, what each of its kernels takes, what ptxas said. Its own numbers are its kernels' largest."""
 
     cubin: bytes
     kernels: Mapping[str, Usage]
@@ -86,7 +87,7 @@ def describe_tools() -> list[tuple[str, Path | None, str]]:
 
 
 def assemble(ptx: str, target: Target, options: tuple[str, ...] = ()) -> Assembled:
-    """The cubin of PTX text. TilecError where ptxas is missing or refuses the text; the error shows the lines."""
+    """The cubin of PTX text. TilecError where ptxas is missing or refuses the text (with its lines)."""
     first = _need("ptxas", "the cubin")
     for ptxas in _places("ptxas"):
         cubin, log = _run(ptxas, ptx, (f"-arch={target.name}", "-v", *options))
@@ -101,7 +102,7 @@ def assemble(ptx: str, target: Target, options: tuple[str, ...] = ()) -> Assembl
 
 
 def sass(cubin: bytes) -> str:
-    """The machine code of a cubin as text, one instruction a line. TilecError without nvdisasm and cuobjdump."""
+    """The machine code of a cubin, one instruction a line. TilecError without nvdisasm and cuobjdump."""
     nvdisasm = find("nvdisasm")
     tool = nvdisasm or _need("cuobjdump", "SASS")
     with tempfile.TemporaryDirectory(prefix="tilec-") as folder:

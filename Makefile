@@ -1,0 +1,35 @@
+# make demo, make test and make check-all set up all they need on a machine that has Python 3.11 or newer alone.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test check-all lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m tilec demo
+
+test: lint
+	$(BIN)/python -m pytest -q -n 2
+
+check-all: lint
+	TILEC_TEST_PROFILE=all $(BIN)/python -m pytest -q -n 2
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+
+# A stamp is newer than pyproject.toml when what it names is installed.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	touch $@ $(VENV)/.demo
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
