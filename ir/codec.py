@@ -108,11 +108,11 @@ def sqrt(x: ArrayLike, dtype: DType) -> Array:
 
 def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike, dtype: DType) -> Array:
     """a * b + c of values of a float type, rounded once."""
-    a, b, c = (np.asarray(x, np.float64) for x in (a, b, c))
-    if 2 * (dtype.mantissa + 1) > np.finfo(np.float64).nmant + 1:
-        return round_to(exact.fma(a, b, c), dtype)
+    assert dtype.is_float, f"{dtype} is not a float"
     with np.errstate(all="ignore"):
-        return round_to(exact.odd_sum(a * b, c), dtype)  # the product is exact
+        a, b, c = (np.asarray(x, np.float64) for x in (a, b, c))
+        exact_product = 2 * (dtype.mantissa + 1) <= 53
+        return round_to(exact.odd_sum(a * b, c) if exact_product else exact.fma(a, b, c), dtype)
 
 
 def _wide(dtype: DType) -> "np.dtype[Any]":
@@ -141,7 +141,8 @@ def _wrapped(values: Array, dtype: DType) -> Array:
 
 def _truncated(values: Array, dtype: DType) -> Array:
     low, high = dtype.reference.type(dtype.min), dtype.reference.type(dtype.max)
-    whole = np.trunc(values.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        whole = np.trunc(values.astype(np.float64))
     below, above = whole < float(dtype.min), whole >= float(dtype.max + 1)  # both bounds are exact in float64
     inside = np.where(below | above | np.isnan(whole), 0, whole).astype(dtype.reference)
     return np.where(above, high, np.where(below, low, inside))

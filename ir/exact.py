@@ -3,14 +3,14 @@
 A result that is rounded twice can be wrong: first to float64, then to f16, a value just over a tie becomes
 the tie. Rounded to odd the first time (if inexact, to the neighbour with an odd last bit), it never does, as
 long as two bits are left to drop:
-    odd_sum(1.0, 2.0**-80) == 1.0 + 2.0**-52      # not 1.0: the last bit says "a little more"
+    odd_sum(1.0, 2.0**-80) == 1.0 + 2.0**-52  # not 1.0: it says "and a little more"
 
-Sources: Knuth's two_sum and Dekker's two_product; rounding to odd and fma from Boldo and Melquiond, "Emulation
-of FMA and correctly rounded sums: proved algorithms using rounding to odd" (2008).
+Sources: two_sum is Knuth's, two_product Dekker's; rounding to odd and fma are from Boldo and Melquiond,
+"Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd" (2008).
 """
 
 from fractions import Fraction
-from math import copysign, inf
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -100,4 +100,4 @@ def _exact_fma(a: float, b: float, c: float) -> float:
     try:
         return exact.numerator / exact.denominator
     except OverflowError:
-        return copysign(inf, exact)
+        return inf if exact > 0 else -inf
