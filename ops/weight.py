@@ -1,0 +1,114 @@
+"""Quantised weights: codes, one scale (and perhaps one zero) per group of a row, and their bytes for kernels.
+
+    w[n, k] = (value of codes[n, k] - zero) * scales[n, k // group_size]
+Without zeros of its own a weight has its type's: 0 for signed integers and floats, the middle code
+2^(bits - 1) for unsigned ones (u4: 8), and 1/2 for u1, whose codes so stand for -1/2 and 1/2.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilec.ir import codec
+from tilec.ir.dtype import DType
+from tilec.ir.errors import TilecError
+from tilec.ir.layout import Layout
+from tilec.ir.packing import pack_codes, packed_bytes
+
+Array = np.ndarray[Any, Any]
+
+
+def default_zero(dtype: DType) -> float:
+    """The zero of a weight that has none of its own."""
+    if dtype.is_signed:
+        return 0.0
+    return 0.5 if dtype.bits == 1 else float(1 << dtype.bits - 1)
+
+
+@lru_cache
+def code_values(dtype: DType) -> NDArray[np.float32]:
+    """What each code stands for; codes that are no number count as 0."""
+    values = codec.decode(np.arange(1 << dtype.bits), dtype)
+    return np.where(np.isfinite(values), values, 0).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """A weight [N, K]: `codes` uint8 [N, K] (canonical: see ir/dtype.py), `scales` [N, groups] as numpy holds
+    values of `scale_dtype`, `zeros` integers [N, groups] or None. `ops.quantize` makes them.
+    """
+
+    codes: NDArray[np.uint8]
+    scales: Array
+    zeros: Array | None
+    dtype: DType
+    scale_dtype: DType
+    group_size: int
+    _bytes: dict[Layout, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
+
+    def __repr__(self) -> str:
+        n, k = self.shape
+        scales = f"{self.scale_dtype} scales" + ("" if self.zeros is None else ", with zeros")
+        return f"QuantizedWeight({self.dtype} [{n}, {k}], groups of {self.group_size}, {scales})"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n, k = self.codes.shape
+        return n, k
+
+    @property
+    def zero(self) -> float:
+        """What is subtracted from every value where `zeros` is None."""
+        return default_zero(self.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the codes, packed without gaps, with the scales and zeros."""
+        zeros = 0 if self.zeros is None else self.zeros.nbytes
+        return (
+            packed_bytes(self.codes.size, self.dtype.bits) + self.scales.size * self.scale_dtype.bytes + zeros
+        )
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The weight that the codes stand for, f32 [N, K]."""
+        weight = code_values(self.dtype)[self.codes]
+        weight -= self.zero if self.zeros is None else self._spread(self.zeros)
+        weight *= self._spread(self.scales)
+        return weight
+
+    def _spread(self, per_group: Array) -> NDArray[np.float32]:
+        """One number per group as one per element, [N, K]."""
+        return np.repeat(per_group.astype(np.float32), self.group_size, axis=1)[:, : self.shape[1]]
+
+    def packed(self, layout: Layout) -> NDArray[np.uint8]:
+        """The bytes uint8 [ceil(N / bn), ceil(K / bk), layout.nbytes(dtype)] of the weight's transpose in
+        tiles (bk, bn) = layout.shape, cached. `tc.view(bytes of a tile, dtype, layout)` is the tile.
+
+        Edges are filled with the code nearest the type's zero: finite numbers, which do no harm where the
+        kernel reads zeros for what x and the scales lack. Raises TilecError for a layout that is no view's.
+        """
+        if layout not in self._bytes:
+            self._bytes[layout] = self._pack(layout)
+        return self._bytes[layout]
+
+    def _pack(self, layout: Layout) -> NDArray[np.uint8]:
+        if len(layout.shape) != 2:
+            raise TilecError(
+                f"weights are packed for a layout of tiles (bk, bn), not of shape {layout.shape}"
+            )
+        tiles, source = self._tiles(*layout.shape), layout.bytes(self.dtype)
+        k, n = np.moveaxis(layout.points().reshape(-1, 2), -1, 0)
+        held = tiles.reshape(-1, layout.shape[0] * layout.shape[1]).take(n * layout.shape[0] + k, axis=1)
+        by_thread = pack_codes(held, self.dtype.bits).reshape(len(held), -1)
+        return by_thread.take(np.argsort(source.points().reshape(-1)), axis=1).reshape(*tiles.shape[:2], -1)
+
+    def _tiles(self, bk: int, bn: int) -> NDArray[np.uint8]:
+        """Codes [ceil(N / bn), ceil(K / bk), bn, bk], filled up at the edges."""
+        n, k = self.shape
+        rows, columns = -(-n // bn), -(-k // bk)
+        filler = int(np.argmin(np.abs(code_values(self.dtype) - self.zero)))
+        filled = np.pad(self.codes, ((0, rows * bn - n), (0, columns * bk - k)), constant_values=filler)
+        return np.ascontiguousarray(filled.reshape(rows, bn, columns, bk).swapaxes(1, 2))
