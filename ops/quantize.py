@@ -271,4 +271,4 @@ class Search:
 
 def _dot(a: Floats, b: Floats) -> Floats:
     """Row by row, [R, 1]."""
-    return np.einsum("rg,rg->r", a, b)[:, None]
+    return np.asarray(np.einsum("rg,rg->r", a, b)[:, None], np.float32)

@@ -16,7 +16,7 @@ from tilec.ops.weight import QuantizedWeight
 Array = np.ndarray[Any, Any]
 Float64 = NDArray[np.float64]
 
-_erf = np.frompyfunc(math.erf, 1, 1)
+_erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _sigmoid(x: Float64) -> Float64:
@@ -27,7 +27,7 @@ def _sigmoid(x: Float64) -> Float64:
 ACTIVATIONS: dict[str | None, Callable[[Float64], Float64]] = {
     None: lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
-    "gelu": lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2)).astype(np.float64)),
+    "gelu": lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
     "silu": lambda x: x * _sigmoid(x),
 }
 
