@@ -230,16 +230,18 @@ class Shr(_Binary):
     def meaning(self, state: State, a: Array, b: Array) -> Array:
         far, by = _shift_amount(b, self.a.tile.dtype)
         moved = (a >> by.astype(a.dtype)).astype(a.dtype)
-        return np.where(far, np.where(a < 0, -1, 0), moved).astype(a.dtype)
+        return np.where(far, np.negative((a < 0).astype(a.dtype)), moved)
 
 
 @dataclass(frozen=True, eq=False)
 class Neg(_Unary):
-    """-x; integers wrap, floats flip the sign bit."""
+    """-x; integers wrap, floats flip the sign bit; a scale has none and becomes its least value."""
 
     def meaning(self, state: State, x: Array) -> Array:
         dtype = self.x.tile.dtype
-        return wrap(0 - x.astype(np.int64), dtype) if dtype.is_integer else np.negative(x)
+        if dtype.is_integer:
+            return wrap(0 - x.astype(np.int64), dtype)
+        return np.negative(x) if dtype.is_signed else codec.round_to(-x, dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +282,8 @@ class Floor(_Unary):
     kinds = ("float",)
 
     def meaning(self, state: State, x: Array) -> Array:
-        return np.floor(x)
+        with np.errstate(all="ignore"):
+            return codec.round_to(np.floor(x), self.x.tile.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,7 +293,8 @@ class Round(_Unary):
     kinds = ("float",)
 
     def meaning(self, state: State, x: Array) -> Array:
-        return np.rint(x)
+        with np.errstate(all="ignore"):
+            return codec.round_to(np.rint(x), self.x.tile.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -397,7 +401,7 @@ class Full(Inst):
         return TileType(self.dtype, self.shape, self.layout)
 
     def meaning(self, state: State) -> Array:
-        return np.full(self.shape, self.value, self.dtype.reference)
+        return np.full(self.shape, codec.round_to(self.value, self.dtype), self.dtype.reference)
 
 
 @dataclass(frozen=True, eq=False)
