@@ -68,7 +68,7 @@ def values(digits: Digits, rank: int) -> Ints:
     table = np.zeros((1, rank), np.int64)
     for digit in digits:
         step = np.arange(digit.extent)[:, None] * np.array(digit.stride, np.int64)
-        table = (table[:, None] + step).reshape(-1, rank)
+        table = (table[:, None] + step).reshape(len(table) * digit.extent, rank)
     return table
 
 

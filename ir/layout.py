@@ -126,7 +126,7 @@ class Layout:
         """All coordinates, int32 [threads, slots, rank]: thread_part + slot_part."""
         return holders.points(self)
 
-    def offset(self, coordinates: Sequence[Any]) -> Any:
+    def offset(self, coordinates: Sequence[Any] | Ints) -> Any:
         """The element offset of coordinates (integers or arrays, one per axis), before any swizzle."""
         total: Any = 0
         for digits, c in zip(self.parts, coordinates, strict=True):
@@ -135,7 +135,7 @@ class Layout:
                 total = total + count * digit.stride[0]
         return total
 
-    def byte_offset(self, coordinates: Sequence[Any], element_bits: int) -> Any:
+    def byte_offset(self, coordinates: Sequence[Any] | Ints, element_bits: int) -> Any:
         """The byte that an element starts in, swizzled."""
         plain = self.offset(coordinates) * element_bits // 8
         return self.swizzle.apply(plain) if self.swizzle else plain
@@ -285,6 +285,32 @@ class Layout:
         if parts is None:
             return None
         return Layout(tuple(zip(dict(self.groups), parts, strict=True)), shape)
+
+    def slice(self, start: Shape, shape: Shape) -> Layout | None:
+        """The part of the tile at `start`: see layout_ops.slice_tile."""
+        from tilec.ir.layout_ops import slice_tile
+
+        return slice_tile(self, start, shape)
+
+    def compose(self, inner: Layout) -> Layout | None:
+        """This layout after `inner`: see layout_ops.compose."""
+        from tilec.ir.layout_ops import compose
+
+        return compose(self, inner)
+
+    # To look at
+
+    def formula(self) -> tuple[Any, ...]:
+        """The closed form of each coordinate in sympy: see draw.formula."""
+        from tilec.ir.draw import formula
+
+        return formula(self)
+
+    def draw(self) -> str:
+        """An SVG of who holds what: see draw.draw."""
+        from tilec.ir.draw import draw
+
+        return draw(self)
 
     # Bits
 

@@ -54,20 +54,19 @@ class Swizzle:
         return offset ^ moved
 
 
-def swizzle_for(shape: tuple[int, ...], element_bytes: int) -> Swizzle | None:
-    """The swizzle of a row-major tile with which any 8 neighbouring rows' 16-byte chunks of one column lie in
-    different banks (as ldmatrix reads them), and so do the 8 chunks of every aligned 128 bytes (as wide
-    stores write them).
+def swizzle_for(shape: tuple[int, ...], element_bytes: int, chunk: int = CHUNK) -> Swizzle | None:
+    """The swizzle of a row-major tile with which one column of chunks of any neighbouring rows (as many as
+    fit the banks: 8 of 16 bytes, as ldmatrix reads them) lies in different banks, and so does every aligned
+    128 bytes (as wide stores write them).
 
     None where rows need none, or are not whole chunks (then `padded` helps). Rows of 2^t * odd bytes repeat
     their banks every 2^(7 - t) rows; the chunk bits that repeat are xored with the row bits that tell those
     rows apart: 128 bytes Swizzle(3, 4, 3), 64 (2, 4, 3), 32 (1, 4, 3), 256 (3, 4, 4), 96 (1, 4, 3), 48 none.
     """
     row = (shape[-1] if shape else 1) * element_bytes
-    if row % CHUNK:
-        return None
-    twos = (row // CHUNK & -(row // CHUNK)).bit_length() - 1
-    return Swizzle(min(twos, 3), 4, max(twos, 3)) if twos else None
+    base = chunk.bit_length() - 1
+    twos = (row & -row).bit_length() - 1
+    return Swizzle(min(twos, 7) - base, base, max(twos, 7) - base) if twos > base else None
 
 
 def wavefronts(addresses: Ints, active: Ints, access_bytes: int) -> Ints:

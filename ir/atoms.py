@@ -1,0 +1,132 @@
+"""What one warp's matrix instructions hold, as layouts.
+
+With lane = 4 * g + t and p elements of an operand in a 32-bit register (f32, tf32: 1; f16: 2; 8 bits: 4),
+mma.sync's
+    a (m, k): register r, element h is row g + 8 * (r & 1), column t * p + h + 4 * p * (r >> 1)
+    b (k, n): register r, element h is row t * p + h + 4 * p * r, column g
+    c (m, n): registers are (g, 2t) (g, 2t + 1) (g + 8, 2t) (g + 8, 2t + 1)
+One rule for every type (PTX ISA, "Matrix fragments for mma"); wgmma's are the same, four warps below each
+other.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from operator import mul
+
+from tilec.ir.digits import Digit, Digits, size, split, times
+from tilec.ir.errors import TilecError
+from tilec.ir.layout import Layout, column_local, column_spatial, local, register, spatial
+from tilec.ir.layout_ops import divide
+from tilec.ir.memory_layout import vectors
+
+WARP = 32
+
+
+@dataclass(frozen=True)
+class MmaAtom:
+    """Operands and accumulator of one instruction: a (m, k), b (k, n), c (m, n)."""
+
+    a: Layout
+    b: Layout
+    c: Layout
+
+
+@lru_cache(64)
+def mma_atom(m: int, n: int, k: int, operand_bits: int) -> MmaAtom:
+    """mma.sync.m16n8k*: k is 4 or 8 registers' worth of elements. TilecError for shapes that are not of this
+    kind.
+    """
+    per_register = 32 // operand_bits
+    halves = k // (4 * per_register) if per_register else 0
+    if (m, n) != (16, 8) or halves not in (1, 2) or k != halves * 4 * per_register:
+        raise TilecError(
+            f"no mma of m{m}n{n}k{k} on {operand_bits}-bit operands: m is 16, n is 8, "
+            f"and k holds 128 or 256 bits"
+        )
+    pair = local(1, per_register)
+    a = column_local(2, halves) * spatial(8, 4) * pair
+    b = local(halves, 1) * column_spatial(4, 8) * local(per_register, 1)
+    return MmaAtom(a, b, local(2, 1) * spatial(8, 4) * local(1, 2))
+
+
+def full_mma_atom(operand_bits: int) -> MmaAtom:
+    """The largest mma.sync for operands of this size: m16n8k16 for f16, k8 for tf32, k32 for 8 bits."""
+    return mma_atom(16, 8, 256 // operand_bits, operand_bits)
+
+
+@lru_cache(64)
+def wgmma_atom(n: int, operand_bits: int) -> MmaAtom:
+    """wgmma.mma_async.m64nNk*: accumulators, and a when it is in registers; 128 threads. b lies in shared
+    memory: its layout here has every thread hold all of it, for shapes' sake.
+    """
+    if n % 8 or not 8 <= n <= 256:
+        raise TilecError(f"wgmma's n is a multiple of 8 from 8 to 256, not {n}")
+    one = full_mma_atom(operand_bits)
+    k = 256 // operand_bits
+    whole = register((k, n), (Digit(4 * WARP, (0, 0)),), local(k, n).digits("slot"))
+    warps = spatial(4, 1)
+    return MmaAtom(warps * one.a, whole, warps * local(1, n // 8) * one.c)
+
+
+def ldmatrix_atom(element_bits: int = 16, trans: bool = False) -> Layout:
+    """One matrix of 8 rows of 16 bytes as ldmatrix leaves it in a register of each lane: lane 4 * g + t holds
+    bytes 4t .. 4t + 3 of row g; with `trans` (16-bit elements only) elements 2t and 2t + 1 of column g.
+    """
+    if trans and element_bits != 16:
+        raise TilecError(f"ldmatrix.trans moves 16-bit elements, not {element_bits}-bit ones")
+    matrix = spatial(8, 4) * local(1, 32 // element_bits)
+    return matrix.permute((1, 0)) if trans else matrix
+
+
+@dataclass(frozen=True)
+class LdMatrix:
+    """How ldmatrix fills a register layout: `count` instructions .x`matrices` in each warp.
+
+    `rows`: thread and slot (instruction, element) -> coordinates: the row of 16 bytes whose address (of
+    element 0) the thread gives to that instruction. Instruction i fills the next `matrices` registers of the
+    target, in slot order.
+    """
+
+    matrices: int
+    count: int
+    trans: bool
+    rows: Layout
+
+
+@lru_cache(256)
+def match_ldmatrix(memory: Layout, target: Layout, element_bits: int) -> LdMatrix | None:
+    """The ldmatrix instructions that load a tile of two axes, held by whole warps as `target`, from shared
+    memory; None where its registers are no such matrices, or their rows no aligned 16 bytes in memory.
+    """
+    if target.rank != 2 or target.threads % WARP or target.cover != target.shape:
+        return None
+    for axes in ((0, 1), (1, 0)):
+        for trans in (False, True)[: 2 if element_bits == 16 else 1]:
+            found = _match_rows(target.permute(axes), element_bits, trans)
+            rows = found and found.rows.permute(axes)
+            if found and rows and len(vectors(memory, rows, element_bits)[0]) * element_bits == 128:
+                return replace(found, rows=rows)
+    return None
+
+
+def _match_rows(target: Layout, element_bits: int, trans: bool) -> LdMatrix | None:
+    """As match_ldmatrix, for rows along the last axis."""
+    atom = ldmatrix_atom(element_bits, trans)
+    tiles = divide(target, atom)
+    if tiles is None:
+        return None
+    for matrices in (4, 2, 1):
+        parts = split(tiles.digits("slot"), matrices)
+        if parts is not None:
+            rows = _rows(tiles, parts, 128 // element_bits)
+            return LdMatrix(matrices, tiles.slots // matrices, trans, rows)
+    return None
+
+
+def _rows(tiles: Layout, parts: tuple[Digits, Digits], width: int) -> Layout:
+    """Lane 8 * i + r gives row r of the instruction's matrix i; further lanes repeat the first."""
+    shape = (8, width)
+    instructions, matrices = (times(part, shape) for part in parts)
+    idle = Digit(4 // size(matrices), (0, 0))
+    threads = (*times(tiles.digits("thread"), shape), idle, *matrices, Digit(8, (1, 0)))
+    return register(tuple(map(mul, tiles.shape, shape)), threads, (*instructions, Digit(width, (0, 1))))
