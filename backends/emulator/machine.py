@@ -1,0 +1,264 @@
+"""The state of a batch of blocks that run side by side: lanes, registers, memories, who may run.
+
+lane = thread * blocks + block: any range of threads over all blocks is a slice, so a warp-specialised group costs no
+more than a full one. Threads are padded to whole warps; the padding never runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilec.backends.emulator.device import LOCAL, PARAM, SHARED, Bytes, GlobalMemory
+from tilec.backends.emulator.metrics import Metrics
+from tilec.backends.emulator.numbers import Array, Sel, numpy_type
+from tilec.backends.emulator.report import Finding, Report
+from tilec.backends.emulator.select import lanes_of, size, union
+
+if TYPE_CHECKING:
+    from tilec.backends.emulator.isa import Program
+    from tilec.backends.emulator.race import GlobalRace
+
+Dim = tuple[int, int, int]
+DYNAMIC = ("%clock", "%clock_hi", "%clock64", "%globaltimer", "%globaltimer_lo", "%globaltimer_hi")
+AXES = ("x", "y", "z")
+PER_AXIS = ("tid", "ntid", "ctaid", "nctaid", "clusterid", "nclusterid", "cluster_ctaid", "cluster_nctaid")
+SINGLE = ("laneid", "warpid", "nwarpid", "smid", "nsmid", "gridid", "lanemask_eq", "lanemask_le", "lanemask_lt",
+          "lanemask_ge", "lanemask_gt", "dynamic_smem_size", "total_smem_size", "aggr_smem_size", "cluster_ctarank",
+          "cluster_nctarank", "is_explicit_cluster")  # fmt: skip
+
+
+def is_special(name: str) -> bool:
+    base, _, axis = name[1:].partition(".")
+    return name in DYNAMIC or base in SINGLE or (base in PER_AXIS and axis in AXES)
+
+
+@dataclass
+class Launch:
+    """What all batches of one launch share."""
+
+    program: Program
+    grid: Dim
+    block: Dim
+    cluster: Dim
+    memory: GlobalMemory
+    params: Array
+    shared_bytes: int
+    checks: frozenset[str]
+    report: Report
+    random: np.random.Generator | None
+    global_race: GlobalRace | None = None
+    executed: list[int] = field(default_factory=list)
+    found: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    sampled: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.report.metrics
+
+    @property
+    def threads(self) -> int:
+        return self.block[0] * self.block[1] * self.block[2]
+
+    @property
+    def blocks(self) -> int:
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+
+class Machine:
+    """`blocks` blocks of a launch, from linear number `first` on."""
+
+    def __init__(self, launch: Launch, first: int, blocks: int) -> None:
+        self.launch, self.first, self.blocks = launch, first, blocks
+        self.program = launch.program
+        self.threads = launch.threads
+        self.warps = (self.threads + 31) // 32
+        self.lanes = self.warps * 32 * blocks
+        self.pc, self.now = 0, 0
+        lane = np.arange(self.lanes)
+        self.block = lane % blocks
+        self.thread = lane // blocks
+        self.warp = self.thread // 32
+        self.lane = self.thread % 32
+        self.live = self.thread < self.threads
+        self.ready: dict[int, Sel] = {}
+        self.gathering: dict[int, Sel] = {}
+        self.carry = np.zeros(self.lanes, bool)
+        self.returns: dict[int, Array] = {}
+        self.cache: dict[Any, Any] = {}
+        self.make_memories()
+        self.views = self.make_views()
+        self.make_parts()
+
+    def make_memories(self) -> None:
+        program = self.program
+        self.shared_size = (program.shared_size + self.launch.shared_bytes + 127) // 128 * 128
+        self.shared_used = program.shared_size + self.launch.shared_bytes
+        self.shared = Bytes(self.shared_size * self.blocks, 0xFF)
+        self.shared_start = self.block * self.shared_size - SHARED
+        self.local_size = (program.local_size + 15) // 16 * 16
+        self.local = Bytes(self.local_size * self.lanes, 0xFF)
+        self.local_start = np.arange(self.lanes) * self.local_size - LOCAL
+        self.param = Bytes(len(self.launch.params))
+        self.param.data[: len(self.launch.params)] = self.launch.params
+
+    def make_parts(self) -> None:
+        from tilec.backends.emulator.barrier import Barriers
+        from tilec.backends.emulator.race import SharedRace
+
+        self.race = SharedRace(self)
+        self.barriers = Barriers(self)
+
+    # --- registers
+    def make_views(self) -> list[Array]:
+        stores: dict[str, Array] = {}
+        views = []
+        for name, declared, dtype in self.program.context.views:
+            if declared == "special":
+                views.append(np.broadcast_to(self.special(name).astype(np.uint64), (self.lanes,)))
+                continue
+            if name not in stores:
+                stores[name] = np.zeros(self.lanes, numpy_type(declared))
+            views.append(narrow_view(stores[name], np.dtype(dtype)))
+        return views
+
+    def special(self, name: str) -> Any:
+        base, _, axis = name[1:].partition(".")
+        if axis:
+            return self.per_axis(base, AXES.index(axis))
+        lane, one = self.lane.astype(np.uint64), np.uint64(1)
+        cluster = self.launch.cluster
+        return {
+            "laneid": lane, "warpid": self.warp, "nwarpid": np.array(self.warps), "nsmid": np.array(132),
+            "smid": (self.first + self.block) % 132, "gridid": np.array(1),
+            "lanemask_eq": one << lane, "lanemask_lt": (one << lane) - one, "lanemask_le": (one << lane << one) - one,
+            "lanemask_gt": 0xFFFFFFFF & ~((one << lane << one) - one), "lanemask_ge": 0xFFFFFFFF & ~((one << lane) - one),
+            "dynamic_smem_size": np.array(self.launch.shared_bytes), "total_smem_size": np.array(self.shared_used),
+            "aggr_smem_size": np.array(self.shared_used), "cluster_ctarank": self.rank(),
+            "cluster_nctarank": np.array(cluster[0] * cluster[1] * cluster[2]),
+            "is_explicit_cluster": np.array(int(cluster != (1, 1, 1))),
+        }[base]  # fmt: skip
+
+    def per_axis(self, base: str, axis: int) -> Any:
+        launch = self.launch
+        block, cluster = self.coordinates(self.first + self.block, launch.grid), launch.cluster
+        return {
+            "tid": self.coordinates(self.thread, launch.block), "ntid": launch.block, "ctaid": block,
+            "nctaid": launch.grid, "clusterid": [b // c for b, c in zip(block, cluster, strict=True)],
+            "nclusterid": [g // c for g, c in zip(launch.grid, cluster, strict=True)], "cluster_nctaid": cluster,
+            "cluster_ctaid": [b % c for b, c in zip(block, cluster, strict=True)],
+        }[base][axis] * np.ones(1, np.int64)  # fmt: skip
+
+    def coordinates(self, linear: Any, extent: Dim) -> tuple[Any, Any, Any]:
+        return linear % extent[0], linear // extent[0] % extent[1], linear // (extent[0] * extent[1])
+
+    def rank(self) -> Any:
+        (x, y, z), (cx, cy, cz) = self.coordinates(self.first + self.block, self.launch.grid), self.launch.cluster
+        return x % cx + cx * (y % cy + cy * (z % cz))
+
+    def dynamic(self, name: str) -> int:
+        self.now += 20
+        return (self.now >> 32 if name.endswith("hi") else self.now) & (2**64 - 1 if "64" in name else 2**32 - 1)
+
+    # --- control
+    def resume(self, pc: int, sel: Sel | None) -> None:
+        """Lanes that may go on from pc; they merge with those already there."""
+        if sel is not None:
+            self.ready[pc] = union(self.ready[pc], sel) if pc in self.ready else sel
+
+    def exit(self, sel: Sel) -> None:
+        self.live[sel] = False
+        self.barriers.exited(sel)
+        for pc in list(self.gathering):  # lanes that left are no longer waited for
+            self.resume(pc, self.gathering.pop(pc))
+
+    def waiting(self) -> Iterator[tuple[int, Sel, str]]:
+        """(pc, lanes, what they do there) of everybody who cannot run, and of those who could."""
+        for number, each in self.barriers.parked():
+            yield each.pc, each.lanes, f"wait at barrier {number}"
+        for pc, sel in self.gathering.items():
+            yield pc, sel, "wait for the rest of their warp"
+        for pc, sel in self.ready.items():
+            yield pc, sel, "are ready"
+
+    def finish_in_flight(self) -> bool:
+        """Completes asynchronous work that somebody waits for; False when there was none."""
+        return False
+
+    # --- findings
+    def checking(self, kind: str) -> bool:
+        return kind in self.launch.checks
+
+    def record(
+        self, kind: str, lane: int | None, message: str, *, warning: bool = False, address: int | None = None,
+        array: str | None = None, other: int | None = None, times: int = 1, pc: int | None = None,
+    ) -> None:  # fmt: skip
+        """Notes a finding of the instruction at pc (the current one); one of each (kind, pc, other) is kept."""
+        if kind not in self.launch.checks:
+            return
+        pc = self.pc if pc is None else pc
+        key, findings = (kind, pc, other, warning), self.launch.report.findings
+        if key in self.launch.found:
+            n = self.launch.found[key]
+            findings[n] = replace(findings[n], count=findings[n].count + times)
+            return
+        self.launch.found[key] = len(findings)
+        i = self.program.steps[pc].instruction
+        place = self.where(lane) if lane is not None else {}
+        line = self.program.steps[other].instruction.line if other is not None else None
+        findings.append(
+            Finding(kind, i.line, warning, message, i.text, self.program.source_place(i), address=address, array=array,
+                    other=line, count=times, **place)
+        )  # fmt: skip
+
+    def where(self, lane: int) -> dict[str, Any]:
+        block = self.coordinates(self.first + int(self.block[lane]), self.launch.grid)
+        return {
+            "block": tuple(int(x) for x in block),
+            "warp": int(self.warp[lane]),
+            "lane": int(self.lane[lane]),
+        }
+
+    def line_of(self, pc: int) -> str:
+        i = self.program.steps[pc].instruction
+        return f"line {i.line} ({i.text})"
+
+    # --- metrics
+    def sample(self, sel: Sel) -> Array | None:
+        """Indexes into `sel` of block 0's lanes, when this execution is to be sampled."""
+        done = self.launch.sampled.get(self.pc, 0)
+        if done >= 64:
+            return None
+        self.launch.sampled[self.pc] = done + 1
+        chosen = np.flatnonzero(self.block[sel] == 0)
+        return chosen if len(chosen) else None
+
+    def param_scalar(self, offset: int, dtype: np.dtype[Any]) -> Any:
+        return self.param.data[offset : offset + dtype.itemsize].view(dtype)[0]
+
+    def shared_name(self, offset: int) -> str:
+        for start, length, name in self.program.shared_names:
+            if start <= offset < start + length:
+                return name
+        return "shared memory"
+
+    def counted(self, sel: Sel) -> Array:
+        """How many of the lanes belong to each block."""
+        if size(sel) == self.lanes:
+            return np.full(self.blocks, self.warps * 32)
+        return np.bincount(self.block[lanes_of(sel)], minlength=self.blocks)
+
+
+def narrow_view(store: Array, dtype: np.dtype[Any]) -> Array:
+    """The low bytes of each element, as dtype (little-endian)."""
+    if store.dtype == dtype:
+        return store
+    if store.itemsize == dtype.itemsize:
+        return store.view(dtype)
+    return store.view(dtype)[:: store.itemsize // dtype.itemsize]
+
+
+__all__ = ["DYNAMIC", "PARAM", "Launch", "Machine", "is_special"]

@@ -1,0 +1,205 @@
+"""Races by vector clocks: who knows of whose accesses, per granule of memory.
+
+Agents are the warps of a block and its asynchronous engine. clock[b, u, v]: the last moment of v that u knows of;
+its own component grows at each release. An access that its accessor does not know of, by another agent, to the same
+granule, one of the two a write, is a race, in whatever order the emulator happened to run them (FastTrack, Flanagan
+and Freund 2009). A granule is the narrowest access of the kernel. shfl, vote and mma order no memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilec.backends.emulator.device import SHARED
+from tilec.backends.emulator.numbers import Array, Sel
+from tilec.backends.emulator.select import lanes_of
+
+if TYPE_CHECKING:
+    from tilec.backends.emulator.machine import Machine
+
+# a stamp: clock << 32 | pc << 12 | atomic << 11 | agent << 5 | lane
+ATOMIC = 1 << 11
+
+
+class SharedRace:
+    """The clocks and the shadow of shared memory; also which bytes of shared and local memory were written."""
+
+    def __init__(self, m: Machine) -> None:
+        checks = m.launch.checks
+        self.on, self.init = "race" in checks, "uninitialised" in checks
+        self.agents = m.warps + 1
+        self.granule = m.program.granule("shared")
+        self.shift = self.granule.bit_length() - 1
+        count = m.shared_size * m.blocks // self.granule
+        self.clock = np.zeros((m.blocks, self.agents, self.agents), np.int64)
+        self.clock[:, np.arange(self.agents), np.arange(self.agents)] = 1
+        self.flat_clock = self.clock.reshape(-1)
+        self.rows = self.clock.reshape(-1, self.agents)
+        self.row = m.block * self.agents + m.warp
+        self.own = self.row * self.agents + m.warp
+        self.written = np.zeros(count if self.on else 0, np.int64)
+        self.read = np.zeros((count if self.on else 0, self.agents), np.int32)
+        self.read_pc = np.zeros(count if self.on else 0, np.int32)
+        self.known = np.zeros(count if self.init else 0, bool)
+        self.local_known = np.zeros(len(m.local.data) if self.init else 0, bool)
+
+    # --- accesses
+    def access(self, m: Machine, s: Sel, at: Array, width: int, write: bool, strong: bool) -> None:
+        if not (self.on or self.init):
+            return
+        granule, lanes = at >> self.shift, lanes_of(s)
+        if width > self.granule:
+            count = width >> self.shift
+            granule = (granule[:, None] + np.arange(count)).reshape(-1)
+            lanes = np.repeat(lanes, count)
+        if self.init:
+            self.initialised(m, lanes, granule, write)
+        if self.on:
+            self.check(m, lanes, granule, write, strong)
+
+    def initialised(self, m: Machine, lanes: Array, granule: Array, write: bool) -> None:
+        if write:
+            self.known[granule] = True
+            return
+        fresh = ~self.known[granule]
+        if fresh.any():
+            n = int(np.flatnonzero(fresh)[0])
+            name, offset = self.name(m, int(granule[n]))
+            message = f"reads {name} at shared offset {offset}, which nothing has written"
+            m.record("uninitialised", int(lanes[n]), message, address=SHARED + offset, array=name,
+                     times=int(fresh.sum()))  # fmt: skip
+            self.known[granule] = True  # say it once
+
+    def name(self, m: Machine, granule: int) -> tuple[str, int]:
+        offset = (granule << self.shift) % m.shared_size
+        return m.shared_name(offset), offset
+
+    def check(self, m: Machine, lanes: Array, granule: Array, write: bool, strong: bool) -> None:
+        stamp, row = self.written[granule], self.row[lanes]
+        author, clock = (stamp >> 5) & 63, stamp >> 32
+        own = self.flat_clock[self.own[lanes]]
+        unknown = clock > self.flat_clock[row * self.agents + author]
+        if strong:
+            unknown &= (stamp & ATOMIC) == 0
+        if unknown.any():
+            self.report(m, lanes, granule, unknown, "write" if write else "read", "write", (stamp >> 12) & 0xFFFFF)
+        mine = (author == m.warp[lanes]) & (clock == own) & ((stamp & 31) != m.lane[lanes])
+        if strong:
+            mine &= (stamp & ATOMIC) == 0
+        if mine.any():
+            self.report_within(m, lanes, granule, mine, write, (stamp >> 12) & 0xFFFFF)
+        if not write:
+            self.read[granule, m.warp[lanes]] = own
+            self.read_pc[granule] = m.pc
+            return
+        early = (self.read[granule] > self.rows[row]).any(1)
+        if early.any():
+            self.report(m, lanes, granule, early, "write", "read", self.read_pc[granule])
+        self.written[granule] = (own << 32) | (m.pc << 12) | (ATOMIC * strong) | (m.warp[lanes] << 5) | m.lane[lanes]
+
+    def report(
+        self, m: Machine, lanes: Array, granule: Array, bad: Array, now: str, before: str, pcs: Array
+    ) -> None:
+        n = int(np.flatnonzero(bad)[0])
+        name, offset = self.name(m, int(granule[n]))
+        other = int(pcs[n])
+        verb = {"read": "reads", "write": "overwrites"}[now]
+        message = (
+            f"{verb} {name} at shared offset {offset} with no synchronisation after the {before} at {m.line_of(other)}"
+        )
+        m.record("race", int(lanes[n]), message, address=SHARED + offset, array=name, other=other, times=int(bad.sum()))
+
+    def report_within(self, m: Machine, lanes: Array, granule: Array, bad: Array, write: bool, pcs: Array) -> None:
+        n = int(np.flatnonzero(bad)[0])
+        name, offset = self.name(m, int(granule[n]))
+        other = int(pcs[n])
+        verb = "overwrites" if write else "reads"
+        message = (
+            f"{verb} {name} at shared offset {offset}, written by another lane of its warp at {m.line_of(other)}, "
+            "with no bar.warp.sync between"
+        )
+        m.record("race", int(lanes[n]), message, warning=True, address=SHARED + offset, array=name, other=other)
+
+    # --- local memory
+    def local(self, m: Machine, s: Sel, at: Array, width: int, write: bool) -> None:
+        if not self.init:
+            return
+        for byte in range(width):
+            if write:
+                self.local_known[at + byte] = True
+            elif not self.local_known[at + byte].all():
+                fresh = ~self.local_known[at + byte]
+                n = int(np.flatnonzero(fresh)[0])
+                offset = int(at[n]) % m.local_size
+                message = f"reads local memory at offset {offset}, which nothing has written"
+                m.record("uninitialised", int(lanes_of(s)[n]), message, times=int(fresh.sum()))
+                self.local_known[at] = True
+
+    # --- synchronisation
+    def release(self, blocks: Array, agents: Array) -> None:
+        """These agents' later accesses are news to everybody."""
+        self.clock[blocks, agents, agents] += 1
+
+    def join_all(self) -> None:
+        """Every warp of every block meets every other of its block."""
+        if self.on:
+            warps = self.agents - 1
+            self.clock[:, :warps] = self.clock[:, :warps].max(axis=1)[:, None]
+            each = np.arange(warps)
+            self.clock[:, each, each] += 1
+
+    def warp_sync(self, m: Machine, s: Sel) -> None:
+        """Orders the lanes of a warp among themselves."""
+        if self.on:
+            self.flat_clock[np.unique(self.own[s])] += 1
+
+
+class GlobalRace:
+    """Global accesses of different blocks to one granule, one of them a plain write: blocks are independent."""
+
+    def __init__(self, launch: Any) -> None:
+        self.granule = launch.program.granule("global")
+        self.shift = self.granule.bit_length() - 1
+        count = len(launch.memory.arena.data) // self.granule
+        self.writer = np.zeros(count, np.int32)  # linear block + 1; negative: by an atomic
+        self.reader = np.zeros(count, np.int32)  # linear block + 1; -1: several
+        self.write_pc = np.zeros(count, np.int32)
+        self.read_pc = np.zeros(count, np.int32)
+
+    def access(self, m: Machine, s: Sel, at: Array, width: int, write: bool, strong: bool) -> None:
+        granule, me = at >> self.shift, (m.first + 1 + m.block[s]).astype(np.int32)
+        if width > self.granule:
+            count = width >> self.shift
+            granule = (granule[:, None] + np.arange(count)).reshape(-1)
+            me = np.repeat(me, count)
+        writer = self.writer[granule]
+        bad = (writer != 0) & (writer != me)
+        if strong:
+            bad &= writer > 0
+        if bad.any():
+            self.report(m, s, at, width, bad, "write" if write else "read", "wrote", writer, self.write_pc[granule])
+        reader = self.reader[granule]
+        if not write:
+            if not strong:
+                self.reader[granule] = np.where((reader == 0) | (reader == me), me, -1)
+                self.read_pc[granule] = m.pc
+            return
+        bad = (reader != 0) & (reader != me)
+        if bad.any():
+            self.report(m, s, at, width, bad, "write", "read", reader, self.read_pc[granule])
+        self.writer[granule] = -me if strong else me
+        self.write_pc[granule] = m.pc
+
+    def report(
+        self, m: Machine, s: Sel, at: Array, width: int, bad: Array, now: str, before: str, who: Array, pcs: Array
+    ) -> None:
+        n = int(np.flatnonzero(bad)[0])
+        lane = int(lanes_of(s)[n // max(1, width >> self.shift)])
+        address = int(at[n // max(1, width >> self.shift)]) + (1 << 33)
+        name, place = m.launch.memory.describe(address)
+        other, block = int(pcs[n]), abs(int(who[n])) - 1
+        blocks = "several blocks" if int(who[n]) == -1 and before == "read" else f"block {block}"
+        message = f"{now}s {place}, which {blocks} {before} at {m.line_of(other)}; blocks must not share data"
+        m.record("global-race", lane, message, address=address, array=name, other=other, times=int(bad.sum()))

@@ -1,0 +1,79 @@
+"""What a launch found: findings, metrics, instructions that never ran.
+
+    report = module.launch("kernel", 4, 128, (x, y))
+    report.raise_if_any()
+    print(report.table())
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tilec.backends.emulator.metrics import Metrics
+from tilec.ir.errors import TilecError
+
+KINDS = frozenset(
+    ("out-of-bounds", "misaligned", "uninitialised", "race", "global-race", "async", "deadlock", "divergence")
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of trouble at one instruction; the first lane it happened to, and how often it did.
+
+    `line` is the PTX line (0 where there is none), `source` the (file, line) of the .loc before it, `other` the PTX
+    line of the other access of a race.
+    """
+
+    kind: str
+    line: int
+    warning: bool
+    message: str
+    text: str = ""
+    source: tuple[str, int] | None = None
+    block: tuple[int, int, int] | None = None
+    warp: int | None = None
+    lane: int | None = None
+    address: int | None = None
+    array: str | None = None
+    other: int | None = None
+    count: int = 1
+
+    def __str__(self) -> str:
+        level = "warning: " if self.warning else ""
+        lines = [f"{level}{self.kind}: {self.message}", f"    line {self.line}: {self.text}"]
+        if self.source:
+            lines.append(f"    from {self.source[0]}:{self.source[1]}")
+        if self.block is not None:
+            times = f", {self.count} times in all" if self.count > 1 else ""
+            lines.append(f"    first in block {self.block}, warp {self.warp}, lane {self.lane}{times}")
+        return "\n".join(lines)
+
+
+@dataclass
+class Report:
+    """Findings in the order in which they came; completed is False after a deadlock."""
+
+    findings: list[Finding] = field(default_factory=list)
+    metrics: Metrics = field(default_factory=Metrics)
+    unexecuted: list[tuple[int, str]] = field(default_factory=list)
+    completed: bool = True
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [f for f in self.findings if not f.warning]
+
+    def raise_if_any(self) -> None:
+        """TilecError with this report as .report when there is a finding that is more than a warning."""
+        if self.errors:
+            raise TilecError(f"the emulator found {len(self.errors)} errors\n{self.describe()}", report=self)
+
+    def describe(self) -> str:
+        return "\n".join(str(f) for f in self.findings) or "no findings"
+
+    def table(self) -> str:
+        """Findings, then the metrics, then what never ran."""
+        rows = [self.describe(), "", self.metrics.table()]
+        if self.unexecuted:
+            rows += ["", "never executed:"] + [f"    line {line}: {text}" for line, text in self.unexecuted]
+        return "\n".join(rows)
