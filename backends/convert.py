@@ -2,18 +2,19 @@
 
     cast(w, "%x", f32, f4e2m1)        the code (i8) of the nearest number, ties to even, saturating
 
-All of it is bit for bit `tilec.ir.codec.cast`. A float on its way to 16 bits or fewer passes through an f32: exactly,
-or rounded to odd, so that the last rounding sees on which side of a tie it lies. From there to a code it is integer
-arithmetic without tables or branches. To decode, a code's exponent and mantissa are moved into an f32's place, and
-one multiplication sets the bias right, subnormals included:
+All of it is bit for bit `tilec.ir.codec.cast`. A float on its way to 16 bits or fewer passes through an f32:
+exactly, or rounded to odd, so that the last rounding sees on which side of a tie it lies. From there to a
+code it is integer arithmetic without tables or branches. To decode, a code's exponent and mantissa are moved
+into an f32's place, and one multiplication sets the bias right, subnormals included:
     f6e3m2  0b0_011_01  ->  bits 0b011_01 << 21  =  2^(3 - 127) * 1.25,  times 2^(127 - 3)  =  1.25
 """
 
 from __future__ import annotations
 
-from tilec.ir import codec, dtype as dt
-from tilec.ir.dtype import DType
 from tilec.backends.writer import Writer, held, is_code
+from tilec.ir import codec
+from tilec.ir import dtype as dt
+from tilec.ir.dtype import DType
 
 F32_BIAS, F32_MANTISSA, F32_MAGNITUDE = 127, 23, 0x7FFFFFFF
 
@@ -43,7 +44,7 @@ def to_bool(w: Writer, x: str, src: DType) -> str:
 
 
 def wrapped(w: Writer, x: str, dtype: DType) -> str:
-    """The low bits of what an operation left in a register, sign- or zero-extended from the type's own width."""
+    """The low bits of what an operation left in a register, extended from the type's own width."""
     element = held(dtype)
     spare = int(element[1:]) - dtype.bits
     if spare == 0:
@@ -80,7 +81,7 @@ def _to_integer(w: Writer, x: str, src: DType, dst: DType) -> str:
 
 
 def _integer_to_float(w: Writer, x: str, src: DType, dst: DType) -> str:
-    """f32 and f64 round once by themselves; f16 overflows where f32 is not exact; others take f32 rounded to odd."""
+    """f32 and f64 round once; f16 overflows where f32 is not exact; others take f32 rounded to odd."""
     name = "sitofp" if src.is_signed else "uitofp"
     if dst.mantissa >= F32_MANTISSA:
         return w.convert(name, held(src), x, held(dst))
@@ -92,7 +93,7 @@ def _integer_to_float(w: Writer, x: str, src: DType, dst: DType) -> str:
 
 
 def _odd_from_64(w: Writer, x: str, src: DType) -> str:
-    """A 64-bit integer as f32, rounded to odd: its two halves are exact in f64, and their sum is rounded to odd."""
+    """A 64-bit integer as f32, rounded to odd: two halves exact in f64, their sum rounded to odd."""
     low = w.op("and", "i64", x, w.integer(2**32 - 1, "i64"))
     high = w.op("ashr" if src.is_signed else "lshr", "i64", x, w.integer(32, "i64"))
     name = "sitofp" if src.is_signed else "uitofp"
@@ -104,7 +105,7 @@ def _odd_from_64(w: Writer, x: str, src: DType) -> str:
 
 
 def odd_sum(w: Writer, a: str, b: str, element: str) -> str:
-    """a + b rounded to odd: Knuth's two_sum gives the error, which says whether to step to the odd neighbour."""
+    """a + b rounded to odd: Knuth's two_sum gives the error, which says where the odd neighbour lies."""
     total = w.op("fadd", element, a, b)
     other = w.op("fsub", element, total, a)
     lost_a = w.op("fsub", element, a, w.op("fsub", element, total, other))
@@ -148,7 +149,7 @@ def widened(w: Writer, x: str, src: DType) -> tuple[str, str]:
 
 
 def _bf16_to_f32(w: Writer, x: str) -> str:
-    """By a shift: where LLVM sees an fpext, it moves operations into bf16, and misses the way back on a CPU."""
+    """By a shift: seeing an fpext, LLVM moves operations into bf16, and misses the way back on a CPU."""
     bits = w.convert("zext", "i16", w.convert("bitcast", "bfloat", x, "i16"), "i32")
     return w.convert("bitcast", "i32", w.op("shl", "i32", bits, w.integer(16, "i32")), "float")
 
@@ -167,7 +168,11 @@ def _between_floats(w: Writer, x: str, src: DType, dst: DType) -> str:
     if dst.mantissa > F32_MANTISSA:
         return w.convert("fpext", element, value, held(dst))
     if element == "double":
-        return w.convert("fptrunc", "double", value, "float") if dst == dt.f32 else narrowed(w, odd_float(w, value), dst)
+        return (
+            w.convert("fptrunc", "double", value, "float")
+            if dst == dt.f32
+            else narrowed(w, odd_float(w, value), dst)
+        )
     return narrowed(w, value, dst)
 
 
@@ -189,8 +194,8 @@ def _shortened(w: Writer, x: str, dst: DType) -> str:
 
 
 def _rounded_up(w: Writer, bits: str, drop: int) -> str:
-    """bits plus just under half of what will be dropped, or half where the last digit kept is odd: the leading one
-    of a number without mantissa bits is.
+    """bits plus just under half of what will be dropped, or half where the last digit kept is odd (without
+    mantissa bits that is the leading one).
     """
     if drop == F32_MANTISSA:
         return w.op("add", "i32", bits, w.integer(1 << drop - 1, "i32"))
@@ -247,21 +252,23 @@ def encoded(w: Writer, x: str, dst: DType) -> str:
 
 
 def _encoded_magnitude(w: Writer, size: str, dst: DType) -> str:
-    """Normal numbers by rounding the bits and moving the bias; below them, adding 2^23 units rounds to whole units."""
+    """Normal numbers by rounding the bits and moving the bias; below, adding 2^23 units rounds to units."""
     drop = F32_MANTISSA - dst.mantissa
     top = w.op("lshr", "i32", _rounded_up(w, size, drop), w.integer(drop, "i32"))
     normal = w.op("sub", "i32", top, w.integer((F32_BIAS - dst.bias) << dst.mantissa, "i32"))
     unit = 2.0 ** (1 - dst.bias - dst.mantissa)
     magic = codec.encode(2.0**F32_MANTISSA * unit, dt.f32).item()
     magnitude = w.convert("bitcast", "i32", size, "float")
-    moved = w.convert("bitcast", "float", w.op("fadd", "float", magnitude, w.real(2.0**F32_MANTISSA * unit)), "i32")
+    moved = w.convert(
+        "bitcast", "float", w.op("fadd", "float", magnitude, w.real(2.0**F32_MANTISSA * unit)), "i32"
+    )
     subnormal = w.op("sub", "i32", moved, w.integer(magic, "i32"))
     small = w.compare("olt", "float", magnitude, w.real(dst.smallest_normal))
     return w.select(small, "i32", subnormal, normal)
 
 
 def _encoded_scale(w: Writer, bits: str, size: str, dst: DType) -> str:
-    """The nearest power of two; f32's subnormals between 2^-127 and 2^-126 by comparison, 0 for anything smaller."""
+    """The nearest power of two; f32's subnormals from 2^-127 on by comparison, 0 for anything smaller."""
     rounded = w.op("lshr", "i32", _rounded_up(w, size, F32_MANTISSA), w.integer(F32_MANTISSA, "i32"))
     normal = w.compare("uge", "i32", size, w.integer(1 << F32_MANTISSA, "i32"))
     above = w.compare("uge", "i32", size, w.integer(3 << F32_MANTISSA - 2, "i32"))
@@ -304,7 +311,7 @@ def stored(dtype: DType) -> str:
 
 
 def from_memory(w: Writer, x: str, dtype: DType) -> str:
-    """What a load gave, as it is held. Memory of a tf32 is any f32: it is rounded; of narrow types, the low bits count."""
+    """What a load gave, as it is held. A tf32 in memory is any f32, so it is rounded."""
     if held(dtype) == "float" and dtype != dt.f32:
         return narrowed(w, x, dtype)
     return x if held(dtype) in ("half", "bfloat", "float", "double") else from_code(w, x, dtype)

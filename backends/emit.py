@@ -1,9 +1,9 @@
 """Elementwise instructions as LLVM IR text, the same for every machine: so their results are the same bits.
 
-    w = Writer("ptx");  elementwise(w, Add(x, y), ("%x", "%y"))     # emits lines into w, gives the result's register
+    w = Writer("ptx");  elementwise(w, Add(x, y), ("%x", "%y"))     # gives the result's register
 
-One table, by instruction type. An entry takes the instruction, a Writer whose width says how many elements a register
-holds, and the operands' registers. Meanings are those of tilec.ir.inst.arith.
+One table, by instruction type. An entry takes the instruction, a Writer whose width says how many elements a
+register holds, and the operands' registers. Meanings are those of tilec.ir.inst.arith.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
     arithmetic("fadd")(w, bf16, "%a", "%b")
 
-f32 and f64 are the machine's own, f16 too where it has it. Everything narrower is computed in f32 and rounded from
-there, which changes nothing: of p bits, +, -, *, / and sqrt may be rounded first to 2p + 2 or more (Figueroa, 1995),
-and where a result is subnormal in the narrow type, f32 holds its sums and products exactly. Two cases are taken
-apart. tf32 shares f32's exponents, so that a tiny product of 22 bits would lose its end: * and / are done in f64. And
-a fused multiply-add adds a product that may itself be a tie: the product is exact in the wider type, the sum is
-rounded to odd there (Boldo and Melquiond, 2008).
+f32 and f64 are the machine's own, f16 too where it has it. Everything narrower is computed in f32 and rounded
+from there, which changes nothing: of p bits, +, -, *, / and sqrt may be rounded first to 2p + 2 or more
+(Figueroa, 1995), and where a result is subnormal in the narrow type, f32 holds its sums and products exactly.
+Two cases are taken apart. tf32 shares f32's exponents, so that a tiny product of 22 bits would lose its end:
+* and / are done in f64. And a fused multiply-add adds a product that may itself be a tie: the product is
+exact in the wider type, the sum is rounded to odd there (Boldo and Melquiond, 2008).
 """
 
 from __future__ import annotations
@@ -60,7 +60,11 @@ def unary(name: str) -> Callable[[Writer, DType, str], str]:
 
 def fma(w: Writer, dtype: DType, a: str, b: str, c: str) -> str:
     """a * b + c, rounded once."""
-    if dtype.mantissa >= 23 or (held(dtype) == "half" and w.native_half) or (held(dtype), w.arch) == ("bfloat", "ptx"):
+    if (
+        dtype.mantissa >= 23
+        or (held(dtype) == "half" and w.native_half)
+        or (held(dtype), w.arch) == ("bfloat", "ptx")
+    ):
         return w.call("llvm.fma", held(dtype), a, b, c)
     wide = [widened(w, x, dtype)[0] for x in (a, b, c)]
     if dtype.bits > 8 and dtype.exponent >= 8:  # products of bf16 and tf32 leave f32's range

@@ -3,8 +3,9 @@
     w = Writer("x86", width=16)
     w.op("fadd", "float", x, "%y")        # emits  %v0 = fadd <16 x float> %x, %y  and gives "%v0"
 
-`width` is how many elements one register holds: 1 writes scalars, more writes vectors, and everything else is the
-same. How an element lies in a register is `held(dtype)`: as itself where LLVM has the type, else as an integer.
+`width` is how many elements one register holds: 1 writes scalars, more writes vectors, and everything else is
+the same. How an element lies in a register is `held(dtype)`: as itself where LLVM has the type, else as an
+integer.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ MANGLED = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64"}
 def held(dtype: DType) -> str:
     """LLVM's type of one element in a register.
 
-    bool is i1; integers of fewer than 8 bits are an i8 (sign- or zero-extended); floats of 8 bits and fewer, and
-    scales, are an i8 that holds the code (zero-extended); tf32 is a float.
+    bool is i1; integers of fewer than 8 bits are an i8 (sign- or zero-extended); floats of 8 bits and fewer,
+    and scales, are an i8 that holds the code (zero-extended); tf32 is a float.
     """
     if dtype.is_bool:
         return "i1"
@@ -43,7 +44,7 @@ def is_code(dtype: DType) -> bool:
 
 @dataclass
 class Writer:
-    """The lines of one function. `arch` is ptx, x86 or aarch64; `features` what the CPU has, by LLVM's names."""
+    """The lines of one function. `arch` is ptx, x86 or aarch64; `features`: those of the CPU, in LLVM terms."""
 
     arch: str
     width: int = 1
@@ -120,7 +121,11 @@ class Writer:
             return self.splat("true" if value else "false", element)
         if element in MANGLED:
             return self.real(np.asarray(codec.round_to(np.asarray(value), dtype)).item(), element)
-        code = codec.encode(np.asarray(value), dtype) if is_code(dtype) else codec.round_to(np.asarray(value), dtype)
+        code = (
+            codec.encode(np.asarray(value), dtype)
+            if is_code(dtype)
+            else codec.round_to(np.asarray(value), dtype)
+        )
         return self.integer(np.asarray(code).item(), element)
 
     def spread(self, scalar: str, element: str) -> str:

@@ -1,6 +1,6 @@
 """Runs emitted elementwise text over arrays: a loop around it, compiled for this machine.
 
-    run_native(lambda w, args: w.op("fadd", "float", *args), [f32, f32], f32, [a, b], width=16)
+run_native(lambda w, args: w.op("fadd", "float", *args), [f32, f32], f32, [a, b], width=16)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tilec.ir import codec
 from tilec.ir.dtype import DType
 
 Array = np.ndarray[Any, Any]
+CPU, GPU = "define void", "define ptx_kernel void"
 Body = Callable[[Writer, Sequence[str]], str]
 
 
@@ -30,8 +31,8 @@ def features() -> frozenset[str]:
     return frozenset(name[1:] for name in llvm.host().features.split(",") if name.startswith("+"))
 
 
-def loop(w: Writer, name: str, body: Body, takes: Sequence[DType], gives: DType, kind: str = "define void") -> str:
-    """A function (pointers..., result pointer, count) that runs `body` over `width` elements at a time."""
+def loop(w: Writer, name: str, body: Body, takes: Sequence[DType], gives: DType, kind: str = CPU) -> str:
+    """A function (pointers, result pointer, count) that runs `body` over `width` elements at a time."""
     params = ", ".join([*(f"ptr %a{i}" for i in range(len(takes))), "ptr %out", "i64 %n"])
     w.lines += [f"{kind} @{name}({params}) {{", "entry:", "  br label %head", "head:"]
     w.lines += ["  %i = phi i64 [0, %entry], [%next, %head]"]
@@ -56,7 +57,10 @@ def run_native(body: Body, takes: Sequence[DType], gives: DType, values: Sequenc
     code = llvm.compile_native(loop(w, "f", body, takes, gives), opt=1)
     count = len(values[0])
     room = -(-count // width) * width
-    padded = [np.resize(codec.to_storage(np.asarray(v, d.reference), d), room) for v, d in zip(values, takes, strict=True)]
+    stored_values = (
+        codec.to_storage(np.asarray(v, d.reference), d) for v, d in zip(values, takes, strict=True)
+    )
+    padded = [np.resize(v, room) for v in stored_values]
     out = np.zeros(room, gives.storage)
     pointers = [ctypes.c_void_p(a.ctypes.data) for a in (*padded, out)]
     ctypes.CFUNCTYPE(None)(code.address("f"))(*pointers, ctypes.c_int64(room))
@@ -68,7 +72,8 @@ def assert_same(found: Array, expected: Array, *operands: Array) -> None:
     assert found.dtype == expected.dtype, f"{found.dtype} instead of {expected.dtype}"
     wrong = found != expected
     if found.dtype.kind == "f":
-        wrong = (wrong & ~(np.isnan(found) & np.isnan(expected))) | (np.signbit(found) != np.signbit(expected)) & ~np.isnan(found)
+        wrong |= np.signbit(found) != np.signbit(expected)
+        wrong &= ~(np.isnan(found) & np.isnan(expected))
     places = np.flatnonzero(wrong)[:5]
     shown = [(*(a[i] for a in operands), "gives", found[i], "not", expected[i]) for i in places]
     assert not places.size, f"{wrong.sum()} of {wrong.size} differ: {shown}"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.backends.native import arch, assert_same, features, loop
+from tests.backends.native import CPU, GPU, arch, assert_same, features, loop
 from tests.backends.test_emit import samples
 from tilec.backends import llvm
 from tilec.backends.convert import cast, from_code, to_code
 from tilec.backends.writer import Writer
-from tilec.ir import codec, dtype as dt
+from tilec.ir import codec
+from tilec.ir import dtype as dt
 from tilec.ir.dtype import ALL, DType
 from tilec.ir.target import target
 
@@ -22,12 +25,13 @@ WITHOUT_HALF = frozenset({"avx512fp16", "fullfp16"})
 
 
 def every(dtype: DType) -> Array:
-    """All values of up to 16 bits; of wider types many, among them those near what a narrow type rounds at."""
+    """All values of up to 16 bits; of wider types many, also near what a narrow type rounds at."""
     if dtype.is_bool:
         return np.array([False, True])
     if dtype.bits <= 16:
         return codec.decode(np.arange(1 << dtype.bits, dtype=dtype.code), dtype)
-    return np.concatenate([samples(dtype, 40_000, 3), *(near_ties(dtype, to) for to in (dt.f16, dt.bf16, dt.f6e3m2))])
+    ties = [near_ties(dtype, to) for to in (dt.f16, dt.bf16, dt.f6e3m2)]
+    return np.concatenate([samples(dtype, 40_000, 3), *ties])
 
 
 def near_ties(dtype: DType, to: DType) -> Array:
@@ -42,22 +46,27 @@ def near_ties(dtype: DType, to: DType) -> Array:
     return codec.round_to(np.concatenate([middle, up, down, -middle]), dtype)
 
 
-def module(src: DType, width: int, has: frozenset[str]) -> str:
+def module(src: DType, make: Callable[[], Writer], kind: str = CPU) -> str:
     """One function per type to cast to."""
-    texts, declarations = [], {}
+    texts: list[str] = []
+    declarations: dict[str, str] = {}
     for dst in ALL:
-        w = Writer(arch(), width, has)
-        loop(w, f"to_{dst}", lambda w, args, dst=dst: cast(w, args[0], src, dst), [src], dst)
+        w = make()
+        loop(w, f"to_{dst}", partial(_cast, src, dst), [src], dst, kind)
         texts += w.lines
         declarations |= w.declarations
     return "\n".join([*texts, *declarations.values(), ""])
+
+
+def _cast(src: DType, dst: DType, w: Writer, args: Sequence[str]) -> str:
+    return cast(w, args[0], src, dst)
 
 
 @pytest.mark.parametrize("width", [1, 16])
 @pytest.mark.parametrize("src", ALL, ids=str)
 def test_every_cast(src: DType, width: int) -> None:
     has = features() - WITHOUT_HALF if width == 1 else features()
-    code = llvm.compile_native(module(src, width, has), opt=1)
+    code = llvm.compile_native(module(src, lambda: Writer(arch(), width, has)), opt=1)
     values = every(src)
     room = -(-len(values) // 16) * 16
     given = codec.to_storage(np.resize(values, room).astype(src.reference), src)
@@ -71,14 +80,10 @@ def test_every_cast(src: DType, width: int) -> None:
 
 @pytest.mark.parametrize("name", ["sm_80", "sm_90a"])
 def test_every_cast_compiles_for_gpus(name: str) -> None:
-    for src in (dt.bool, dt.i3, dt.u8, dt.i32, dt.u64, dt.f4e2m1, dt.f8e5m2, dt.e8m0, dt.f16, dt.bf16, dt.tf32, dt.f64):
-        texts, declarations = [], {}
-        for dst in ALL:
-            w = Writer("ptx")
-            loop(w, f"to_{dst}", lambda w, args, src=src, dst=dst: cast(w, args[0], src, dst), [src], dst, "define ptx_kernel void")
-            texts += w.lines
-            declarations |= w.declarations
-        assert llvm.to_ptx("\n".join([*texts, *declarations.values(), ""]), target(name)).count(".entry") == len(ALL)
+    small = (dt.bool, dt.i3, dt.u8, dt.f4e2m1, dt.f8e5m2, dt.e8m0)
+    for src in (*small, dt.i32, dt.u64, dt.f16, dt.bf16, dt.tf32, dt.f64):
+        text = module(src, lambda: Writer("ptx"), GPU)
+        assert llvm.to_ptx(text, target(name)).count(".entry") == len(ALL)
 
 
 @pytest.mark.parametrize("dtype", [d for d in ALL if d.bits <= 16], ids=str)

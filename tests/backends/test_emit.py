@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.backends.native import assert_same, loop, run_native
+from tests.backends.native import GPU, assert_same, loop, run_native
 from tilec.backends import llvm
 from tilec.backends.emit import EMITTERS, elementwise
 from tilec.backends.writer import Writer, held
-from tilec.ir import codec, dtype as dt
+from tilec.ir import codec
+from tilec.ir import dtype as dt
 from tilec.ir.dtype import ALL, DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Arg, Inst, field_names, mnemonic
@@ -30,11 +33,11 @@ def samples(dtype: DType, count: int, seed: int) -> Array:
     if dtype.is_bool:
         return random.integers(0, 2, count).astype(bool)
     codes = random.integers(0, 2**64 - 1, count, np.uint64)
-    edges = [0, 1, 2, 3, dtype.code_mask, dtype.code_mask - 1, dtype.max_code, dtype.max_code + 1, dtype.sign_code,
-             dtype.sign_code + 1, *(codec.encode(np.arange(-4, 5).astype(np.float64), dtype) if dtype.is_float else ()),
-             *(1 << bit for bit in range(dtype.bits))]  # fmt: skip
+    ones = codec.encode(np.arange(-4, 5).astype(np.float64 if dtype.is_float else np.int64), dtype)
+    around = [c + i for c in (0, dtype.code_mask, dtype.max_code, dtype.sign_code) for i in (-1, 0, 1, 2)]
+    edges = [*ones.tolist(), *around, *(1 << bit for bit in range(dtype.bits))]
     chosen = random.random(count) < 0.4
-    codes[chosen] = random.choice(np.array([int(e) & dtype.code_mask for e in edges], np.uint64), count)[chosen]
+    codes[chosen] = random.choice(np.array([e & dtype.code_mask for e in edges], np.uint64), count)[chosen]
     small = random.random(count) < 0.2
     if dtype.is_integer:
         codes[small] = random.integers(-9, 10, count)[small].astype(np.uint64)
@@ -42,7 +45,7 @@ def samples(dtype: DType, count: int, seed: int) -> Array:
 
 
 def near(dtype: DType, a: Array, seed: int) -> Array:
-    """Second operands: any values, and some close to `a` or its opposite, where sums cancel and ties arise."""
+    """Second operands: any values, and some that are `a` scaled, so that sums cancel and tie."""
     random = np.random.default_rng(seed)
     b = samples(dtype, len(a), seed)
     if not dtype.is_float:
@@ -63,9 +66,10 @@ def cases() -> list[Any]:
                 found.append(pytest.param(inst, id=f"{mnemonic(kind)}-{dtype}"))
     for dtype in ALL:
         x = Arg(TileType(dtype, (1,)))
-        found += [pytest.param(arith.Compare(op, x, Arg(x.type)), id=f"{op}-{dtype}") for op in arith.COMPARISONS]
-        found += [pytest.param(arith.Bitcast(x, to), id=f"bitcast-{dtype}-{to}") for to in ALL if to.bits == dtype.bits
-                  and (to.bits > 8 or to in (dt.bool, dt.u4, dt.i4, dt.f4e2m1, dt.f8e4m3, dt.i8, dt.e8m0))]  # fmt: skip
+        compared = [arith.Compare(op, x, Arg(x.type)) for op in arith.COMPARISONS]
+        found += [pytest.param(inst, id=f"{inst.op}-{dtype}") for inst in compared]
+        same_width = [to for to in ALL if to.bits == dtype.bits]
+        found += [pytest.param(arith.Bitcast(x, to), id=f"bitcast-{dtype}-{to}") for to in same_width[:9]]
     return found
 
 
@@ -115,25 +119,33 @@ def test_the_same_text_compiles_for_gpus(name: str) -> None:
         (inst,) = param.values
         w = Writer("ptx")
         takes = [operand.tile.dtype for operand in inst.operands]
-        text = loop(w, "f", lambda w, args, inst=inst: elementwise(w, inst, args), takes, inst.tile.dtype, "define ptx_kernel void")
+        body = partial(_elementwise, inst)
+        text = loop(w, "f", body, takes, inst.tile.dtype, GPU)
         assert ".visible .entry f" in llvm.to_ptx(text, target(name))
+
+
+def _elementwise(inst: Inst, w: Writer, args: Sequence[str]) -> str:
+    return elementwise(w, inst, args)
 
 
 def test_what_ptx_uses_for_16_bit_floats() -> None:
     """Native f16 and bf16 arithmetic, rounded once each; nothing for ptxas to fuse."""
     x = Arg(TileType(dt.bf16, ()))
     w = Writer("ptx")
-    product = arith.Mul(x, x)
-    text = loop(w, "f", lambda w, args: elementwise(w, product, args), [dt.bf16, dt.bf16], dt.bf16, "define ptx_kernel void")
+    text = loop(w, "f", partial(_elementwise, arith.Mul(x, x)), [dt.bf16, dt.bf16], dt.bf16, GPU)
     assert "fma.rn.bf16" in llvm.to_ptx(text, target("sm_80"))
     w = Writer("ptx")
     y = Arg(TileType(dt.f32, ()))
-    text = loop(w, "f", lambda w, args: elementwise(w, arith.Add(y, y), [elementwise(w, arith.Mul(y, y), args), args[0]]),
-                [dt.f32, dt.f32], dt.f32, "define ptx_kernel void")  # fmt: skip
+    product, total = arith.Mul(y, y), arith.Add(y, y)
+
+    def body(w: Writer, args: Sequence[str]) -> str:
+        return elementwise(w, total, [elementwise(w, product, args), args[0]])
+
+    text = loop(w, "f", body, [dt.f32, dt.f32], dt.f32, GPU)
     ptx = llvm.to_ptx(text, target("sm_90a"))
     assert "mul.rn.f32" in ptx and "add.rn.f32" in ptx and "fma" not in ptx
 
 
 def test_registers() -> None:
-    assert [held(d) for d in (dt.bool, dt.i3, dt.u16, dt.f4e2m1, dt.e8m0, dt.f16, dt.bf16, dt.tf32, dt.f64)] == [
-        "i1", "i8", "i16", "i8", "i8", "half", "bfloat", "float", "double"]  # fmt: skip
+    dtypes = (dt.bool, dt.i3, dt.u16, dt.f4e2m1, dt.e8m0, dt.f16, dt.bf16, dt.tf32, dt.f64)
+    assert [held(d) for d in dtypes] == ["i1", "i8", "i16", "i8", "i8", "half", "bfloat", "float", "double"]
