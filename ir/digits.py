@@ -8,7 +8,7 @@ most significant, and each digit's value multiplies its stride:
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,7 @@ def merge_axes(parts: Parts, first: int, extents: tuple[int, ...]) -> Parts | No
         total = sum(s * w for s, w in zip(stride[first:stop], weights, strict=True))
         return (*stride[:first], total, *stride[stop:])
 
-    return tuple(tuple(Digit(d.extent, merged(d.stride)) for d in part) for part in parts)
+    return tuple(canonical(Digit(d.extent, merged(d.stride)) for d in part) for part in parts)
 
 
 def split_axis(parts: Parts, axis: int, extents: tuple[int, ...]) -> Parts | None:
@@ -172,8 +172,7 @@ def _cut(digit: Digit, axis: int, inner: int) -> Digits:
     """The digit over axes (axis // inner, axis % inner): two digits where it counts across a multiple of
     inner.
     """
-    step = digit.stride[axis]
-    turn = inner // step if step and inner % step == 0 else digit.extent
+    turn = inner // gcd(digit.stride[axis], inner)
     if turn < 2 or turn >= digit.extent or digit.extent % turn:
         return (_divmod(digit, axis, inner),)
     major = Digit(digit.extent // turn, scale(digit.stride, turn))
@@ -239,3 +238,18 @@ def matched_axes(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[slice
         runs.append((slice(i, i1), slice(j, j1)))
         i, j = i1, j1
     return runs
+
+
+def reshape_axes(parts: Parts, old: tuple[int, ...], new: tuple[int, ...]) -> Parts | None:
+    """All axes as others in row-major order, run by run (from the last, so that the others keep their
+    numbers).
+    """
+    for here, there in reversed(matched_axes(old, new)):
+        if old[here] == new[there]:
+            continue
+        merged = merge_axes(parts, here.start, old[here])
+        split_up = merged and split_axis(merged, here.start, new[there])
+        if split_up is None:
+            return None
+        parts = split_up
+    return parts

@@ -146,7 +146,8 @@ class Layout:
     def is_bijection(self) -> bool:
         """Whether every element has exactly one holder and nothing else is held."""
         ladders = dg.ladders(self.parts, self.rank)
-        return ladders is not None and self.cover == self.shape and prod(self.domain) == self.size
+        dense = ladders is not None and all(map(dg.is_dense, ladders))
+        return dense and self.cover == self.shape and prod(self.domain) == self.size
 
     def covers(self) -> bool:
         """Whether every element has a holder."""
@@ -165,35 +166,16 @@ class Layout:
         return holders.owner_mask(self)
 
     def inverse(self, names: tuple[str, ...] = ()) -> Layout:
-        """From points to indices: one group per axis ("0", "1", ... or `names`), codomain (threads, slots).
+        """From points to (thread, slot); TilecError unless every element has exactly one holder."""
+        from tilec.ir.layout_ops import inverse
 
-        TilecError unless every element has exactly one holder.
-        """
-        if not self.is_bijection:
-            raise TilecError(
-                f"only a bijection has an inverse: {self} has {prod(self.domain)} holders for "
-                f"{self.size} elements (section() gives one holder per element)"
-            )
-        inverse = self.section_layout()
-        assert inverse is not None, "a bijection's digits form ladders"
-        groups = zip(names or axis_names(self.rank), inverse.parts, strict=True)
-        return Layout(tuple(groups), self.domain)
+        return inverse(self, names)
 
     def section_layout(self) -> Layout | None:
-        """The owner of each element as a layout: axes "0", "1", ... to (thread, slot); None where no digits
-        say it.
+        """The owner of each element as a layout, where digits can say it: see layout_ops."""
+        from tilec.ir.layout_ops import section_layout
 
-        Replicated threads and slots are left at 0. Its domain is `cover`, which may go past the tile.
-        """
-        ladders = dg.ladders(self.parts, self.rank)
-        if ladders is None or not all(map(dg.is_dense, ladders)):
-            return None
-        unit = np.eye(len(self.parts), dtype=int).tolist()
-        axes = (
-            tuple(Digit(r.extent, dg.scale(tuple(unit[r.part]), r.place)) for r in reversed(ladder))
-            for ladder in ladders
-        )
-        return Layout(tuple(zip(axis_names(self.rank), axes, strict=True)), self.domain)
+        return section_layout(self)
 
     def find_slots(self, offsets: Ints) -> Ints:
         """For each vector of `offsets` [n, rank] the lowest slot whose slot_part it is, else -1: int64
@@ -225,17 +207,16 @@ class Layout:
         """The same function over a tile of another shape: what goes past it is pad."""
         return replace(self, shape=shape)
 
-    def canonical(self) -> Layout:
-        """This layout: layouts are canonical from the start."""
-        return self
-
     def _strides(self, change: Callable[[Shape], Shape], shape: Shape) -> Layout:
         groups = ((n, tuple(Digit(d.extent, change(d.stride)) for d in ds)) for n, ds in self.groups)
         return Layout(tuple(groups), shape)
 
+    def _keep(self, axes: tuple[int, ...]) -> Layout:
+        return self._strides(lambda s: tuple(s[a] for a in axes), tuple(self.shape[a] for a in axes))
+
     def permute(self, axes: tuple[int, ...]) -> Layout:
         """Axis i of the result is axis axes[i]."""
-        return self._strides(lambda s: tuple(s[a] for a in axes), tuple(self.shape[a] for a in axes))
+        return self._keep(axes)
 
     def insert_axis(self, axis: int, extent: int = 1) -> Layout:
         """A new axis; with an extent above 1 only its coordinate 0 is held."""
@@ -243,17 +224,21 @@ class Layout:
         return self._strides(lambda s: (*s[:axis], 0, *s[axis:]), shape)
 
     def drop_axis(self, axis: int) -> Layout | None:
-        """Without an axis of extent 1; None where there is pad on it (it would come inside)."""
+        """Without an axis of extent 1; None where there is pad on it that would come inside."""
         if self.shape[axis] != 1:
             raise TilecError(f"drop_axis needs an axis of extent 1: axis {axis} of {list(self.shape)} is not")
+        if self.cover[axis] == 1:
+            return self._keep(self._others(axis))
         return self.reshape(self.shape[:axis] + self.shape[axis + 1 :])
 
     def reduce(self, axis: int) -> Layout:
         """Without the axis: who held any part of it holds the reduced element. Threads that differed only
         along it become replicas; slots that did are one.
         """
-        shape = self.shape[:axis] + self.shape[axis + 1 :]
-        return self._strides(lambda s: s[:axis] + s[axis + 1 :], shape).without_slot_replicas()
+        return self._keep(self._others(axis)).without_slot_replicas()
+
+    def _others(self, axis: int) -> tuple[int, ...]:
+        return tuple(a for a in range(self.rank) if a != axis)
 
     def without_slot_replicas(self) -> Layout:
         """The same elements per thread, with the slots that repeat others left out."""
@@ -276,15 +261,17 @@ class Layout:
         """The row-major reshape with each element where it was; None where digits cannot say it."""
         if prod(shape) != self.size:
             raise TilecError(f"reshape keeps the number of elements: {list(self.shape)} to {list(shape)}")
-        parts: dg.Parts | None = self.parts
-        for old, new in reversed(dg.matched_axes(self.shape, shape)):
-            if self.shape[old] == shape[new]:
-                continue
-            parts = dg.merge_axes(parts, old.start, self.shape[old]) if parts else None
-            parts = dg.split_axis(parts, old.start, shape[new]) if parts else None
+        if shape == self.shape:
+            return self
+        bare = self._keep(tuple(a for a in range(self.rank) if (self.shape[a], self.cover[a]) != (1, 1)))
+        wanted = tuple(n for n in shape if n != 1)
+        parts = dg.reshape_axes(bare.parts, bare.shape, wanted)
         if parts is None:
             return None
-        return Layout(tuple(zip(dict(self.groups), parts, strict=True)), shape)
+        result = Layout(tuple(zip(dict(self.groups), parts, strict=True)), wanted)
+        for axis in (axis for axis, n in enumerate(shape) if n == 1):
+            result = result.insert_axis(axis)
+        return result
 
     def slice(self, start: Shape, shape: Shape) -> Layout | None:
         """The part of the tile at `start`: see layout_ops.slice_tile."""

@@ -5,12 +5,14 @@
 Each function returns None where no layout says the answer.
 """
 
+from math import prod
+
 import numpy as np
 
 from tilec.ir import digits as dg
 from tilec.ir.digits import Digit, Digits, Ints
 from tilec.ir.errors import TilecError
-from tilec.ir.layout import Layout, Shape, register
+from tilec.ir.layout import Layout, Shape, axis_names, register
 
 
 def divide(a: Layout, b: Layout) -> Layout | None:
@@ -60,6 +62,39 @@ def compose(outer: Layout, inner: Layout) -> Layout | None:
 
 def _apply(stride: Shape, weights: Ints) -> Shape:
     return tuple((np.array(stride, np.int64) @ weights).tolist())
+
+
+def inverse(layout: Layout, names: tuple[str, ...] = ()) -> Layout:
+    """From points to indices: one group per axis ("0", "1", ... or `names`), codomain (threads, slots).
+
+    TilecError unless every element has exactly one holder.
+    """
+    if not layout.is_bijection:
+        raise TilecError(
+            f"only a bijection has an inverse: {layout} has {prod(layout.domain)} holders for "
+            f"{layout.size} elements (section() gives one holder per element)"
+        )
+    found = section_layout(layout)
+    assert found is not None, "a bijection's digits form ladders"
+    groups = zip(names or axis_names(layout.rank), found.parts, strict=True)
+    return Layout(tuple(groups), layout.domain)
+
+
+def section_layout(layout: Layout) -> Layout | None:
+    """The owner of each element as a layout: axes "0", "1", ... to (thread, slot); None where no digits say
+    it.
+
+    Replicated threads and slots are left at 0. Its domain is `layout.cover`, which may go past the tile.
+    """
+    ladders = dg.ladders(layout.parts, layout.rank)
+    if ladders is None or not all(map(dg.is_dense, ladders)):
+        return None
+    unit = np.eye(len(layout.parts), dtype=int).tolist()
+    axes = (
+        tuple(Digit(r.extent, dg.scale(tuple(unit[r.part]), r.place)) for r in reversed(ladder))
+        for ladder in ladders
+    )
+    return Layout(tuple(zip(axis_names(layout.rank), axes, strict=True)), layout.domain)
 
 
 def complement(layout: Layout, shape: Shape | None = None) -> Layout | None:

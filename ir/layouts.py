@@ -19,7 +19,6 @@ from tilec.ir.layout import (
     column_local,
     column_spatial,
     local,
-    register,
     replicas,
     spatial,
 )
