@@ -1,8 +1,8 @@
 """The emulator: PTX text run and checked on numpy.
 
-    module = emulator.load(ptx)
-    report = module.launch("add", grid=8, block=128, args=(x, y, np.uint32(1000)))
-    report.raise_if_any()
+module = emulator.load(ptx)
+report = module.launch("add", grid=8, block=128, args=(x, y, np.uint32(1000)))
+report.raise_if_any()
 """
 
 if __name__ != "tilec.backends.emulator":

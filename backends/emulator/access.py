@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilec.backends.emulator.device import GLOBAL, LOCAL, PARAM, SHARED, SHARED_END, Bytes
+from tilec.backends.emulator.lanes import first, part, size
 from tilec.backends.emulator.metrics import Traffic, sectors, wavefronts
-from tilec.backends.emulator.numbers import Array, Sel, unsigned
-from tilec.backends.emulator.select import first, part, size
+from tilec.backends.emulator.ptx_types import Array, Sel, unsigned
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
 
 SHIFT = {1: 0, 2: 1, 4: 2, 8: 3, 16: 4}
-WINDOWS = (("shared", SHARED, LOCAL), ("local", LOCAL, PARAM), ("param", PARAM, GLOBAL), ("global", GLOBAL, 1 << 62))
+WINDOWS = (
+    ("shared", SHARED, LOCAL),
+    ("local", LOCAL, PARAM),
+    ("param", PARAM, GLOBAL),
+    ("global", GLOBAL, 1 << 62),
+)
 
 
 def load(m: Machine, s: Sel, address: Array, width: int, space: str, strong: bool = False) -> Array:
@@ -153,7 +158,9 @@ def outside(m: Machine, s: Sel, address: Array, width: int, space: str, verb: st
         name, distance = m.launch.memory.describe(at)
     else:
         name = f"{space} memory"
-        distance = f"{space} offset {at - limits(m, space)[0]}, of {limits(m, space)[1] - limits(m, space)[0]} bytes"
+        distance = (
+            f"{space} offset {at - limits(m, space)[0]}, of {limits(m, space)[1] - limits(m, space)[0]} bytes"
+        )
     message = f"{width}-byte {verb} of {space} memory out of bounds: {distance}"
     m.record("out-of-bounds", lane(s, n), message, address=at, array=name, times=int(bad.sum()))
 

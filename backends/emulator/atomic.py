@@ -15,9 +15,9 @@ import numpy as np
 from tilec.backends.emulator import access
 from tilec.backends.emulator.decode import Form, Step, full
 from tilec.backends.emulator.floating import Kind, pick
+from tilec.backends.emulator.lanes import part
 from tilec.backends.emulator.memory import CACHES, SCOPES, note_width, space_of, vector_length
-from tilec.backends.emulator.numbers import Array, Sel, bits, numpy_type, unsigned
-from tilec.backends.emulator.select import part
+from tilec.backends.emulator.ptx_types import Array, Sel, bits, numpy_type, unsigned
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
@@ -53,9 +53,7 @@ def change_of(f: Form, operation: str, kind: str, ftz: bool) -> Change:
 def atom(f: Form) -> Step:
     returns = f.i.root == "atom"
     if f.take("async"):
-        from tilec.backends.emulator.cluster import red_async
-
-        return red_async(f)
+        f.error("red.async is not known to the emulator")
     f.take("relaxed", "acquire", "release", "acq_rel")
     f.take(*SCOPES)
     space = space_of(f)

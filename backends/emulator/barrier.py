@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilec.backends.emulator.decode import COLLECTIVE, FLOW, Form, Getter, Step, constant, full
-from tilec.backends.emulator.numbers import Array, Sel
+from tilec.backends.emulator.lanes import lanes_of, part, size
 from tilec.backends.emulator.program import Immediate
-from tilec.backends.emulator.select import lanes_of, part, size
+from tilec.backends.emulator.ptx_types import Array, Sel
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
@@ -29,7 +29,7 @@ class Waiting:
 
     pc: int
     lanes: Sel
-    then: Callable[[Machine, Sel, int], None] | None
+    then: Callable[[Machine, Sel, Any], None] | None
 
 
 class Barriers:
@@ -42,7 +42,9 @@ class Barriers:
         self.waiting: dict[int, list[Waiting]] = {}
         self.pending = 0
 
-    def sync(self, sel: Sel, number: int, count: int | None, then: Any = None, votes: Array | None = None) -> None:
+    def sync(
+        self, sel: Sel, number: int, count: int | None, then: Any = None, votes: Array | None = None
+    ) -> None:
         """These lanes arrive and wait; they resume after the current instruction."""
         m = self.m
         everyone = size(sel) == np.count_nonzero(m.live) and number not in self.waiting
@@ -67,7 +69,8 @@ class Barriers:
         if m.race.on:
             pairs = np.unique(m.row[lanes_of(sel)])
             b, w = pairs // m.race.agents, pairs % m.race.agents
-            np.maximum.at(self.clocks, (b, number), m.race.clock[b, w])
+            for block, warp in zip(b, w, strict=True):
+                self.clocks[block, number] = np.maximum(self.clocks[block, number], m.race.clock[block, warp])
             m.race.release(b, w)
 
     def expect(self, sel: Sel, number: int, count: int, blocks: Array) -> None:
@@ -129,7 +132,9 @@ def number_of(f: Form, n: int) -> Getter:
 def uniform(f: Form, get: Getter, m: Machine, s: Sel, what: str) -> int:
     values = full(get(m, s), s)
     if (values != values[0]).any():
-        m.record("divergence", int(lanes_of(s)[0]), f"the {what} differs between the threads that arrive together")
+        m.record(
+            "divergence", int(lanes_of(s)[0]), f"the {what} differs between the threads that arrive together"
+        )
     return int(values[0])
 
 
@@ -139,9 +144,7 @@ def bar(f: Form) -> Step:
     if f.take("warp"):
         return bar_warp(f)
     if f.take("cluster"):
-        from tilec.backends.emulator.cluster import barrier_cluster
-
-        return barrier_cluster(f)
+        f.error("cluster barriers are not known to the emulator")
     aligned = bool(f.take("aligned")) or f.i.root == "bar"
     operation = f.need("sync", "arrive", "red")
     if operation == "red":

@@ -1,6 +1,6 @@
 """Bits: and or xor not cnot shl shr shf bfe bfi bfind brev clz popc lop3 prmt fns bmsk szext.
 
-    prmt.b32 d, a, b, c     byte i of d is byte (c >> 4i & 7) of b:a, its sign spread where c >> 4i & 8
+prmt.b32 d, a, b, c     byte i of d is byte (c >> 4i & 7) of b:a, its sign spread where c >> 4i & 8
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from tilec.backends.emulator.decode import Form, Step, full
 from tilec.backends.emulator.integer import binary, ternary, unary
-from tilec.backends.emulator.numbers import Sel, bits, numpy_type
+from tilec.backends.emulator.ptx_types import Sel, bits, numpy_type
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
@@ -65,7 +65,9 @@ def shf(f: Form) -> Step:
     def run(m: Machine, s: Sel) -> None:
         n = c(m, s)
         n = (np.minimum(n, np.uint32(32)) if mode == "clamp" else n & np.uint32(31)).astype(np.uint64)
-        both = (np.asarray(b(m, s)).astype(np.uint64) << np.uint64(32)) | np.asarray(a(m, s)).astype(np.uint64)
+        both = (np.asarray(b(m, s)).astype(np.uint64) << np.uint64(32)) | np.asarray(a(m, s)).astype(
+            np.uint64
+        )
         put(m, s, (((both << n) >> np.uint64(32)) if direction == "l" else (both >> n)).astype(np.uint32))
 
     return Step(run)
@@ -111,7 +113,10 @@ def bfi(f: Form) -> Step:
     c, d = f.source(3, "u32"), f.source(4, "u32")
 
     def run(m: Machine, s: Sel) -> None:
-        start, count = (c(m, s) & np.uint32(255)).astype(np.int64), (d(m, s) & np.uint32(255)).astype(np.int64)
+        start, count = (
+            (c(m, s) & np.uint32(255)).astype(np.int64),
+            (d(m, s) & np.uint32(255)).astype(np.int64),
+        )
         count = np.minimum(count, np.maximum(width - start, 0))
         at = np.minimum(start, width - 1).astype(dtype)
         mask = low_mask(count, dtype.type) << at
@@ -222,7 +227,10 @@ def permuted(a: Any, b: Any, c: Any, mode: str | None) -> Any:
             pick = (MODES[mode](i, (c & np.uint32(3)).astype(np.int64)) & 7).astype(np.uint64)
             spread: Any = np.uint32(0)
         else:
-            pick, spread = ((c >> np.uint32(4 * i)) & np.uint32(7)).astype(np.uint64), (c >> np.uint32(4 * i)) & np.uint32(8)
+            pick, spread = (
+                ((c >> np.uint32(4 * i)) & np.uint32(7)).astype(np.uint64),
+                (c >> np.uint32(4 * i)) & np.uint32(8),
+            )
         byte = (both >> (pick * np.uint64(8))).astype(np.uint32) & np.uint32(255)
         byte = np.where(spread != 0, np.where(byte >= 128, np.uint32(255), np.uint32(0)), byte)
         d |= (byte << np.uint32(8 * i)).astype(np.uint32)
@@ -261,7 +269,11 @@ def fns(f: Form) -> Step:
 
     def run(m: Machine, s: Sel) -> None:
         each = np.broadcast_arrays(full(mask(m, s), s), base(m, s), offset(m, s))
-        put(m, s, np.array([nth_set(int(x), int(y), int(z)) for x, y, z in zip(*each, strict=True)], np.uint32))
+        put(
+            m,
+            s,
+            np.array([nth_set(int(x), int(y), int(z)) for x, y, z in zip(*each, strict=True)], np.uint32),
+        )
 
     return Step(run)
 

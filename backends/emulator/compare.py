@@ -1,6 +1,6 @@
 """Comparisons and selections: setp, set, selp, slct.
 
-    setp.ltu.and.f32 p|q, a, b, !c      p = unordered(a < b) and not c,  q = not(a < b) and not c
+setp.ltu.and.f32 p|q, a, b, !c      p = unordered(a < b) and not c,  q = not(a < b) and not c
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 
 from tilec.backends.emulator.decode import Form, Getter, Setter, Step
 from tilec.backends.emulator.floating import Kind
-from tilec.backends.emulator.numbers import Sel, bits, numpy_type
 from tilec.backends.emulator.program import Operand, Pair
+from tilec.backends.emulator.ptx_types import Sel, bits, numpy_type
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
@@ -83,7 +83,11 @@ def setp(f: Form) -> Step:
 
 
 def setp_run(
-    put: Setter, also: Setter | None, test: Getter, combine: Callable[[Any, Any], Any] | None, c: Getter | None
+    put: Setter,
+    also: Setter | None,
+    test: Getter,
+    combine: Callable[[Any, Any], Any] | None,
+    c: Getter | None,
 ) -> Getter:
     def run(m: Machine, s: Sel) -> None:
         x = test(m, s)

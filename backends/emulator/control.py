@@ -13,9 +13,9 @@ import numpy as np
 
 from tilec.backends.emulator.decode import FLOW, Form, Step, full
 from tilec.backends.emulator.device import LOCAL
-from tilec.backends.emulator.numbers import Sel
+from tilec.backends.emulator.lanes import first, lanes_of, part
 from tilec.backends.emulator.program import Label, Operand, Symbol, Variable, Vector
-from tilec.backends.emulator.select import first, lanes_of, part
+from tilec.backends.emulator.ptx_types import Sel
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
@@ -79,7 +79,10 @@ def pairs(f: Form, items: Vector, formal: list[Variable]) -> list[tuple[int, int
     """(formal address, actual address, bytes) of each parameter, all of them in local memory."""
     if len(items.items) != len(formal):
         f.error(f"the function takes {len(formal)} parameters, here are {len(items.items)}")
-    return [(f.context.addresses[v.name], place(f, item), v.size) for v, item in zip(formal, items.items, strict=True)]
+    return [
+        (f.context.addresses[v.name], place(f, item), v.size)
+        for v, item in zip(formal, items.items, strict=True)
+    ]
 
 
 def place(f: Form, item: Operand) -> int:

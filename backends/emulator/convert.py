@@ -1,6 +1,6 @@
 """cvt between every pair of types, packed and small floats included, and cvt.pack.
 
-    cvt.rn.f16.f32 h, f      cvt.rzi.s32.f32 r, f      cvt.rn.satfinite.e4m3x2.f32 d, high, low
+cvt.rn.f16.f32 h, f      cvt.rzi.s32.f32 r, f      cvt.rn.satfinite.e4m3x2.f32 d, high, low
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from tilec.backends.emulator import exact
 from tilec.backends.emulator.decode import Form, Step, full
 from tilec.backends.emulator.floating import Kind
-from tilec.backends.emulator.numbers import Sel, bits, numpy_type
+from tilec.backends.emulator.ptx_types import Sel, bits, numpy_type
 from tilec.backends.emulator.rounding import FORMATS, TF32, decode, encode, to_bf16
 
 if TYPE_CHECKING:
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 WIDE = ("f16", "bf16", "f32", "f64")
 SMALL_PAIRS = ("e4m3x2", "e5m2x2", "e2m3x2", "e3m2x2", "e2m1x2", "ue8m0x2")
-TO_INTEGER: dict[str, Callable[[Any], Any]] = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
+TO_INTEGER: dict[str, Callable[[Any], Any]] = {
+    "rni": np.rint,
+    "rzi": np.trunc,
+    "rmi": np.floor,
+    "rpi": np.ceil,
+}
 
 
 def cvt(f: Form) -> Step:
@@ -108,7 +113,9 @@ def rounded_integer(x: Any, kind: Kind, mode: str, signed: bool) -> Any:
     top = 2.0**63 if signed else 2.0**64
     capped = np.where(near >= top, 0.0, near).astype(x.dtype)
     error = np.where(near >= top, -1.0, np.where(x >= capped, 1.0, -1.0) * (x != capped))
-    return exact.directed(near, error, mode) if kind.base == "f64" else kind.round(exact.odd(near, error), mode)
+    return (
+        exact.directed(near, error, mode) if kind.base == "f64" else kind.round(exact.odd(near, error), mode)
+    )
 
 
 def float_to_float(
@@ -150,7 +157,11 @@ def limited(x: Any, to: Kind, relu: bool, finite: bool, sat: bool) -> Any:
     if relu:
         x = np.where(x < 0, x.dtype.type(0), np.where(x == 0, np.abs(x), x))
     if finite:
-        largest = FORMATS[to.base].largest if to.base in FORMATS else float(np.finfo(to.base.replace("f", "float")).max)
+        largest = (
+            FORMATS[to.base].largest
+            if to.base in FORMATS
+            else float(np.finfo(to.base.replace("f", "float")).max)
+        )
         x = np.where(np.abs(x) > largest, np.copysign(x.dtype.type(largest), x), x)
     return x
 
@@ -253,7 +264,9 @@ def from_small(f: Form, to: str, source: str, relu: bool) -> Step:
 def cvt_pack(f: Form) -> Step:
     """cvt.pack.sat.u8.s32.b32 d, a, b, c: the two saturated values above the low bits of c."""
     f.need("sat")
-    f.left and f.left[0] in ("u4", "s4", "u2", "s2") and f.error("cvt.pack to 4 or 2 bits is not known to the emulator")
+    f.left and f.left[0] in ("u4", "s4", "u2", "s2") and f.error(
+        "cvt.pack to 4 or 2 bits is not known to the emulator"
+    )
     to, _ = f.type("u8", "s8", "u16", "s16"), f.type("s32")
     f.take("b32")
     width = bits(to)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from tilec.backends.emulator.numbers import TYPES, Array, Sel, numpy_type, typed
 from tilec.backends.emulator.program import (
     Address,
     Function,
@@ -26,6 +25,7 @@ from tilec.backends.emulator.program import (
     Symbol,
     Vector,
 )
+from tilec.backends.emulator.ptx_types import TYPES, Array, Sel, numpy_type, typed
 from tilec.ir.errors import TilecError
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ class Context:
 class Form:
     """An instruction while it is decoded."""
 
-    def __init__(self, instruction: Instruction, context: Context, function: Function, start: int, at: int) -> None:
+    def __init__(
+        self, instruction: Instruction, context: Context, function: Function, start: int, at: int
+    ) -> None:
         self.i, self.context, self.function, self.start, self.at = instruction, context, function, start, at
         self.left = list(instruction.modifiers)
 
@@ -145,7 +147,7 @@ class Form:
 
     def fits(self, kind: str, declared: str, what: Operand) -> None:
         a, b = numpy_type(kind), numpy_type(declared)
-        if (a.kind == "?") != (b.kind == "?") or a.itemsize > b.itemsize:
+        if (a == np.bool_) != (b == np.bool_) or a.itemsize > b.itemsize:
             self.error(f"{getattr(what, 'name', what)} is declared .{declared} and used as .{kind}")
 
     def target(self, operand: int | Operand, kind: str) -> Setter:
@@ -183,7 +185,7 @@ class Form:
 
     def vector(self, operand: int | Operand, count: int) -> list[Operand]:
         what = self.operand(operand) if isinstance(operand, int) else operand
-        items = list(what.items) if isinstance(what, Vector) else [what]
+        items: list[Operand] = list(what.items) if isinstance(what, Vector) else [what]
         if len(items) != count:
             self.error(f"needs {count} registers in braces, here are {len(items)}")
         return items

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tilec.backends.emulator.numbers import Array, unsigned
+from tilec.backends.emulator.ptx_types import Array, unsigned
 
 SHARED, LOCAL, PARAM, GLOBAL = 1 << 24, 1 << 29, 1 << 30, 1 << 33
 SHARED_END = 18 << 24
@@ -60,11 +60,11 @@ class GlobalMemory:
     def add(self, array: Array, name: str) -> int:
         """Reserves room for an array's bytes (those between its first and last element) and remembers it; gives
         the address of its first element. Arrays that share memory share their room."""
-        low, high = np.lib.array_utils.byte_bounds(array)
-        here = array.__array_interface__["data"][0]
+        low, high = byte_bounds(array)
+        here = int(array.__array_interface__["data"][0])
         for known in self.allocations:
             if known.host is not None:
-                start, stop = np.lib.array_utils.byte_bounds(known.host)
+                start, stop = byte_bounds(known.host)
                 if start <= low and high <= stop:
                     return known.start + here - start
         allocation = self.reserve(high - low, name)
@@ -118,9 +118,14 @@ def distance(each: Allocation, address: int) -> int:
     return max(each.start - address, address - each.start - each.size, 0)
 
 
+def byte_bounds(array: Array) -> tuple[int, int]:
+    low, high = np.lib.array_utils.byte_bounds(array)
+    return int(low), int(high)
+
+
 def host_bytes(array: Array) -> Any:
     """The memory between an array's first and last byte, as uint8, without a copy."""
     if array.flags.c_contiguous:
         return array.reshape(-1).view(np.uint8)
-    low, high = np.lib.array_utils.byte_bounds(array)
-    return np.frombuffer((ctypes.c_uint8 * (high - low)).from_address(low), np.uint8)
+    low, high = byte_bounds(array)
+    return np.frombuffer(memoryview((ctypes.c_uint8 * (high - low)).from_address(low)), np.uint8)

@@ -111,10 +111,11 @@ def fma64(a: Any, b: Any, c: Any, mode: str = "rn") -> Any:
     easy &= ~((a == 0) | (b == 0) | (c == 0) | (total == 0))
     if easy.all():
         return result
-    result = np.array(result)
-    for n in zip(*np.nonzero(np.atleast_1d(~easy)), strict=True):
-        np.atleast_1d(result)[n] = fma_slowly(*(float(np.atleast_1d(x)[n]) for x in (a, b, c)), mode)
-    return result
+    result, shape = np.array(result).reshape(-1), result.shape
+    a, b, c = a.reshape(-1), b.reshape(-1), c.reshape(-1)
+    for n in np.flatnonzero(~easy):
+        result[n] = fma_slowly(float(a[n]), float(b[n]), float(c[n]), mode)
+    return result.reshape(shape)
 
 
 def fma_slowly(a: float, b: float, c: float, mode: str) -> float:

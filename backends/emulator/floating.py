@@ -13,7 +13,7 @@ import numpy as np
 
 from tilec.backends.emulator import exact
 from tilec.backends.emulator.decode import Form, Getter, Setter, Step
-from tilec.backends.emulator.numbers import Sel
+from tilec.backends.emulator.ptx_types import Sel
 from tilec.backends.emulator.rounding import from_bf16, to_bf16
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ class Kind:
 
     def __init__(self, name: str) -> None:
         self.name, self.base, self.packed = name, name.removesuffix("x2"), name.endswith("x2")
-        self.raw = {"f16": "b16", "bf16": "b16", "f16x2": "b32", "bf16x2": "b32", "f32x2": "b64"}.get(name, name)
+        self.raw = {"f16": "b16", "bf16": "b16", "f16x2": "b32", "bf16x2": "b32", "f32x2": "b64"}.get(
+            name, name
+        )
         self.tiny = {"f16": 2.0**-14, "bf16": 2.0**-126, "f32": 2.0**-126, "f64": 2.0**-1022}[self.base]
 
     def load(self, raw: Any) -> Any:

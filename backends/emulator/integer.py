@@ -1,6 +1,6 @@
 """Integer arithmetic in every type: add sub mul mad mul24 sad div rem abs neg min max, carries, dp4a, dp2a.
 
-    mul.hi.u32 d, a, b      d = (a * b) >> 32
+mul.hi.u32 d, a, b      d = (a * b) >> 32
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilec.backends.emulator.decode import Form, Step
-from tilec.backends.emulator.numbers import Sel, bits, numpy_type
+from tilec.backends.emulator.ptx_types import Sel, bits, numpy_type
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
@@ -82,7 +82,9 @@ def extended(f: Form, borrow: bool) -> Step:
         x, y, c = a(m, s), b(m, s), m.carry[s].astype(numpy_type(kind))
         total = np.subtract(np.subtract(x, y), c) if borrow else np.add(np.add(x, y), c)
         if out:
-            m.carry[s] = ((x < y) | ((x == y) & (c != 0))) if borrow else ((total < x) | ((total == x) & (c != 0)))
+            m.carry[s] = (
+                ((x < y) | ((x == y) & (c != 0))) if borrow else ((total < x) | ((total == x) & (c != 0)))
+            )
         put(m, s, total)
 
     return Step(run)
@@ -274,7 +276,10 @@ def dot_product(count: int) -> Callable[[Form], Step]:
         first, second = f.type("u32", "s32"), f.type("u32", "s32")
         result = "s32" if "s32" in (first, second) else "u32"
         put, a, b, c = f.target(0, result), f.source(1, "b32"), f.source(2, "b32"), f.source(3, result)
-        x_type, y_type = np.dtype(f"{first[0].replace('s', 'i')}{4 // count}"), np.dtype(second[0].replace("s", "i") + "1")
+        x_type, y_type = (
+            np.dtype(f"{first[0].replace('s', 'i')}{4 // count}"),
+            np.dtype(second[0].replace("s", "i") + "1"),
+        )
 
         def run(m: Machine, s: Sel) -> None:
             x = np.ascontiguousarray(np.atleast_1d(a(m, s))).view(x_type).reshape(-1, count).astype(np.int64)

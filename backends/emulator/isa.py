@@ -114,7 +114,9 @@ def callees(source: Source, root: Function) -> list[Function]:
                 if callee is None or not callee.defined:
                     raise TilecError(f"PTX line {i.line}: {name!r} is called and not defined: {i.text!r}")
                 if name in path:
-                    raise TilecError(f"PTX line {i.line}: {name!r} is recursive, which is not known to the emulator")
+                    raise TilecError(
+                        f"PTX line {i.line}: {name!r} is recursive, which is not known to the emulator"
+                    )
                 visit(callee, (*path, name))
                 if callee not in order:
                     order.append(callee)

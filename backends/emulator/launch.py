@@ -1,6 +1,6 @@
 """load and launch: PTX text in, a Report out, arrays written in place.
 
-    load(ptx).launch("scale", grid=4, block=128, args=(x, np.float32(2), np.uint32(len(x))))
+load(ptx).launch("scale", grid=4, block=128, args=(x, np.float32(2), np.uint32(len(x))))
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from tilec.backends.emulator.device import GlobalMemory
 from tilec.backends.emulator.isa import Program, build
 from tilec.backends.emulator.machine import Dim, Launch, Machine
-from tilec.backends.emulator.numbers import Array
 from tilec.backends.emulator.parse import parse
 from tilec.backends.emulator.program import Function, Source, Variable
+from tilec.backends.emulator.ptx_types import Array
 from tilec.backends.emulator.race import GlobalRace
 from tilec.backends.emulator.report import KINDS, Report
 from tilec.backends.emulator.schedule import Scheduler
@@ -23,7 +23,17 @@ from tilec.ir.errors import TilecError
 
 LANES = 16384  # lanes of a batch: beyond, the registers leave the cache
 SHADOW_BYTES = 1 << 28
-SHARED_LIMITS = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 120: 99, 121: 99}  # KiB per block
+SHARED_LIMITS = {
+    80: 163,
+    86: 99,
+    87: 163,
+    89: 99,
+    90: 227,
+    100: 227,
+    103: 227,
+    120: 99,
+    121: 99,
+}  # KiB per block
 
 
 def load(ptx: str) -> Module:
@@ -38,7 +48,9 @@ class Module:
         self.source = source
         self.variables = [v for v in source.variables.values() if v.space in ("global", "const")]
         plan = GlobalMemory()
-        self.addresses = {v.name: plan.reserve(v.size, v.name, max(v.align, 256)).start for v in self.variables}
+        self.addresses = {
+            v.name: plan.reserve(v.size, v.name, max(v.align, 256)).start for v in self.variables
+        }
         self.contents = {v.name: self.initial(v) for v in self.variables}
         entries = [f for f in source.functions.values() if f.entry]
         self.programs = {f.name: build(source, f.name, self.addresses) for f in entries}
@@ -46,7 +58,9 @@ class Module:
     def initial(self, v: Variable) -> Array:
         """The bytes of a variable: its initialiser, then zeros; an address is that of another variable."""
         data = np.zeros(v.size, np.uint8)
-        element = v.size // max(1, len(v.contents)) if v.type == "b128" else np.dtype(numpy_name(v.type)).itemsize
+        element = (
+            v.size // max(1, len(v.contents)) if v.type == "b128" else np.dtype(numpy_name(v.type)).itemsize
+        )
         for n, item in enumerate(v.contents):
             value = item if isinstance(item, int) else self.addresses[item[0]] + item[1]
             raw = (value & ((1 << 8 * element) - 1)).to_bytes(element, "little")
@@ -72,7 +86,9 @@ class Module:
         size. Findings are in the report and never raise; wrong use raises TilecError."""
         program = self.programs.get(kernel)
         if program is None:
-            raise TilecError(f"the module has no kernel {kernel!r}; it has {', '.join(self.programs) or 'none'}")
+            raise TilecError(
+                f"the module has no kernel {kernel!r}; it has {', '.join(self.programs) or 'none'}"
+            )
         memory = GlobalMemory()
         for v in self.variables:
             memory.reserve(v.size, v.name, max(v.align, 256)).host = self.contents[v.name]
@@ -86,7 +102,7 @@ class Module:
 
 
 def numpy_name(kind: str) -> str:
-    from tilec.backends.emulator.numbers import TYPES
+    from tilec.backends.emulator.ptx_types import TYPES
 
     return TYPES[kind]
 
@@ -102,7 +118,9 @@ def dim(value: int | Sequence[int], what: str) -> Dim:
 def kinds(checks: str | Iterable[str]) -> frozenset[str]:
     if isinstance(checks, str):
         if checks not in ("all", "none"):
-            raise TilecError(f'checks is "all", "none" or a set of {", ".join(sorted(KINDS))}, not {checks!r}')
+            raise TilecError(
+                f'checks is "all", "none" or a set of {", ".join(sorted(KINDS))}, not {checks!r}'
+            )
         return KINDS if checks == "all" else frozenset()
     chosen = frozenset(checks)
     if not chosen <= KINDS:
@@ -114,7 +132,9 @@ def parameters(function: Function, args: Sequence[Any], memory: GlobalMemory) ->
     """The kernel's parameter bytes; arrays get room in device memory."""
     if len(args) != len(function.params):
         raise TilecError(f"{function.name} takes {len(function.params)} arguments, {len(args)} were given")
-    order = sorted(range(len(args)), key=lambda n: -getattr(args[n], "nbytes", 0))  # a view finds its array there
+    order = sorted(
+        range(len(args)), key=lambda n: -getattr(args[n], "nbytes", 0)
+    )  # a view finds its array there
     values = {n: argument(function, n, args[n], memory) for n in order}
     data, at = bytearray(), 0
     for n, v in enumerate(function.params):
@@ -132,7 +152,9 @@ def argument(function: Function, n: int, value: Any, memory: GlobalMemory) -> by
             raise TilecError(f"{what} is a .{param.type} of {param.size} bytes, an array was given")
         return memory.add(value, f"argument {n}").to_bytes(8, "little")
     if not isinstance(value, np.generic):
-        raise TilecError(f"{what} must be a numpy array or scalar, not {type(value).__name__}; write np.int32(...)")
+        raise TilecError(
+            f"{what} must be a numpy array or scalar, not {type(value).__name__}; write np.int32(...)"
+        )
     raw = value.tobytes()
     if len(raw) != param.size:
         raise TilecError(f"{what} is a .{param.type} of {param.size} bytes; {value.dtype} has {len(raw)}")
@@ -146,12 +168,16 @@ def limits(launch: Launch, target: str) -> None:
         raise TilecError(f"a block has at most 1024 threads, {threads} were asked for")
     most = function.directives.get("maxntid") or function.directives.get("reqntid")
     if most and threads > int(np.prod(most)):
-        raise TilecError(f"{function.name} was compiled for at most {int(np.prod(most))} threads, {threads} were given")
+        raise TilecError(
+            f"{function.name} was compiled for at most {int(np.prod(most))} threads, {threads} were given"
+        )
     number = int("".join(c for c in target.removeprefix("sm_") if c.isdigit()) or 90)
     room = SHARED_LIMITS.get(number, 227) * 1024
     used = launch.program.shared_size + launch.shared_bytes
     if used > room:
-        raise TilecError(f"{function.name} needs {used} bytes of shared memory, {target} has {room} per block")
+        raise TilecError(
+            f"{function.name} needs {used} bytes of shared memory, {target} has {room} per block"
+        )
     if any(g % c for g, c in zip(launch.grid, launch.cluster, strict=True)):
         raise TilecError(f"the grid {launch.grid} is not a multiple of the cluster {launch.cluster}")
 

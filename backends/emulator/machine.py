@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilec.backends.emulator.device import LOCAL, PARAM, SHARED, Bytes, GlobalMemory
+from tilec.backends.emulator.lanes import lanes_of, size, union
 from tilec.backends.emulator.metrics import Metrics
-from tilec.backends.emulator.numbers import Array, Sel, numpy_type
+from tilec.backends.emulator.ptx_types import Array, Sel, numpy_type
 from tilec.backends.emulator.report import Finding, Report
-from tilec.backends.emulator.select import lanes_of, size, union
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.isa import Program
@@ -83,6 +83,7 @@ class Machine:
         self.thread = lane // blocks
         self.warp = self.thread // 32
         self.lane = self.thread % 32
+        self.row = self.block * (self.warps + 1) + self.warp  # this warp's row of the clocks
         self.live = self.thread < self.threads
         self.ready: dict[int, Sel] = {}
         self.gathering: dict[int, Sel] = {}
@@ -155,13 +156,26 @@ class Machine:
     def coordinates(self, linear: Any, extent: Dim) -> tuple[Any, Any, Any]:
         return linear % extent[0], linear // extent[0] % extent[1], linear // (extent[0] * extent[1])
 
+    def block_of_rank(self, s: Sel, rank: Any) -> Any:
+        """The block of the batch that has a rank in each lane's cluster."""
+        (gx, gy, _), (cx, cy, _) = self.launch.grid, self.launch.cluster
+        x, y, z = self.coordinates(self.first + self.block[s], self.launch.grid)
+        x0, y0, z0 = (c - c % k for c, k in zip((x, y, z), self.launch.cluster, strict=True))
+        x, y, z = x0 + rank % cx, y0 + rank // cx % cy, z0 + rank // (cx * cy)
+        return x + gx * (y + gy * z) - self.first
+
     def rank(self) -> Any:
-        (x, y, z), (cx, cy, cz) = self.coordinates(self.first + self.block, self.launch.grid), self.launch.cluster
+        (x, y, z), (cx, cy, cz) = (
+            self.coordinates(self.first + self.block, self.launch.grid),
+            self.launch.cluster,
+        )
         return x % cx + cx * (y % cy + cy * (z % cz))
 
     def dynamic(self, name: str) -> int:
         self.now += 20
-        return (self.now >> 32 if name.endswith("hi") else self.now) & (2**64 - 1 if "64" in name else 2**32 - 1)
+        return (self.now >> 32 if name.endswith("hi") else self.now) & (
+            2**64 - 1 if "64" in name else 2**32 - 1
+        )
 
     # --- control
     def resume(self, pc: int, sel: Sel | None) -> None:

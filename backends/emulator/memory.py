@@ -1,6 +1,6 @@
 """ld, ldu, st, prefetch, mov, cvta, isspacep, mapa, fences: what moves data one lane at a time.
 
-    ld.global.v4.f32 {a, b, c, d}, [p+16];
+ld.global.v4.f32 {a, b, c, d}, [p+16];
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 from tilec.backends.emulator.access import load, store
 from tilec.backends.emulator.decode import Form, Getter, Setter, Step, full
 from tilec.backends.emulator.device import LOCAL, PARAM, SHARED
-from tilec.backends.emulator.numbers import Array, Sel, bits, numpy_type, unsigned
 from tilec.backends.emulator.program import Address, Symbol, Vector
+from tilec.backends.emulator.ptx_types import Array, Sel, bits, numpy_type, unsigned
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
@@ -121,9 +121,7 @@ def loader(
 
 def st(f: Form) -> Step:
     if f.take("async"):
-        from tilec.backends.emulator.cluster import st_async
-
-        return st_async(f)
+        f.error("st.async is not known to the emulator")
     space, strong = options(f)
     count, kind = vector_length(f), f.type()
     if kind == "b128":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tilec.backends.emulator.numbers import Array
+from tilec.backends.emulator.ptx_types import Array
 
 SAMPLES = 64
 
@@ -58,11 +58,17 @@ class Metrics:
         return ratio(self.global_)
 
     def table(self) -> str:
-        rows = [f"{self.thread_instructions:>14,} thread instructions, branch efficiency {self.branch_efficiency:.3f}"]
+        rows = [
+            f"{self.thread_instructions:>14,} thread instructions, branch efficiency {self.branch_efficiency:.3f}"
+        ]
         rows += [f"{count:>14,} {name}" for name, count in self.instructions.most_common()]
         rows += [f"{count:>14,} bytes, {name}" for name, count in sorted(self.bytes.items())]
-        rows += [f"line {n}: {t.ratio:.2f} wavefronts per shared request" for n, t in sorted(self.shared.items())]
-        rows += [f"line {n}: {t.ratio:.2f} sectors per global request" for n, t in sorted(self.global_.items())]
+        rows += [
+            f"line {n}: {t.ratio:.2f} wavefronts per shared request" for n, t in sorted(self.shared.items())
+        ]
+        rows += [
+            f"line {n}: {t.ratio:.2f} sectors per global request" for n, t in sorted(self.global_.items())
+        ]
         return "\n".join(rows)
 
 

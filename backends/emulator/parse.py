@@ -1,6 +1,6 @@
 """PTX text to a Source: a tokeniser and a parser of statements, made for the output of any compiler.
 
-    parse(".version 8.0 .target sm_80 .address_size 64 .entry k() { ret; }").functions["k"].code[0].root == "ret"
+parse(".version 8.0 .target sm_80 .address_size 64 .entry k() { ret; }").functions["k"].code[0].root == "ret"
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import struct
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from tilec.backends.emulator.numbers import TYPES, bits
 from tilec.backends.emulator.program import Function, Immediate, Operand, Source, Symbol, Variable
+from tilec.backends.emulator.ptx_types import TYPES, bits
 from tilec.ir.errors import TilecError
 
 TOKEN = re.compile(
@@ -121,9 +121,11 @@ class Parser:
     def top(self) -> None:
         token = self.tokens[self.at]
         if token.text in LINE_DIRECTIVES:
-            return self.line_directive()
+            self.line_directive()
+            return
         if token.text == ".section":
-            return self.skip_block()
+            self.skip_block()
+            return
         if token.text == ".alias":
             fail(token.line, ".alias is not known to the emulator")
         external = False
@@ -131,13 +133,13 @@ class Parser:
             external |= self.next().text == ".extern"
         word = self.peek()
         if word in (".entry", ".func"):
-            return self.function_declaration()
-        if word in SPACES:
+            self.function_declaration()
+        elif word in SPACES:
             for variable in self.declaration(external):
                 self.source.variables[variable.name] = variable
                 self.scopes[0][variable.name] = Symbol(variable.name)
-            return None
-        return fail(token.line, f"{word!r} is not a directive that the emulator knows")
+        else:
+            fail(token.line, f"{word!r} is not a directive that the emulator knows")
 
     def line_directive(self) -> None:
         first = self.next()
@@ -194,7 +196,9 @@ class Parser:
         found: list[Variable] = []
         while not self.accept(")"):
             if self.peek() == ".reg":
-                fail(self.line(), "register parameters of functions are not known to the emulator: use .param")
+                fail(
+                    self.line(), "register parameters of functions are not known to the emulator: use .param"
+                )
             found += self.declaration(False, ending=False)
             self.scopes[-1][found[-1].name] = Symbol(self.qualified(found[-1].name))
             self.accept(",")
@@ -215,9 +219,14 @@ class Parser:
                 kind = word[1:]
             elif word in (".v2", ".v4"):
                 lanes = int(word[2:])
-            elif word not in (".ptr", ".global", ".shared", ".const", ".local", ".unified") and word != ".managed":
+            elif (
+                word not in (".ptr", ".global", ".shared", ".const", ".local", ".unified")
+                and word != ".managed"
+            ):
                 fail(self.line(), f"{word!r} in a declaration is not known to the emulator")
-        return self.declarators(Variable("", space, kind, bits(kind) // 8 * lanes, align, (), external), ending)
+        return self.declarators(
+            Variable("", space, kind, bits(kind) // 8 * lanes, align, (), external), ending
+        )
 
     def declarators(self, like: Variable, ending: bool) -> list[Variable]:
         found = []
@@ -290,4 +299,3 @@ class Parser:
 def parse(text: str) -> Source:
     """The module that the text describes; TilecError names the line of what cannot be read."""
     return Parser(text).module()
-

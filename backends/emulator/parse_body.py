@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tilec.backends.emulator.numbers import TYPES
 from tilec.backends.emulator.parse import LINE_DIRECTIVES, Parser, fail, number
 from tilec.backends.emulator.program import (
     Address,
@@ -24,6 +23,7 @@ from tilec.backends.emulator.program import (
     Symbol,
     Vector,
 )
+from tilec.backends.emulator.ptx_types import TYPES
 
 TARGETS = ("bra", "brx", "call")
 
@@ -172,9 +172,7 @@ class Body:
         p = self.p
         base = self.parameter() if parameter else self.primary("")
         offset = 0
-        if p.accept("+"):
-            offset = p.integer()
-        elif p.peek() == "-":
+        if p.accept("+") or p.peek() == "-":
             offset = p.integer()
         if isinstance(base, Symbol):
             base, offset = Symbol(base.name, 0), offset + base.offset

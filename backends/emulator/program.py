@@ -1,7 +1,7 @@
 """What the parser makes of PTX text: functions, variables, instructions and their operands, all plain values.
 
-    add.s32 %r1, %r2, 5;   ->   Instruction("add", ("s32",), (Register("%r1", "b32"), Register("%r2", "b32"),
-                                                             Immediate(5, "int")), ...)
+add.s32 %r1, %r2, 5;   ->   Instruction("add", ("s32",), (Register("%r1", "b32"), Register("%r2", "b32"),
+                                                         Immediate(5, "int")), ...)
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilec.backends.emulator.device import SHARED
-from tilec.backends.emulator.numbers import Array, Sel
-from tilec.backends.emulator.select import lanes_of
+from tilec.backends.emulator.lanes import lanes_of
+from tilec.backends.emulator.ptx_types import Array, Sel
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
@@ -37,7 +37,7 @@ class SharedRace:
         self.clock[:, np.arange(self.agents), np.arange(self.agents)] = 1
         self.flat_clock = self.clock.reshape(-1)
         self.rows = self.clock.reshape(-1, self.agents)
-        self.row = m.block * self.agents + m.warp
+        self.row = m.row
         self.own = self.row * self.agents + m.warp
         self.written = np.zeros(count if self.on else 0, np.int64)
         self.read = np.zeros((count if self.on else 0, self.agents), np.int32)
@@ -84,7 +84,9 @@ class SharedRace:
         if strong:
             unknown &= (stamp & ATOMIC) == 0
         if unknown.any():
-            self.report(m, lanes, granule, unknown, "write" if write else "read", "write", (stamp >> 12) & 0xFFFFF)
+            self.report(
+                m, lanes, granule, unknown, "write" if write else "read", "write", (stamp >> 12) & 0xFFFFF
+            )
         mine = (author == m.warp[lanes]) & (clock == own) & ((stamp & 31) != m.lane[lanes])
         if strong:
             mine &= (stamp & ATOMIC) == 0
@@ -97,7 +99,9 @@ class SharedRace:
         early = (self.read[granule] > self.rows[row]).any(1)
         if early.any():
             self.report(m, lanes, granule, early, "write", "read", self.read_pc[granule])
-        self.written[granule] = (own << 32) | (m.pc << 12) | (ATOMIC * strong) | (m.warp[lanes] << 5) | m.lane[lanes]
+        self.written[granule] = (
+            (own << 32) | (m.pc << 12) | (ATOMIC * strong) | (m.warp[lanes] << 5) | m.lane[lanes]
+        )
 
     def report(
         self, m: Machine, lanes: Array, granule: Array, bad: Array, now: str, before: str, pcs: Array
@@ -106,12 +110,20 @@ class SharedRace:
         name, offset = self.name(m, int(granule[n]))
         other = int(pcs[n])
         verb = {"read": "reads", "write": "overwrites"}[now]
-        message = (
-            f"{verb} {name} at shared offset {offset} with no synchronisation after the {before} at {m.line_of(other)}"
+        message = f"{verb} {name} at shared offset {offset} with no synchronisation after the {before} at {m.line_of(other)}"
+        m.record(
+            "race",
+            int(lanes[n]),
+            message,
+            address=SHARED + offset,
+            array=name,
+            other=other,
+            times=int(bad.sum()),
         )
-        m.record("race", int(lanes[n]), message, address=SHARED + offset, array=name, other=other, times=int(bad.sum()))
 
-    def report_within(self, m: Machine, lanes: Array, granule: Array, bad: Array, write: bool, pcs: Array) -> None:
+    def report_within(
+        self, m: Machine, lanes: Array, granule: Array, bad: Array, write: bool, pcs: Array
+    ) -> None:
         n = int(np.flatnonzero(bad)[0])
         name, offset = self.name(m, int(granule[n]))
         other = int(pcs[n])
@@ -120,7 +132,9 @@ class SharedRace:
             f"{verb} {name} at shared offset {offset}, written by another lane of its warp at {m.line_of(other)}, "
             "with no bar.warp.sync between"
         )
-        m.record("race", int(lanes[n]), message, warning=True, address=SHARED + offset, array=name, other=other)
+        m.record(
+            "race", int(lanes[n]), message, warning=True, address=SHARED + offset, array=name, other=other
+        )
 
     # --- local memory
     def local(self, m: Machine, s: Sel, at: Array, width: int, write: bool) -> None:
@@ -179,7 +193,9 @@ class GlobalRace:
         if strong:
             bad &= writer > 0
         if bad.any():
-            self.report(m, s, at, width, bad, "write" if write else "read", "wrote", writer, self.write_pc[granule])
+            self.report(
+                m, s, at, width, bad, "write" if write else "read", "wrote", writer, self.write_pc[granule]
+            )
         reader = self.reader[granule]
         if not write:
             if not strong:
@@ -193,7 +209,16 @@ class GlobalRace:
         self.write_pc[granule] = m.pc
 
     def report(
-        self, m: Machine, s: Sel, at: Array, width: int, bad: Array, now: str, before: str, who: Array, pcs: Array
+        self,
+        m: Machine,
+        s: Sel,
+        at: Array,
+        width: int,
+        bad: Array,
+        now: str,
+        before: str,
+        who: Array,
+        pcs: Array,
     ) -> None:
         n = int(np.flatnonzero(bad)[0])
         lane = int(lanes_of(s)[n // max(1, width >> self.shift)])

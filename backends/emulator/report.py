@@ -1,8 +1,8 @@
 """What a launch found: findings, metrics, instructions that never ran.
 
-    report = module.launch("kernel", 4, 128, (x, y))
-    report.raise_if_any()
-    print(report.table())
+report = module.launch("kernel", 4, 128, (x, y))
+report.raise_if_any()
+print(report.table())
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tilec.backends.emulator.numbers import Array
+from tilec.backends.emulator.ptx_types import Array
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ def encode(x: Any, form: Format, mode: str = "rn", saturate: bool = False) -> Ar
     nan = np.isnan(x)
     safe = np.where(np.isfinite(x), x, 0.0)
     size = np.where(np.isinf(x), np.inf, quantised(safe, form, mode))
-    size = np.minimum(size, form.largest) if saturate or form.nan == "none" else overflowed(x, size, form, mode)
+    size = (
+        np.minimum(size, form.largest) if saturate or form.nan == "none" else overflowed(x, size, form, mode)
+    )
     code = pattern(size, form)
     code = np.where(nan, form.nan_code, code).astype(np.uint32)
     sign = (np.signbit(x) & ~nan).astype(np.uint32)
@@ -100,7 +102,9 @@ def pattern(size: Array, form: Format) -> Array:
     _, exponent = np.frexp(finite)
     exponent = np.maximum(exponent - 1, form.least)
     steps = np.rint(finite / np.ldexp(1.0, exponent - form.mantissa)).astype(np.int64)
-    code = steps + ((exponent - form.least) << form.mantissa)  # a normal's leading one adds itself to the exponent
+    code = steps + (
+        (exponent - form.least) << form.mantissa
+    )  # a normal's leading one adds itself to the exponent
     above = ((1 << form.exponent) - 1) << form.mantissa if form.nan == "ieee" else form.nan_code
     return np.where(np.isfinite(size), code, above).astype(np.uint32)
 

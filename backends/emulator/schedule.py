@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilec.backends.emulator.decode import COLLECTIVE, PLAIN, Step
-from tilec.backends.emulator.numbers import Sel
-from tilec.backends.emulator.select import first, lanes_of, part, size, union
+from tilec.backends.emulator.lanes import first, lanes_of, part, size, union
+from tilec.backends.emulator.ptx_types import Sel
 from tilec.backends.emulator.warp import missing
 
 if TYPE_CHECKING:
@@ -100,22 +100,22 @@ class Scheduler:
 
     def special(self, step: Step, sel: Sel) -> Sel | None:
         """A guarded, collective or control step; gives the lanes that fall through, None when they went their ways."""
-        m = self.m
-        act: Sel | None = sel
+        m, act, idle = self.m, sel, None
         if step.guard is not None:
             mask = np.asarray(step.guard(m, sel))
-            act = part(sel, mask)
-            if act is None:
+            chosen = part(sel, mask)
+            if chosen is None:
                 return sel
+            act, idle = chosen, None if chosen is sel else part(sel, ~mask)
         self.executed[m.pc] += size(act)
         if step.kind == PLAIN:
             step.run(m, act)
             return sel
-        idle = part(sel, ~mask) if step.guard is not None and act is not sel else None
         if step.members is not None:
             found = self.gather(step, act)
             if found is None or found is not act:
-                return self.collective(step, found, idle)
+                self.collective(step, found, idle)
+                return None
         if step.kind == COLLECTIVE:
             step.run(m, act)
             return sel
@@ -196,7 +196,9 @@ class Scheduler:
             block = int(m.block[lanes[0]])
             warps = sorted(set(m.warp[lanes[m.block[lanes] == block]].tolist()))
             m.pc = pc
-            places.append(f"warps {warps} of block {m.where(int(lanes[0]))['block']} {what} at {m.line_of(pc)}")
+            places.append(
+                f"warps {warps} of block {m.where(int(lanes[0]))['block']} {what} at {m.line_of(pc)}"
+            )
         m.record("deadlock", first(next(iter(m.waiting()))[1]), "nothing can run: " + "; ".join(places))
 
     def endless(self) -> None:

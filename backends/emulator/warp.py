@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilec.backends.emulator.decode import COLLECTIVE, Form, Getter, Step, full
-from tilec.backends.emulator.numbers import Array, Sel, numpy_type
+from tilec.backends.emulator.lanes import lanes_of, size
 from tilec.backends.emulator.program import Pair
-from tilec.backends.emulator.select import lanes_of, size
+from tilec.backends.emulator.ptx_types import Array, Sel, numpy_type
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
@@ -49,7 +49,7 @@ class Warps:
 def warps(m: Machine, s: Sel) -> Warps:
     key = ("warps", s.start, s.stop) if isinstance(s, slice) else None
     if key in m.cache:
-        return m.cache[key]  # type: ignore[no-any-return]
+        return m.cache[key]
     lanes = lanes_of(s)
     row, which = np.unique(m.warp[lanes] * m.blocks + m.block[lanes], return_inverse=True)
     table = (row // m.blocks * 32 * m.blocks + row % m.blocks)[:, None] + LANES * m.blocks
@@ -99,7 +99,9 @@ def shfl(f: Form) -> Step:
 
     def run(m: Machine, s: Sel) -> None:
         w = warps(m, s)
-        source, valid = shuffle_source(mode, w.rows(b(m, s)).astype(np.int64), w.rows(c(m, s)).astype(np.int64))
+        source, valid = shuffle_source(
+            mode, w.rows(b(m, s)).astype(np.int64), w.rows(c(m, s)).astype(np.int64)
+        )
         values = w.rows(a(m, s))
         out = np.take_along_axis(values, source, 1)
         strangers(m, s, w, source)
@@ -125,7 +127,9 @@ def strangers(m: Machine, s: Sel, w: Warps, source: Array) -> None:
     absent = ~np.take_along_axis(w.active, source, 1) & w.active
     if absent.any():
         n = int(w.lanes[absent][0])
-        m.record("divergence", n, "reads a lane that does not take part in this shfl", times=int(absent.sum()))
+        m.record(
+            "divergence", n, "reads a lane that does not take part in this shfl", times=int(absent.sum())
+        )
 
 
 def vote(f: Form) -> Step:
@@ -139,7 +143,12 @@ def vote(f: Form) -> Step:
         w = warps(m, s)
         votes, mask = ballot(w.rows(value(m, s), False) & w.active), w.rows(members(m, s))
         votes, mask = votes[:, None] & mask, mask & ballot(w.active)[:, None]
-        out = {"all": votes == mask, "any": votes != 0, "uni": (votes == 0) | (votes == mask), "ballot": votes}[mode]
+        out = {
+            "all": votes == mask,
+            "any": votes != 0,
+            "uni": (votes == 0) | (votes == mask),
+            "ballot": votes,
+        }[mode]
         put(m, s, w.flat(out))
 
     return Step(run, COLLECTIVE, members=members)
@@ -199,10 +208,10 @@ def reduce_rows(rows: Array, inside: Array, operation: str, dtype: Any, nan: boo
     if dtype.kind == "f":
         function = {"min": np.minimum if nan else np.fmin, "max": np.maximum if nan else np.fmax}[operation]
         neutral: Any = dtype.type(np.inf if operation == "min" else -np.inf)
-        return function.reduce(np.where(inside, rows[:, None, :], neutral), axis=2)  # type: ignore[no-any-return]
+        return function.reduce(np.where(inside, rows[:, None, :], neutral), axis=2)
     info = np.iinfo(dtype)
     neutral = {"min": info.max, "max": info.min, "and": ~dtype.type(0)}.get(operation, dtype.type(0))
-    return function.reduce(np.where(inside, rows[:, None, :], dtype.type(neutral)), axis=2, dtype=dtype)  # type: ignore[no-any-return]
+    return function.reduce(np.where(inside, rows[:, None, :], dtype.type(neutral)), axis=2, dtype=dtype)
 
 
 def activemask(f: Form) -> Step:

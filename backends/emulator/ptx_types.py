@@ -1,12 +1,12 @@
 """PTX types as numpy types, and literals as numpy scalars.
 
-    numpy_type("s32") == np.int32        typed(Immediate(0x3F800000, "f32"), "f32") == np.float32(1.0)
+numpy_type("s32") == np.int32        typed(Immediate(0x3F800000, "f32"), "f32") == np.float32(1.0)
 """
 
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tilec.backends.emulator.program import Immediate
 
-Array = NDArray[Any]
+Array = Any  # a numpy array: numpy cannot type what its functions return for computed dtypes
 Sel = slice | NDArray[np.intp]
 
 # bf16, fp8 and packed types are held as bits
@@ -27,7 +27,7 @@ TYPES: dict[str, str] = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def numpy_type(name: str) -> np.dtype[Any]:
     return np.dtype(TYPES[name])
 
@@ -36,7 +36,7 @@ def bits(name: str) -> int:
     return numpy_type(name).itemsize * 8
 
 
-@lru_cache(maxsize=None)
+@cache
 def unsigned(size: int) -> np.dtype[Any]:
     """The dtype that moves `size` bytes untouched (complex128 for 16)."""
     return np.dtype("c16" if size == 16 else f"u{size}")
@@ -54,7 +54,7 @@ def typed(literal: Immediate, dtype: np.dtype[Any]) -> Any:
     """The literal as a scalar of `dtype`: floats by value in float types, by bits in the others."""
     if dtype.kind == "f":
         return dtype.type(as_float(literal))
-    if dtype.kind == "?":
+    if dtype == np.bool_:
         return np.bool_(literal.value != 0)
     if dtype.kind == "c":
         return np.array([literal.value & 0xFFFFFFFFFFFFFFFF, literal.value >> 64], np.uint64).view("c16")[0]

@@ -1,13 +1,13 @@
 """Which lanes act: a slice where they are contiguous (views, no copies), else a sorted index array.
 
-    part(slice(0, 4), array([True, True, False, False])) == slice(0, 2)
+part(slice(0, 4), array([True, True, False, False])) == slice(0, 2)
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from tilec.backends.emulator.numbers import Array, Sel
+from tilec.backends.emulator.ptx_types import Array, Sel
 
 
 def size(sel: Sel) -> int:
