@@ -50,15 +50,17 @@ def conversion(a: Layout, b: Layout) -> Conversion:
     """The cheapest kind that comes from a to b; TilecError where a does not hold what b needs."""
     if a.shape != b.shape or a.threads != b.threads:
         raise TilecError(
-            f"a conversion keeps the tile and its threads: {a} has {a.threads} threads, {b} has {b.threads}"
+            f"a conversion keeps the tile and its threads: {a} has {a.threads} threads, "
+            f"{b} has {b.threads} threads"
         )
     held, wanted = flat_points(a), flat_points(b)
     if not a.is_bijection and (a.section().ravel()[wanted[wanted >= 0]] < 0).any():
         raise TilecError(f"{a} does not hold every element that {b} needs")
-    slots = tuple(range(b.slots)) if a == b else _rename(held, wanted)
+    if a.slots == b.slots and ((held == wanted) | (wanted < 0)).all():
+        return Conversion("nothing", 0.0, tuple(range(b.slots)))
+    slots = _rename(held, wanted)
     if slots is not None:
-        same = a.slots == b.slots and slots == tuple(range(b.slots))
-        return Conversion("nothing" if same else "rename", 0.0, slots)
+        return Conversion("rename", 0.0, slots)
     return _shuffle(a, held, wanted) or Conversion("shared", BARRIER + WAVEFRONT * (a.slots + b.slots))
 
 
