@@ -189,9 +189,9 @@ def written_arrays(func: Func) -> frozenset[Value]:
 
 def root(array: Value) -> Value:
     """The parameter or allocation that a view of an array looks at."""
-    from tilec.ir.inst.memory import ArraySlice
+    from tilec.ir.inst.memory import ArrayReshape, ArraySlice
 
-    while isinstance(array, ArraySlice):
+    while isinstance(array, ArraySlice | ArrayReshape):
         array = array.array
     return array
 

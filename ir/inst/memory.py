@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -93,18 +94,44 @@ def _drop(data: Array, dropped: tuple[int, ...]) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Alloc(Inst):
-    """Shared memory of one block; it starts uninitialised. `layout`: where each element lies (None: row-major)."""
+    """Shared memory of one block; it starts uninitialised. `layout`: where each element lies (None: row-major);
+    `offset`: its first byte, once shared memory is planned."""
 
     dtype: DType
     shape: tuple[int, ...]
     layout: Layout | None = None
+    offset: int | None = None
     effects: ClassVar[Effects] = Effects(ordered=True)
 
     def result(self) -> ArrayType:
         return ArrayType(self.dtype, self.shape, row_major(self.shape), 128, "shared", self.layout)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the buffer takes, gaps of its layout included."""
+        elements = self.layout.size if self.layout else prod(self.shape)
+        return elements * max(8, self.dtype.bits) // 8
+
     def meaning(self, state: State) -> Memory:
         return Memory.poisoned(self.shape, self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayReshape(Inst):
+    """The same dense shared memory seen under another shape."""
+
+    array: Value
+    shape: tuple[int, ...]
+
+    def result(self) -> ArrayType:
+        a = self.array.array_type
+        assert a.space == "shared" and a.layout is None, "only a dense shared array has other shapes"
+        return ArrayType(a.dtype, self.shape, row_major(self.shape), a.align, a.space)
+
+    def meaning(self, state: State, array: Memory) -> Memory:
+        seen = array.data.view()
+        seen.shape = self.shape
+        return Memory(seen, array.dtype)
 
 
 def _check_window(what: str, array: ArrayType, at: tuple[Value, ...], shape: tuple[int, ...]) -> None:

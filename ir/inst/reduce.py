@@ -6,18 +6,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from tilec.ir import codec, dtype as dt
+from tilec.ir.digits import Digit, split, values
+from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Inst, Value
 from tilec.ir.inst.arith import Maximum, Minimum, demand_kind, wrap
+from tilec.ir.layout import Layout, register
 from tilec.ir.run import State
 from tilec.ir.tile import TileType
 
 Array = np.ndarray[Any, Any]
+WARP = 32
 KINDS = {"sum": ("int", "float"), "max": ("int", "float"), "min": ("int", "float"),
          "any": ("bool",), "all": ("bool",)}  # fmt: skip
 
@@ -60,6 +65,101 @@ class Reduce(Inst):
             return wrap(np.sum(x.astype(np.int64), self.axis), dtype)
         with np.errstate(all="ignore"):
             return codec.round_to(np.sum(x.astype(np.float64), self.axis), dtype)
+
+
+def identity(op: str, dtype: DType) -> int | float | bool:
+    """What a reduction may take in without changing."""
+    if op in ("sum", "any"):
+        return False if dtype.is_bool else 0
+    if op == "all":
+        return True
+    low, high = (dtype.min, dtype.max) if dtype.is_integer or not dtype.has_infinity else (-np.inf, np.inf)
+    return low if op == "max" else high
+
+
+@dataclass(frozen=True, eq=False)
+class Partial(Inst):
+    """The part of a reduction that each warp can do alone: the axis shrinks to one element per warp that holds a
+    part of it. Only after the layout pass, which puts the rest through shared memory.
+    """
+
+    op: str
+    x: Value
+    axis: int
+
+    def result(self) -> TileType:
+        x = self.x.tile
+        assert x.layout is not None, "a partial reduction is per warp: it needs a layout"
+        layout = partial_layout(x.layout, self.axis)
+        return TileType(x.dtype, layout.shape, layout)
+
+    def meaning(self, state: State, x: Array) -> Array:
+        layout = self.x.tile.layout
+        assert layout is not None, "a partial reduction is per warp: it needs a layout"
+        part = part_of(layout, self.axis)
+        nothing = identity(self.op, self.x.tile.dtype)
+        padded = np.append(x, np.full_like(x.take([0], self.axis), nothing), self.axis)
+        whole = Reduce(self.op, self.x, self.axis)
+        pieces = [whole.meaning(state, padded.compress(np.append(part == i, True), self.axis))
+                  for i in range(self.tile.shape[self.axis])]  # fmt: skip
+        return np.stack(pieces, self.axis)
+
+
+def _warp_digits(layout: Layout) -> tuple[tuple[Digit, ...], tuple[Digit, ...]]:
+    """A layout's thread digits above the lanes, and those of the lanes."""
+    halves = split(layout.digits("thread"), WARP)
+    assert halves is not None, "the lanes of a warp are whole digits"
+    return halves
+
+
+def partial_layout(layout: Layout, axis: int) -> Layout:
+    """How warps hold their parts of a reduced axis: in each lane, the axis counted by warps."""
+    warps, lanes = _warp_digits(layout)
+    shape = list(layout.shape)
+    shape[axis] = prod(d.extent for d in warps if d.stride[axis])
+    place, counted = shape[axis], []
+    for d in warps:
+        if d.stride[axis]:
+            place //= d.extent
+            counted.append(Digit(d.extent, (*d.stride[:axis], place, *d.stride[axis + 1 :])))
+        else:
+            counted.append(d)
+    rest = tuple(Digit(d.extent, (*d.stride[:axis], 0, *d.stride[axis + 1 :])) for d in lanes)
+    slots = tuple(Digit(d.extent, (*d.stride[:axis], 0, *d.stride[axis + 1 :])) for d in layout.digits("slot"))
+    return register(tuple(shape), (*counted, *rest), tuple(d for d in slots if any(d.stride)))
+
+
+def part_of(layout: Layout, axis: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """For each coordinate along the axis, the part (group of warps) that holds it."""
+    parts = partial_layout(layout, axis).thread_part()[:, axis]
+    points = layout.points()[..., axis]
+    inside = points < layout.shape[axis]
+    part = np.zeros(layout.shape[axis], np.int64)
+    part[points[inside]] = np.broadcast_to(parts[:, None], points.shape)[inside]
+    return part
+
+
+def crosses_warps(layout: Layout, axis: int) -> bool:
+    """Whether different warps hold different parts of the axis."""
+    return any(d.stride[axis] for d in _warp_digits(layout)[0])
+
+
+def reduced_lane_bits(layout: Layout, axis: int) -> list[int]:
+    """The bits of the lane number that count along the axis; the others do not."""
+    lanes = values(_warp_digits(layout)[1], layout.rank)[:, axis]
+    return [bit for bit in range(WARP.bit_length() - 1) if lanes[1 << bit] != lanes[0]]
+
+
+def reducible(layout: Layout, axis: int) -> bool:
+    """Whether slots and butterflies can reduce the axis: every element once per replica, lanes by whole bits."""
+    halves = split(layout.digits("thread"), WARP)
+    if halves is None:
+        return False
+    powers = all(d.extent & (d.extent - 1) == 0 for d in halves[1] if d.stride[axis])
+    digits = [d for _, ds in layout.groups for d in ds if any(d.stride)]
+    once = prod(d.extent for d in digits) == prod(layout.cover)
+    alone = all(sum(map(bool, d.stride)) == 1 for d in digits if d.stride[axis])
+    return powers and once and alone
 
 
 @dataclass(frozen=True, eq=False)

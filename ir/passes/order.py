@@ -1,21 +1,63 @@
-"""The passes, in order, and which targets each serves."""
+"""The passes, in order, and which targets each serves.
+
+    lower(func, target("sm_80"))        the function that tilec.backends.ptx writes out
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tilec.ir import debug
 from tilec.ir.func import Func
+from tilec.ir.passes.barriers import insert_barriers
+from tilec.ir.passes.bounds import bounds
+from tilec.ir.passes.exchange import exchange
+from tilec.ir.passes.expand_math import expand_math
+from tilec.ir.passes.layouts import assign_layouts
+from tilec.ir.passes.places import places, widen_dots
+from tilec.ir.passes.shared_memory import plan_shared_memory
+from tilec.ir.passes.simplify import simplify
 from tilec.ir.target import Target
+from tilec.ir.verify import verify
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One step from Func to Func; `layouts` marks those that only targets with registers and threads need."""
+    """One step from Func to Func. `threads` marks those that only targets with threads and registers need."""
 
     run: Callable[[Func, Target], Func]
-    layouts: bool = False
+    threads: bool = False
 
     @property
     def name(self) -> str:
         return self.run.__name__
+
+
+PASSES = (
+    Pass(simplify),
+    Pass(expand_math),
+    Pass(simplify),
+    Pass(bounds),
+    Pass(widen_dots, threads=True),
+    Pass(places, threads=True),  # before layouts: operands of products choose theirs by where they live
+    Pass(assign_layouts, threads=True),
+    Pass(exchange, threads=True),  # after layouts: writes out the conversions that cross warps
+    Pass(simplify, threads=True),  # after exchange: the same conversion twice is one
+    Pass(plan_shared_memory, threads=True),  # before barriers: buffers that share bytes conflict
+    Pass(insert_barriers, threads=True),
+)
+
+
+def lower(func: Func, target: Target, record: Callable[[str, Func], None] | None = None) -> Func:
+    """The function after every pass that its target needs; `record` sees it after each."""
+    for step in PASSES:
+        if step.threads and not target.needs_layouts:
+            continue
+        with debug.stage(step.name):
+            func = step.run(func, target)
+        if debug.checking():
+            verify(func, step.name)
+        if record:
+            record(step.name, func)
+    return func

@@ -1,0 +1,253 @@
+"""Instructions in order, loops and branches: one table from instruction to emitter.
+
+Carried values become phis, one per slot. A block's emitters only ever append lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tilec.backends import emit
+from tilec.backends.ptx import approx, memory, mma, moves, reduce
+from tilec.backends.ptx.emitter import ArrayRef, Fragment
+from tilec.backends.ptx.threads import per_thread
+from tilec.backends.writer import held
+from tilec.ir import dtype as dt
+from tilec.ir.errors import TilecError
+from tilec.ir.func import Block, Inst, Item, Value
+from tilec.ir.inst import arith, control, shape, sync
+from tilec.ir.inst import memory as mem
+from tilec.ir.inst import mma as products
+from tilec.ir.inst import reduce as reductions
+from tilec.ir.tile import TileType
+
+if TYPE_CHECKING:
+    from tilec.backends.ptx.emitter import Emitter
+
+
+def write_block(e: Emitter, block: Block) -> list[Any]:
+    """Writes a block's instructions; gives the values that it is left with."""
+    for inst in block.body:
+        handler = HANDLERS.get(type(inst))
+        try:
+            e.values[inst] = handler(e, inst) if handler else _elementwise(e, inst)
+        except TilecError as error:
+            raise error.at(inst.loc) if inst.loc else error from None
+    return [e.values[v] for v in block.results]
+
+
+def _elementwise(e: Emitter, inst: Inst) -> Any:
+    assert type(inst) in emit.EMITTERS, f"{type(inst).__name__} has no emitter for PTX"
+    if inst.tile.rank == 0:
+        return emit.elementwise(e.writer, inst, [e.scalar(v) for v in inst.operands])
+    parts = [e.fragment(v) for v in inst.operands]
+    rows = zip(*(part.slots for part in parts), strict=True)
+    slots = [emit.elementwise(e.writer, inst, row) for row in rows]
+    return Fragment(inst.tile.dtype, parts[0].layout, slots)
+
+
+def _full(e: Emitter, inst: arith.Full) -> Any:
+    value = e.writer.constant(inst.value, inst.dtype)
+    if not inst.shape:
+        return value
+    assert inst.layout is not None, "the layout pass gives every tile a layout"
+    return Fragment(inst.dtype, inst.layout, [value] * inst.layout.slots)
+
+
+def _iota(e: Emitter, inst: arith.Iota) -> Fragment:
+    assert inst.layout is not None, "the layout pass gives every tile a layout"
+    start = per_thread(e, inst.layout.thread_part()[:, inst.axis])
+    steps = inst.layout.slot_part()[:, inst.axis].tolist()
+    wide = {step: e.let(f"add i32 {start}, {step}") if step else start for step in dict.fromkeys(steps)}
+    cast = {step: emit.cast(e.writer, x, dt.i32, inst.dtype) for step, x in wide.items()}
+    return Fragment(inst.dtype, inst.layout, [cast[step] for step in steps])
+
+
+def _size(e: Emitter, inst: mem.Size) -> str:
+    return str(e.array(inst.array).extents[inst.axis])
+
+
+def _alloc(e: Emitter, inst: mem.Alloc) -> ArrayRef:
+    assert inst.offset is not None, "shared memory is planned before code is written"
+    kind = inst.array_type
+    strides = tuple(int(s) for s in kind.strides if isinstance(s, int))
+    with e.at_entry():
+        base = e.let(f"getelementptr i8, ptr addrspace(3) @shared, i32 {inst.offset}")
+    return ArrayRef(base, inst.shape, strides)
+
+
+def _array_reshape(e: Emitter, inst: mem.ArrayReshape) -> ArrayRef:
+    kind = inst.array_type
+    return ArrayRef(e.array(inst.array).base, inst.shape, tuple(int(s) for s in kind.strides if isinstance(s, int)))
+
+
+def _block_index(e: Emitter, inst: sync.BlockIndex) -> str:
+    """One digit of the block's number, read in mixed radix with the grid's extents."""
+    number = e.call("llvm.nvvm.read.ptx.sreg.ctaid.x", "i32")
+    for extent in reversed(inst.grid[inst.axis + 1 :]):
+        number = e.let(f"udiv i32 {number}, {e.scalar(extent)}")
+    return e.let(f"urem i32 {number}, {e.scalar(inst.grid[inst.axis])}") if inst.axis else number
+
+
+def _item(e: Emitter, inst: Item) -> Any:
+    return e.values[inst.source][inst.index]
+
+
+def _barrier(e: Emitter, inst: sync.Barrier) -> None:
+    e.call("llvm.nvvm.barrier.cta.sync.aligned.all", "void", "i32 0")
+
+
+def _nothing(e: Emitter, inst: Inst) -> None:
+    """Instructions that say something to the host or to the reference runner only."""
+
+
+def _same(e: Emitter, inst: shape.Annotate) -> Any:
+    return e.values[inst.x]
+
+
+def _assert(e: Emitter, inst: sync.Assert) -> None:
+    """Stops the kernel where any element is false."""
+    held_ = e.values[inst.condition]
+    whole: str | None = None
+    slots = held_.slots if isinstance(held_, Fragment) else [held_]
+    real = reduce.without_pad(e, list(slots), held_.layout, "true", "i1") if isinstance(held_, Fragment) else slots
+    for slot in real:
+        whole = slot if whole is None else e.let(f"and i1 {whole}, {slot}")
+    failed, fine = e.writer.label("failed"), e.writer.label("fine")
+    e.writer.branch(str(whole), fine, failed)
+    e.start_block(failed)
+    e.call("llvm.trap", "void")
+    e.writer.jump(fine)
+    e.start_block(fine)
+
+
+def _print(e: Emitter, inst: sync.Print) -> None:
+    raise TilecError(f'tc.print is not written for {e.target.name} yet; run the kernel with tc.target("cpu") to see it')
+
+
+# -- control flow ---------------------------------------------------------------------------------------------------
+
+
+def _names(value: Any) -> list[str]:
+    """The registers of a carried value."""
+    return list(value.slots) if isinstance(value, Fragment) else [value]
+
+
+def _like(kind: TileType, names: list[str]) -> Any:
+    """A carried value made of registers."""
+    if kind.rank == 0:
+        return names[0]
+    assert kind.layout is not None, "the layout pass gives every tile a layout"
+    return Fragment(kind.dtype, kind.layout, names)
+
+
+class _Phis:
+    """Phis of carried values, written when what comes along every edge is known."""
+
+    def __init__(self, e: Emitter, types: Sequence[TileType]) -> None:
+        self.e, self.types = e, types
+        self.edges: list[tuple[str, list[str]]] = []
+        counts = [kind.layout.slots if kind.layout else 1 for kind in types]
+        self.names = [[e.writer.label("%phi") for _ in range(n)] for n in counts]
+        self.at = len(e.writer.lines)
+
+    @property
+    def values(self) -> list[Any]:
+        return [_like(kind, names) for kind, names in zip(self.types, self.names, strict=True)]
+
+    def come(self, values: Sequence[Any]) -> None:
+        """The current block jumps here with these values."""
+        self.edges.append((self.e.block, [name for value in values for name in _names(value)]))
+
+    def write(self) -> None:
+        """Puts the phis where this object was made: right after its block's label."""
+        kinds = [held(kind.dtype) for kind, names in zip(self.types, self.names, strict=True) for _ in names]
+        flat = [name for names in self.names for name in names]
+        lines = []
+        for i, (name, kind) in enumerate(zip(flat, kinds, strict=True)):
+            arms = ", ".join(f"[ {values[i]}, %{block} ]" for block, values in self.edges)
+            lines.append(f"  {name} = phi {kind} {arms}")
+        self.e.writer.lines[self.at : self.at] = lines
+
+
+def _types(values: Sequence[Value]) -> list[TileType]:
+    return [v.tile for v in values]
+
+
+def _for(e: Emitter, inst: control.For) -> tuple[Any, ...]:
+    head, inner, out = (e.writer.label(stem) for stem in ("loop", "body", "done"))
+    index = inst.start.tile
+    start, stop, step = (e.scalar(v) for v in (inst.start, inst.stop, inst.step))
+    before = [start, *(e.values[v] for v in inst.init)]
+    came_from = e.block
+    e.writer.jump(head)
+    e.start_block(head)
+    phis = _Phis(e, [index, *_types(inst.init)])
+    phis.edges.append((came_from, [name for value in before for name in _names(value)]))
+    entered = phis.values
+    kind = held(index.dtype)
+    order = "slt" if index.dtype.is_signed else "ult"
+    more = e.let(f"icmp {order} {kind} {entered[0]}, {stop}")
+    e.writer.branch(more, inner, out)
+    e.start_block(inner)
+    e.values.update(zip(inst.body.args, entered, strict=True))
+    results = write_block(e, inst.body)
+    next_index = e.let(f"add nsw {kind} {entered[0]}, {step}")
+    phis.come([next_index, *results])
+    e.line(f"br label %{head}, !llvm.loop !2")
+    phis.write()
+    e.start_block(out)
+    return tuple(entered[1:])
+
+
+def _while(e: Emitter, inst: control.While) -> tuple[Any, ...]:
+    head, inner, out = (e.writer.label(stem) for stem in ("while", "body", "done"))
+    came_from, before = e.block, [e.values[v] for v in inst.init]
+    e.writer.jump(head)
+    e.start_block(head)
+    phis = _Phis(e, _types(inst.init))
+    phis.edges.append((came_from, [name for value in before for name in _names(value)]))
+    entered = phis.values
+    e.values.update(zip(inst.condition.args, entered, strict=True))
+    more = write_block(e, inst.condition)[0]
+    e.writer.branch(more, inner, out)
+    e.start_block(inner)
+    e.values.update(zip(inst.body.args, entered, strict=True))
+    phis.come(write_block(e, inst.body))
+    e.writer.jump(head)
+    phis.write()
+    e.start_block(out)
+    return tuple(entered)
+
+
+def _if(e: Emitter, inst: control.If) -> tuple[Any, ...]:
+    yes, no, after = (e.writer.label(stem) for stem in ("then", "else", "after"))
+    e.writer.branch(e.scalar(inst.condition), yes, no)
+    left: list[tuple[str, list[Any]]] = []
+    for label, block in ((yes, inst.then), (no, inst.orelse)):
+        e.start_block(label)
+        results = write_block(e, block)
+        left.append((e.block, results))
+        e.writer.jump(after)
+    e.start_block(after)
+    phis = _Phis(e, _types(inst.then.results))
+    phis.edges = [(block, [name for value in results for name in _names(value)]) for block, results in left]
+    phis.write()
+    return tuple(phis.values)
+
+
+HANDLERS: dict[type[Inst], Callable[..., Any]] = {
+    arith.Full: _full, arith.Iota: _iota, arith.Math: approx.math,
+    shape.Reshape: moves.reshape, shape.Permute: moves.same_slots, shape.Broadcast: moves.broadcast,
+    shape.Extract: moves.extract, shape.Stack: moves.stack, shape.Convert: moves.convert,
+    shape.Annotate: _same, shape.View: moves.view,
+    reductions.Reduce: reduce.reduce, reductions.Partial: reduce.reduce, reductions.ArgReduce: reduce.arg_reduce,
+    products.Dot: mma.dot,
+    mem.Size: _size, mem.ArraySlice: memory.array_slice, mem.Alloc: _alloc, mem.ArrayReshape: _array_reshape,
+    mem.Load: memory.load, mem.Store: memory.store, mem.Gather: memory.gather, mem.Scatter: memory.scatter,
+    mem.Atomic: memory.atomic, mem.Copy: memory.copy, mem.Wait: memory.wait,
+    sync.BlockIndex: _block_index, sync.Barrier: _barrier, sync.Require: _nothing, sync.Breakpoint: _nothing,
+    sync.Assert: _assert, sync.Print: _print,
+    control.For: _for, control.While: _while, control.If: _if, Item: _item,
+}  # fmt: skip

@@ -1,0 +1,152 @@
+"""The state of one kernel being written: what each IR value is in one thread, and the words that pack small elements.
+
+A tile is a `Fragment`: one LLVM scalar per slot of its layout. A scalar is its LLVM name. An array is a pointer with
+its extents and strides, each an LLVM name or an integer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilec.backends.convert import from_memory, stored, to_memory
+from tilec.backends.writer import Writer
+from tilec.ir.dtype import DType
+from tilec.ir.facts import Facts
+from tilec.ir.func import Func, Value
+from tilec.ir.layout import Layout
+from tilec.ir.target import Target
+
+WORD = 32
+TF32_MANTISSA = 10  # with 8 bits of exponent; memory holds it as an f32
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """One thread's part of a tile: an LLVM scalar per slot."""
+
+    dtype: DType
+    layout: Layout
+    slots: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ArrayRef:
+    """Where an array is: `base` is a pointer in its address space; integers are known, names are LLVM values.
+
+    Extents are i32, strides i64 and in elements. `offset` counts elements of a packed array before the first.
+    """
+
+    base: str
+    extents: tuple[str | int, ...]
+    strides: tuple[str | int, ...]
+    offset: str | int = 0
+
+
+@dataclass
+class Emitter:
+    """Everything that emitters share. `once` keeps values made at the kernel's entry, by what they are."""
+
+    func: Func
+    target: Target
+    facts: Facts
+    writer: Writer
+    entry: list[str] = field(default_factory=list)
+    values: dict[Value, Any] = field(default_factory=dict)
+    once: dict[Any, str] = field(default_factory=dict)
+    words: dict[tuple[str, ...], str] = field(default_factory=dict)
+    globals: list[str] = field(default_factory=list)
+    read_only: frozenset[Value] = frozenset()
+    tid: str = "%tid"
+    block: str = "entry"
+
+    @property
+    def threads(self) -> int:
+        return self.func.warps * self.target.warp_size
+
+    def let(self, rhs: str) -> str:
+        return self.writer.let(rhs)
+
+    def line(self, text: str) -> None:
+        self.writer.line(text)
+
+    @contextmanager
+    def at_entry(self) -> Iterator[None]:
+        """What is written inside stands at the kernel's entry, before everything that uses it."""
+        body, self.writer.lines = self.writer.lines, self.entry
+        yield
+        self.writer.lines = body
+
+    def start_block(self, name: str) -> None:
+        """What follows is in block `name`; phis name it."""
+        self.writer.start(name)
+        self.block = name
+
+    def call(self, name: str, result: str, *args: str) -> str:
+        """Calls an intrinsic: arguments with their types; the name of its result, "" for void."""
+        self.writer.declare(name, result, *(arg.rpartition(" ")[0] for arg in args))
+        text = f"call {result} @{name}({', '.join(args)})"
+        if result != "void":
+            return self.let(text)
+        self.line(text)
+        return ""
+
+    def constant_table(self, kind: str, items: Sequence[int]) -> str:
+        """A module constant in constant memory: its name."""
+        name = f"@table{len(self.globals)}"
+        text = ", ".join(f"{kind} {item}" for item in items)
+        self.globals.append(f"{name} = internal addrspace(4) constant [{len(items)} x {kind}] [{text}], align 16")
+        return name
+
+    def scalar(self, value: Value) -> str:
+        found = self.values[value]
+        assert isinstance(found, str), f"{value} is no scalar"
+        return found
+
+    def fragment(self, value: Value) -> Fragment:
+        found = self.values[value]
+        assert isinstance(found, Fragment), f"{value} is no tile"
+        return found
+
+    def array(self, value: Value) -> ArrayRef:
+        found = self.values[value]
+        assert isinstance(found, ArrayRef), f"{value} is no array"
+        return found
+
+    # -- words: several small elements in one 32-bit register ---------------------------------------------------
+
+    def word(self, slots: Sequence[str], dtype: DType) -> str:
+        """The integer (of 8 to 32 bits) whose bits are these elements, the first lowest."""
+        key = tuple(slots)
+        if key in self.words:
+            return self.words[key]
+        lane, whole = stored(dtype), f"i{memory_bits(dtype) * len(slots)}"
+        packed = [to_memory(self.writer, slot, dtype) for slot in slots]
+        if len(packed) == 1:
+            return packed[0] if lane == whole else self.let(f"bitcast {lane} {packed[0]} to {whole}")
+        vector = "poison"
+        for i, item in enumerate(packed):
+            vector = self.let(f"insertelement <{len(packed)} x {lane}> {vector}, {lane} {item}, i32 {i}")
+        return self.let(f"bitcast <{len(packed)} x {lane}> {vector} to {whole}")
+
+    def unword(self, word: str, dtype: DType, count: int = 0) -> list[str]:
+        """The elements in an integer; `count` of them, or as many as 32 bits hold."""
+        lane, bits = stored(dtype), memory_bits(dtype)
+        count = count or WORD // bits
+        whole = f"i{bits * count}"
+        if count == 1:
+            raw = [word if lane == whole else self.let(f"bitcast {whole} {word} to {lane}")]
+        else:
+            vector = self.let(f"bitcast {whole} {word} to <{count} x {lane}>")
+            raw = [self.let(f"extractelement <{count} x {lane}> {vector}, i32 {i}") for i in range(count)]
+        slots = [from_memory(self.writer, x, dtype) for x in raw]
+        if slots == raw:
+            self.words[tuple(slots)] = word
+        return slots
+
+
+def memory_bits(dtype: DType) -> int:
+    """Bits of one element in unpacked memory: whole bytes."""
+    return max(8, dtype.bits if dtype.mantissa != TF32_MANTISSA else WORD)

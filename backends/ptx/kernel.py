@@ -1,0 +1,125 @@
+"""A kernel as PTX: the LLVM IR of one thread, written straight from the tile instructions.
+
+    compile(func, target("sm_90a")).ptx
+`func` has been through the passes for its target: every tile has a layout, shared memory is planned, barriers stand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import gcd
+
+from tilec.backends import llvm
+from tilec.backends.convert import from_memory, stored
+from tilec.backends.ptx.assemble import Assembled, assemble, sass
+from tilec.backends.ptx.control import write_block
+from tilec.backends.ptx.emitter import ArrayRef, Emitter
+from tilec.backends.writer import Writer
+from tilec.ir.errors import TilecError
+from tilec.ir.facts import analyse
+from tilec.ir.func import Func, written_arrays
+from tilec.ir.inst.memory import Alloc
+from tilec.ir.signature import signature
+from tilec.ir.target import Target
+from tilec.ir.tile import ArrayType
+
+SHARED = "@shared"
+
+
+@dataclass(frozen=True)
+class PtxKernel:
+    """What became of a kernel: its LLVM IR, its PTX and, with an assembler, its machine code."""
+
+    func: Func
+    target: Target
+    llvm: str
+    ptx: str
+    shared_bytes: int
+
+    @property
+    def threads(self) -> int:
+        return self.func.warps * self.target.warp_size
+
+    @cached_property
+    def assembled(self) -> Assembled:
+        """By ptxas; TilecError where there is none."""
+        return assemble(self.ptx, self.target)
+
+    @cached_property
+    def sass(self) -> str:
+        return sass(self.assembled.cubin)
+
+
+def compile(func: Func, target: Target) -> PtxKernel:  # noqa: A001 - the word that users know
+    """PTX for a GPU; needs no GPU, driver or assembler."""
+    size = shared_bytes(func)
+    if size > target.shared_bytes_per_block:
+        raise TilecError(
+            f"{func.name} needs {size} bytes of shared memory, {target.name} has {target.shared_bytes_per_block} "
+            "for a block: choose smaller tiles or fewer stages", func.loc,
+        )  # fmt: skip
+    if func.warps > target.max_warps:
+        raise TilecError(f"{func.name} asks for {func.warps} warps, {target.name} runs at most {target.max_warps}", func.loc)
+    text = module(func, target)
+    return PtxKernel(func, target, text, llvm.to_ptx(text, target), size)
+
+
+def shared_bytes(func: Func) -> int:
+    """Bytes of shared memory of one block."""
+    allocations = [inst for inst in func.walk() if isinstance(inst, Alloc)]
+    return max((a.offset + a.nbytes for a in allocations if a.offset is not None), default=0)
+
+
+def module(func: Func, target: Target) -> str:
+    """The LLVM IR of the kernel."""
+    writer = Writer("ptx")
+    written = written_arrays(func)
+    aliased = bool(func.schedule.get("alias"))
+    read_only = frozenset(p for p in func.params if isinstance(p.type, ArrayType) and p not in written and not aliased)
+    e = Emitter(func, target, analyse(func), writer, read_only=read_only)
+    parameters = _parameters(e)
+    e.start_block("body")
+    write_block(e, func.body)
+    e.line("ret void")
+    header = f"define ptx_kernel void @{func.name}({', '.join(parameters)}) #0 {{"
+    body = ["entry:", *_thread_number(e), *e.entry, "  br label %body", *writer.lines, "}"]
+    declarations = list(writer.declarations.values())
+    shared = [f"{SHARED} = external addrspace(3) global [0 x i8], align 1024"] if shared_bytes(func) else []
+    return "\n".join([*shared, *e.globals, header, *body, *declarations, *_attributes(func, e), ""])
+
+
+def _thread_number(e: Emitter) -> list[str]:
+    e.writer.declare("llvm.nvvm.read.ptx.sreg.tid.x", "i32")
+    return [f"  {e.tid} = call range(i32 0, {e.threads}) i32 @llvm.nvvm.read.ptx.sreg.tid.x()"]
+
+
+def _attributes(func: Func, e: Emitter) -> list[str]:
+    named = {"nvvm.maxntid": e.threads, "nvvm.minctasm": func.schedule.get("blocks_per_sm"),
+             "nvvm.maxnreg": func.schedule.get("max_registers")}  # fmt: skip
+    text = " ".join(f'"{name}"="{value}"' for name, value in named.items() if value)
+    return [f"attributes #0 = {{ nounwind {text} }}", "attributes #1 = { convergent nounwind memory(none) }", "!1 = !{}", "!2 = distinct !{!2, !3}", "!3 = !{!\"llvm.loop.unroll.disable\"}"]
+
+
+def _parameters(e: Emitter) -> list[str]:
+    """The kernel's LLVM parameters; arrays and scalars are entered as values."""
+    found: list[str] = []
+    names: dict[tuple[str, int, int], str] = {}
+    for i, slot in enumerate(signature(e.func)):
+        name = names[slot.kind, slot.param, slot.axis] = f"%a{i}"
+        if slot.kind == "pointer":
+            align = e.func.params[slot.param].array_type.align
+            noalias = "" if e.func.schedule.get("alias") else "noalias "
+            found.append(f"ptr addrspace(1) {noalias}align {gcd(align, 128)} {name}")
+        else:
+            found.append(f"{stored(slot.dtype)} {name}")
+    for i, param in enumerate(e.func.params):
+        if not isinstance(param.type, ArrayType):
+            with e.at_entry():
+                e.values[param] = from_memory(e.writer, names["scalar", i, 0], param.tile.dtype)
+            continue
+        kind = param.type
+        extents = tuple(n if isinstance(n, int) else names["extent", i, a] for a, n in enumerate(kind.shape))
+        strides = tuple(n if isinstance(n, int) else names["stride", i, a] for a, n in enumerate(kind.strides))
+        e.values[param] = ArrayRef(names["pointer", i, 0], extents, strides)
+    return found

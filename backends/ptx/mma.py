@@ -1,0 +1,105 @@
+"""The matrix product of one block: mma.sync on fragments, or fused multiply-adds where no matrix unit serves.
+
+The pass that chose the layouts guarantees that a, b and c are tilings of the atom's fragments by the same warps, so
+that slots with the same atom coordinates belong together in every thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tilec.backends.ptx.emitter import Fragment
+from tilec.ir import dtype as dt
+from tilec.ir.atoms import mma_atom
+from tilec.ir.dtype import DType
+from tilec.ir.inst.mma import Dot
+from tilec.ir.layout import Layout
+
+if TYPE_CHECKING:
+    from tilec.backends.ptx.emitter import Emitter
+
+Slots = Mapping[tuple[int, ...], int]
+
+
+def by_coordinates(layout: Layout) -> Slots:
+    """The slot that holds each coordinate offset from the thread's first element."""
+    found: dict[tuple[int, ...], int] = {}
+    for s, point in enumerate(layout.slot_part().tolist()):
+        found.setdefault(tuple(point), s)
+    return found
+
+
+def ptx_type(dtype: DType) -> str:
+    """PTX's name of an operand's type: s8, u8, f16, e4m3 ..."""
+    if dtype.is_integer:
+        return f"{'s' if dtype.is_signed else 'u'}{dtype.bits}"
+    return f"e{dtype.exponent}m{dtype.mantissa}" if dtype.bits == 8 else dtype.name
+
+
+def dot(e: Emitter, inst: Dot) -> Fragment:
+    a, b, c = e.fragment(inst.a), e.fragment(inst.b), e.fragment(inst.c)
+    if not inst.atom:
+        return _fma(e, a, b, c)
+    m, n, k = inst.atom
+    atom = mma_atom(m, n, k, a.dtype.bits)
+    places = [by_coordinates(f.layout) for f in (a, b, c)]
+    parts = [[tuple(p) for p in part.slot_part().tolist()] for part in (atom.a, atom.b, atom.c)]
+    out = list(c.slots)
+    rows = sorted({r // m for r, _ in places[2]})
+    columns = sorted({s // n for _, s in places[2]})
+    for step in range(a.layout.shape[1] // k):
+        for i in rows:
+            left = _words(e, a, [places[0][i * m + r, step * k + s] for r, s in parts[0]])
+            for j in columns:
+                right = _words(e, b, [places[1][step * k + r, j * n + s] for r, s in parts[1]])
+                mine = [places[2][i * m + r, j * n + s] for r, s in parts[2]]
+                found = _mma(e, (m, n, k), (a.dtype, b.dtype, c.dtype), left, right, [out[s] for s in mine])
+                for s, value in zip(mine, found, strict=True):
+                    out[s] = value
+    return Fragment(c.dtype, c.layout, out)
+
+
+def _words(e: Emitter, tile: Fragment, slots: list[int]) -> list[str]:
+    """Registers of one operand: as many elements as fit 32 bits in each."""
+    per = 32 // tile.dtype.bits if tile.dtype != dt.tf32 else 1
+    return [e.word([tile.slots[s] for s in slots[i : i + per]], tile.dtype) for i in range(0, len(slots), per)]
+
+
+def _mma(
+    e: Emitter, shape: tuple[int, int, int], types: tuple[DType, DType, DType], a: list[str], b: list[str], c: list[str]
+) -> list[str]:
+    """One mma.sync: d = a @ b + c on a warp's fragments."""
+    m, n, k = shape
+    into, kind = ("f", "float") if types[2].is_float else ("r", "i32")
+    names = [ptx_type(t) for t in (types[2], types[0], types[1], types[2])]
+    lists, at = [], 0
+    for count in (len(c), len(a), len(b), len(c)):
+        lists.append("{" + ", ".join(f"${at + i}" for i in range(count)) + "}")
+        at += count
+    text = f"mma.sync.aligned.m{m}n{n}k{k}.row.col.{'.'.join(names)} {', '.join(lists)};"
+    constraints = ",".join([f"={into}"] * len(c) + ["r"] * (len(a) + len(b)) + [into] * len(c))
+    given = ", ".join([f"i32 {x}" for x in (*a, *b)] + [f"{kind} {x}" for x in c])
+    result = "{ " + ", ".join([kind] * len(c)) + " }"
+    whole = e.let(f'call {result} asm "{text}", "{constraints}"({given}) #1')
+    return [e.let(f"extractvalue {result} {whole}, {i}") for i in range(len(c))]
+
+
+def _fma(e: Emitter, a: Fragment, b: Fragment, c: Fragment) -> Fragment:
+    """c[r, s] += a[r, k] * b[k, s] element by element; a thread holds the rows of a and columns of b that it needs."""
+    left, right, mine = by_coordinates(a.layout), by_coordinates(b.layout), by_coordinates(c.layout)
+    out = list(c.slots)
+    for k in range(a.layout.shape[1]):
+        for (r, s), slot in mine.items():
+            x, y = a.slots[left[r, k]], b.slots[right[k, s]]
+            out[slot] = _multiply_add(e, x, y, out[slot], a.dtype, c.dtype)
+    return Fragment(c.dtype, c.layout, out)
+
+
+def _multiply_add(e: Emitter, x: str, y: str, z: str, operand: DType, sum_: DType) -> str:
+    from tilec.backends.convert import cast
+
+    x, y = (cast(e.writer, v, operand, sum_) for v in (x, y))
+    if sum_.is_integer:
+        return e.writer.op("add", f"i{sum_.bits}", z, e.writer.op("mul", f"i{sum_.bits}", x, y))
+    return e.writer.call("llvm.fma", "double" if sum_ == dt.f64 else "float", x, y, z)

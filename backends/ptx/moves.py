@@ -1,0 +1,143 @@
+"""Instructions that move elements: most are a choice among a thread's own registers, some shuffle within a warp.
+
+What would need shared memory has been written out as a store and a load by the exchange pass.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tilec.backends.ptx.emitter import Fragment
+from tilec.backends.ptx.reduce import shuffle
+from tilec.backends.ptx.threads import per_thread, predicate
+from tilec.backends.writer import held
+from tilec.ir.conversion import Conversion, conversion
+from tilec.ir.dtype import DType
+from tilec.ir.inst import shape as moves
+from tilec.ir.layout_ops import part_slots
+
+if TYPE_CHECKING:
+    from tilec.backends.ptx.emitter import Emitter
+
+
+def same_slots(e: Emitter, inst: moves.Permute) -> Fragment:
+    """The layout's axes move; no register does."""
+    x = e.fragment(inst.x)
+    assert inst.tile.layout is not None, "the layout pass gives every tile a layout"
+    return Fragment(x.dtype, inst.tile.layout, x.slots)
+
+
+def reshape(e: Emitter, inst: moves.Reshape) -> Fragment | str:
+    if inst.x.tile.rank == 0:
+        assert inst.layout is not None, "the layout pass gives every tile a layout"
+        return Fragment(inst.tile.dtype, inst.layout, [e.scalar(inst.x)] * inst.layout.slots)
+    x = e.fragment(inst.x)
+    if inst.tile.rank == 0:
+        return x.slots[0]
+    assert inst.layout is not None and inst.layout == x.layout.reshape(inst.shape), "reshape keeps every register"
+    return Fragment(x.dtype, inst.layout, x.slots)
+
+
+def broadcast(e: Emitter, inst: moves.Broadcast) -> Fragment:
+    layout = inst.layout
+    assert layout is not None, "the layout pass gives every tile a layout"
+    if inst.x.tile.rank == 0:
+        return Fragment(inst.tile.dtype, layout, [e.scalar(inst.x)] * layout.slots)
+    x = e.fragment(inst.x)
+    kept = np.array([1 if n == m else 0 for n, m in zip(x.layout.shape, layout.shape, strict=True)])
+    slots = x.layout.find_slots(layout.slot_part() * kept)
+    assert (slots >= 0).all(), "a broadcast's operand is held like its result"
+    return Fragment(x.dtype, layout, [x.slots[s] for s in slots])
+
+
+def extract(e: Emitter, inst: moves.Extract) -> Fragment:
+    x = e.fragment(inst.x)
+    assert inst.layout is not None, "the layout pass gives every tile a layout"
+    return Fragment(x.dtype, inst.layout, [x.slots[s] for s in part_slots(x.layout, inst.start, inst.layout)])
+
+
+def stack(e: Emitter, inst: moves.Stack) -> Fragment:
+    """Tiles of one layout become the most significant slots."""
+    assert inst.layout is not None, "the layout pass gives every tile a layout"
+    slots = [slot for v in inst.tiles for slot in e.fragment(v).slots]
+    return Fragment(inst.tile.dtype, inst.layout, slots)
+
+
+def convert(e: Emitter, inst: moves.Convert) -> Fragment:
+    x = e.fragment(inst.x)
+    way = conversion(x.layout, inst.layout)
+    if way.slots is not None:
+        return Fragment(x.dtype, inst.layout, [x.slots[s] for s in way.slots])
+    assert way.kind == "shuffle", "the exchange pass has taken what needs shared memory"
+    return Fragment(x.dtype, inst.layout, [_shuffled(e, x, way, s) for s in range(inst.layout.slots)])
+
+
+def _shuffled(e: Emitter, x: Fragment, way: Conversion, s: int) -> str:
+    assert way.lanes is not None and way.sources is not None and way.sent is not None, "a shuffle has its tables"
+    kind, lanes, sources = held(x.dtype), way.lanes[s], way.sources[s]
+    if way.shuffles[s] == 0:
+        return _choose(e, x, sources, kind)
+    lane = per_thread(e, lanes)
+    if way.select_first[s]:
+        return shuffle(e, _choose(e, x, way.sent[s], kind), x.dtype, "idx", lane)
+    found = ""
+    for source in sorted(set(sources.tolist())):
+        moved = shuffle(e, x.slots[source], x.dtype, "idx", lane)
+        mine = predicate(e, sources == source)
+        found = moved if not found or mine is None else e.let(f"select i1 {mine}, {kind} {moved}, {kind} {found}")
+    return found
+
+
+def _choose(e: Emitter, x: Fragment, table: np.ndarray, kind: str) -> str:  # type: ignore[type-arg]
+    """Each thread's own slot, by a static table."""
+    found = ""
+    for source in sorted(set(table.tolist())):
+        mine = predicate(e, table == source)
+        mine_now = x.slots[source]
+        found = mine_now if not found or mine is None else e.let(f"select i1 {mine}, {kind} {mine_now}, {kind} {found}")
+    return found
+
+
+def view(e: Emitter, inst: moves.View) -> Fragment:
+    """The same bits as other elements: words of the old ones, fields of those."""
+    x = e.fragment(inst.x)
+    if x.layout != inst.source:
+        assert conversion(x.layout, inst.source).slots is not None, "the layout pass brings a view its source layout"
+    per = 32 // x.dtype.bits if 32 % x.dtype.bits == 0 else 0
+    assert per and x.dtype.bits >= 8, "a view reads whole bytes"
+    words = [_padded_word(e, x, i, per) for i in range(0, x.layout.slots, per)]
+    dtype = inst.dtype
+    slots = [_field(e, words, i * dtype.bits, dtype) for i in range(inst.layout.slots)]
+    return Fragment(dtype, inst.layout, slots)
+
+
+def _padded_word(e: Emitter, x: Fragment, first: int, per: int) -> str:
+    """32 bits of elements; the last word of a thread may be short."""
+    items = list(x.slots[first : first + per])
+    return e.word(items + [e.writer.constant(0, x.dtype)] * (per - len(items)), x.dtype)
+
+
+def _field(e: Emitter, words: list[str], start: int, dtype: DType) -> str:
+    """`dtype.bits` bits from bit `start` of a row of 32-bit words, as registers hold the dtype."""
+    bits, kind = dtype.bits, held(dtype)
+    word, low = words[start // 32], start % 32
+    if bits == 32:
+        return word if kind == "i32" else e.let(f"bitcast i32 {word} to {kind}")
+    if low + bits > 32:
+        wide = e.call("llvm.fshr.i32", "i32", f"i32 {words[start // 32 + 1]}", f"i32 {word}", f"i32 {low}")
+        word, low = wide, 0
+    up = 32 - low - bits
+    if dtype.is_integer and dtype.is_signed and bits < 8:
+        word = e.let(f"shl i32 {word}, {up}") if up else word
+        field = e.let(f"ashr i32 {word}, {32 - bits}")
+    else:
+        field = e.let(f"lshr i32 {word}, {low}") if low else word
+        field = e.let(f"and i32 {field}, {(1 << bits) - 1}") if bits < 8 else field
+    small = f"i{max(8, bits)}"
+    field = e.let(f"trunc i32 {field} to {small}")
+    if dtype.is_bool:
+        return e.let(f"icmp ne i8 {field}, 0")
+    return field if small == kind else e.let(f"bitcast {small} {field} to {kind}")
+

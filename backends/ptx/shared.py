@@ -1,0 +1,170 @@
+"""Tiles in shared memory at places known at compile time: wide accesses and ldmatrix.
+
+Every thread's byte offsets are a static table. `Places` writes them as (base ^ x) + c: one base per thread, an xor per
+distinct swizzled part, and a constant that becomes part of the instruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilec.backends.ptx import access
+from tilec.backends.ptx.emitter import Fragment, memory_bits
+from tilec.backends.ptx.threads import per_thread, predicate
+from tilec.backends.ptx.words import as_words, from_words
+from tilec.ir.func import Value
+from tilec.ir.layout import Layout
+from tilec.ir.memory_layout import row_major
+from tilec.ir.tile import ArrayType
+
+if TYPE_CHECKING:
+    from tilec.backends.ptx.emitter import Emitter
+
+Offsets = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+LANES, ROW = 32, 16  # of a warp; bytes of a row that ldmatrix reads
+
+
+def byte_offsets(kind: ArrayType, layout: Layout, at: Sequence[int]) -> Offsets:
+    """Byte offset of each (thread, slot) of a tile at `at`, int64 [threads, slots]; pad is put at the tile's edge."""
+    shape = tuple(n for n in kind.shape if isinstance(n, int))
+    points = np.clip(layout.points(), 0, np.array(layout.shape) - 1).astype(np.int64) + np.array(at, np.int64)
+    memory = kind.layout or row_major(shape)
+    bits = memory_bits(kind.dtype)
+    return np.asarray(memory.byte_offset(tuple(np.moveaxis(points, -1, 0)), bits), np.int64).reshape(points.shape[:2])
+
+
+class Places:
+    """Pointers to static byte offsets, [threads, n], of one shared buffer."""
+
+    def __init__(self, e: Emitter, base: str, offsets: Offsets, swizzled: int) -> None:
+        self.e, self.base, self.offsets, self.swizzled = e, base, offsets, swizzled
+
+    def __getitem__(self, i: int) -> str:
+        first, mine = self.offsets[:, 0], self.offsets[:, i]
+        flip = int(first[0] ^ mine[0]) & self.swizzled
+        step = int(mine[0] - (first[0] ^ flip))
+        if not np.array_equal((first ^ flip) + step, mine):
+            flip, step, first = 0, int(mine.min()), mine - mine.min()
+        start = per_thread(self.e, first ^ flip) if flip == 0 else self._flipped(first, flip)
+        pointer = self._at(start)
+        return self.e.let(f"getelementptr i8, ptr addrspace(3) {pointer}, i32 {step}") if step else pointer
+
+    def _flipped(self, first: Offsets, flip: int) -> str:
+        key = ("flip", per_thread(self.e, first), flip)
+        if key not in self.e.once:
+            with self.e.at_entry():
+                self.e.once[key] = self.e.let(f"xor i32 {key[1]}, {flip}")
+        return self.e.once[key]
+
+    def _at(self, start: str) -> str:
+        key = ("place", self.base, start)
+        if key not in self.e.once:
+            with self.e.at_entry():
+                self.e.once[key] = self.e.let(f"getelementptr i8, ptr addrspace(3) {self.base}, i32 {start}")
+        return self.e.once[key]
+
+
+def places(e: Emitter, buffer: Value, offsets: Offsets) -> Places:
+    layout = buffer.array_type.layout
+    swizzle = layout.swizzle if layout is not None else None
+    return Places(e, e.array(buffer).base, offsets, swizzle.block - 1 if swizzle else 0)
+
+
+def run_length(offsets: Offsets, bits: int, static: Mask) -> int:
+    """Slots that one instruction moves: next to each other and aligned in every thread, used alike."""
+    size, slots = bits // 8, offsets.shape[1]
+    length = min(16 // size, slots & -slots)
+    while length > 1:
+        grouped = offsets.reshape(len(offsets), -1, length)
+        near = (grouped == grouped[..., :1] + np.arange(length) * size).all()
+        alike = (static.reshape(grouped.shape) == static[:, ::length][..., None]).all()
+        if near and alike and (grouped[..., 0] % (length * size) == 0).all():
+            break
+        length //= 2
+    return length
+
+
+def load(e: Emitter, buffer: Value, layout: Layout, at: Sequence[int]) -> Fragment:
+    """A tile from a shared buffer: by ldmatrix where its fragments match, else in wide runs."""
+    kind = buffer.array_type
+    offsets, bits = byte_offsets(kind, layout, at), memory_bits(kind.dtype)
+    matrices = _matrices(offsets, bits) if e.target.has("ldmatrix") else None
+    if matrices is not None:
+        return Fragment(kind.dtype, layout, _ldmatrix(e, buffer, kind, *matrices))
+    length = run_length(offsets, bits, np.ones(offsets.shape, bool))
+    starts = places(e, buffer, offsets[:, ::length])
+    slots: list[str] = []
+    for i in range(layout.slots // length):
+        words = access.load(e, starts[i], length * bits // 8, "shared", False)
+        slots += from_words(e, words, length, kind.dtype)
+    return Fragment(kind.dtype, layout, slots)
+
+
+def store(e: Emitter, buffer: Value, tile: Fragment, at: Sequence[int]) -> None:
+    """A tile into a shared buffer, each element by its owner."""
+    kind = buffer.array_type
+    offsets, bits, taking = byte_offsets(kind, tile.layout, at), memory_bits(kind.dtype), tile.layout.owner_mask()
+    length = run_length(offsets, bits, taking)
+    starts = places(e, buffer, offsets[:, ::length])
+    for i in range(tile.layout.slots // length):
+        first, who = i * length, taking[:, i * length]
+        if not who.any():
+            continue
+        words = as_words(e, tile.slots[first : first + length], tile.dtype)
+        condition = predicate(e, who)
+        if condition is None:
+            access.store(e, starts[i], words, length * bits // 8, "shared")
+        else:
+            access.store_if(e, condition, starts[i], words, length * bits // 8, "shared")
+
+
+# -- ldmatrix: four 8x8 blocks of 16-bit units per instruction ------------------------------------------------------
+
+
+def _matrices(offsets: Offsets, bits: int) -> tuple[Offsets, bool] | None:
+    """Byte offsets of the rows of each matrix, [warps, matrices, 8], and whether it is read transposed."""
+    per = 32 // bits if bits <= 32 else 0
+    if not per or offsets.shape[1] % per or offsets.shape[0] % LANES or bits < 8:
+        return None
+    words = offsets.reshape(-1, 8, 4, offsets.shape[1] // per, per)  # warp, lane / 4, lane % 4, word, element
+    size = bits // 8
+    rows = words[:, :, :1, :, :1]
+    along = (np.arange(4) * 4)[:, None, None] + np.arange(per) * size
+    if np.array_equal(np.broadcast_to(rows + along, words.shape), words) and (rows % ROW == 0).all():
+        return rows[:, :, 0, :, 0].transpose(0, 2, 1), False
+    if bits != 16:
+        return None
+    rows = words[:, :1]
+    across = (np.arange(8) * size)[:, None, None, None]
+    if np.array_equal(np.broadcast_to(rows + across, words.shape), words) and (rows % ROW == 0).all():
+        return rows[:, 0].transpose(0, 2, 1, 3).reshape(len(words), -1, 8), True
+    return None
+
+
+def _ldmatrix(e: Emitter, buffer: Value, kind: ArrayType, rows: Offsets, transposed: bool) -> list[str]:
+    """Every fragment of a tile; lanes 8i .. 8i + 7 give the row addresses of matrix i."""
+    slots: list[str] = []
+    count = rows.shape[1]
+    groups = [(first, 4 if count - first >= 4 else 2 if count - first >= 2 else 1) for first in _starts(count)]
+    tables = [np.tile(rows[:, first : first + n], (1, 4 // n, 1)).reshape(-1) for first, n in groups]
+    addresses = places(e, buffer, np.stack(tables, 1))
+    for i, (_, n) in enumerate(groups):
+        for word in _ldmatrix_once(e, addresses[i], n, transposed):
+            slots += e.unword(word, kind.dtype)
+    return slots
+
+
+def _starts(count: int) -> list[int]:
+    whole = list(range(0, count - count % 4, 4))
+    return whole + [count - count % 4 + step for step in ((), (0,), (0,), (0, 2))[count % 4]]
+
+
+def _ldmatrix_once(e: Emitter, address: str, n: int, transposed: bool) -> list[str]:
+    name = f"llvm.nvvm.ldmatrix.sync.aligned.m8n8.x{n}{'.trans' if transposed else ''}.b16.p3"
+    result = "i32" if n == 1 else "{ " + ", ".join(["i32"] * n) + " }"
+    found = e.call(name, result, f"ptr addrspace(3) {address}")
+    return [found] if n == 1 else [e.let(f"extractvalue {result} {found}, {i}") for i in range(n)]

@@ -1,0 +1,179 @@
+"""What proposes layouts, and what each costs: matrix atoms, wide accesses to memory, reductions, views.
+
+Prices are in cycles of one SM for one warp, as in tilec.ir.conversion: an access of a warp costs one cycle per 32-byte
+sector or shared wavefront that it touches.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+
+from tilec.ir.conversion import conversion
+from tilec.ir.digits import Digit
+from tilec.ir.dtype import DType
+from tilec.ir.facts import Facts
+from tilec.ir.inst.memory import Load, Store
+from tilec.ir.inst.mma import Dot
+from tilec.ir.layout import Layout, local, register, spatial
+from tilec.ir.layouts import blocked, mma_a, mma_b, mma_c
+from tilec.ir.tile import ArrayType
+
+WARP, SECTOR = 32, 32  # threads; bytes
+Trio = tuple[Layout, Layout, Layout]
+
+
+# -- products -------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def dot_layouts(shape: tuple[int, int, int], dtypes: tuple[DType, DType, DType], atom: bool, warps: int, chained: bool) -> Trio:
+    """Layouts of a, b and c for a product of (m, n, k). `chained`: a comes from another product, so that warps lie
+    below each other and its accumulators are this one's fragments."""
+    if not atom:
+        return _fma_layouts(shape, warps * WARP)
+    m, n, k = shape
+    across = min(_splits(warps), key=lambda w: _traffic(shape, w, chained))
+    a, b, c = dtypes
+    return mma_a(a, (m, k), across), mma_b(b, (k, n), across), mma_c(c, (m, n), across)
+
+
+def _splits(warps: int) -> list[tuple[int, int]]:
+    return [(wm, warps // wm) for wm in range(1, warps + 1) if warps % wm == 0]
+
+
+def _traffic(shape: tuple[int, int, int], warps: tuple[int, int], chained: bool) -> tuple[int, int, int]:
+    """Rows and columns that each warp reads for its part of the product, idle parts counted as work."""
+    (m, n, _), (wm, wn) = shape, warps
+    rows, columns = -(-m // (16 * wm)) * 16, -(-n // (8 * wn)) * 8
+    work = rows * columns
+    return work * (2 if chained and wn > 1 else 1), rows + columns, wn
+
+
+def _fma_layouts(shape: tuple[int, int, int], threads: int) -> Trio:
+    """Each thread a rectangle of c, as square as can be: rows * columns products for rows + columns reads."""
+    m, n, k = shape
+    down = min((d for d in range(1, threads + 1) if threads % d == 0),
+               key=lambda d: (-(-m // d) * -(-n // (threads // d)), -(-m // d) + -(-n // (threads // d))))  # fmt: skip
+    across = threads // down
+    rows, columns = -(-m // down), -(-n // across)
+    a = register((m, k), (Digit(down, (rows, 0)), Digit(across, (0, 0))), (Digit(rows, (1, 0)), Digit(k, (0, 1))))
+    b = register((k, n), (Digit(down, (0, 0)), Digit(across, (0, columns))), (Digit(k, (1, 0)), Digit(columns, (0, 1))))
+    c = register((m, n), (Digit(down, (rows, 0)), Digit(across, (0, columns))), (Digit(rows, (1, 0)), Digit(columns, (0, 1))))
+    return a, b, c
+
+
+def layouts_of_dot(dot: Dot, warps: int, chained: bool) -> Trio:
+    (m, k), n = dot.a.tile.shape, dot.b.tile.shape[1]
+    dtypes = (dot.a.tile.dtype, dot.b.tile.dtype, dot.c.tile.dtype)
+    return dot_layouts((m, n, k), dtypes, bool(dot.atom), warps, chained)
+
+
+# -- memory ---------------------------------------------------------------------------------------------------------
+
+
+def wide(inst: Load | Store, shape: tuple[int, ...], threads: int, facts: Facts) -> Layout:
+    """The layout of the widest coalesced access to a tile of an array that alignment proves."""
+    kind = inst.array.array_type
+    axis = next((a for a in reversed(range(kind.rank)) if kind.strides[a] == 1), kind.rank - 1)
+    vector = _vector(inst, shape, axis, facts, max(1, prod(shape) // threads))
+    if axis == kind.rank - 1:
+        return blocked(shape, threads, vector)
+    order = (*(a for a in range(kind.rank) if a != axis), axis)
+    turned = blocked(tuple(shape[a] for a in order), threads, vector)
+    return turned.permute(tuple(order.index(a) for a in range(kind.rank)))
+
+
+def _vector(inst: Load | Store, shape: tuple[int, ...], axis: int, facts: Facts, most: int) -> int:
+    """Elements per access: a power of two that divides the tile, the alignment and, where masked, the extent."""
+    kind, at = inst.array.array_type, inst.at
+    size = max(1, kind.dtype.bits // 8)
+    vector = 1 << (max(1, min(16 // size, most)).bit_length() - 1)
+    while vector > 1:
+        steps = [facts.multiple(at[a]) * facts.stride_multiple(inst.array, a) for a in range(kind.rank) if a != axis]
+        moves = [facts.stride_multiple(inst.array, a) for a in range(kind.rank) if a != axis and shape[a] > 1]
+        starts = int(np.gcd.reduce([shape[axis], facts.multiple(at[axis]), *steps, *moves]))
+        whole = axis not in inst.masked or facts.extent_multiple(inst.array, axis) % vector == 0
+        if starts % vector == 0 and facts.align(inst.array) % (vector * size) == 0 and whole:
+            break
+        vector //= 2
+    return vector
+
+
+@lru_cache(maxsize=4096)
+def access_cost(layout: Layout, kind: ArrayType, vector_limit: int) -> float:
+    """Sectors that the warps of a block touch in one access of the whole tile, per warp."""
+    axis = next((a for a in reversed(range(kind.rank)) if kind.strides[a] == 1), None)
+    size = max(1, kind.dtype.bits // 8)
+    slots = layout.slot_part()
+    run = 1
+    while axis is not None and run * 2 <= vector_limit and layout.slots % (run * 2) == 0 and _contiguous(slots, run * 2, axis):
+        run *= 2
+    points = layout.points()[:, ::run].astype(np.int64)
+    last = axis if axis is not None else kind.rank - 1
+    rows = np.zeros(points.shape[:2], np.int64)
+    for a in range(layout.rank):
+        if a != last:
+            rows = rows * 4096 + points[..., a]
+    sectors = rows * (1 << 20) + points[..., last] * size // SECTOR if axis is not None else rows * (1 << 20) + points[..., last]
+    warps = np.sort(sectors.reshape(-1, WARP, sectors.shape[1]), axis=1)
+    touched = (np.diff(warps, axis=1) != 0).sum() + warps.shape[0] * warps.shape[2]
+    return float(touched) / warps.shape[0] + sectors.shape[1]
+
+
+def _contiguous(slots: np.ndarray, run: int, axis: int) -> bool:  # type: ignore[type-arg]
+    step = np.zeros(slots.shape[1], slots.dtype)
+    step[axis] = 1
+    grouped = slots.reshape(-1, run, slots.shape[1])
+    return bool((grouped == grouped[:, :1] + np.arange(run)[:, None] * step).all())
+
+
+# -- reductions, scans, scalars -------------------------------------------------------------------------------------
+
+
+def in_warp(shape: tuple[int, ...], axis: int, warps: int) -> Layout:
+    """The axis within one warp, its lanes side by side; the other axes over warps."""
+    rest = shape[:axis] + shape[axis + 1 :]
+    outer = blocked(rest, warps, 1).insert_axis(axis)
+    return _along(outer, axis, -(-shape[axis] // WARP), WARP).with_shape(shape)
+
+
+def in_thread(shape: tuple[int, ...], axis: int, threads: int) -> Layout:
+    """The axis within one thread; the other axes over threads."""
+    rest = shape[:axis] + shape[axis + 1 :]
+    return _along(blocked(rest, threads, 1).insert_axis(axis), axis, shape[axis], 1).with_shape(shape)
+
+
+def _along(outer: Layout, axis: int, slots: int, lanes: int) -> Layout:
+    ones = [1] * outer.rank
+    steps, side = (tuple([*ones[:axis], n, *ones[axis + 1 :]]) for n in (slots, lanes))
+    return outer * local(*steps) * spatial(*side)
+
+
+def everywhere(shape: tuple[int, ...], threads: int) -> Layout:
+    """Every thread holds all of it."""
+    return blocked(shape, threads, 1) if prod(shape) == 1 else register(shape, (Digit(threads, (0,) * len(shape)),), local(*shape).digits("slot"))
+
+
+# -- conversions ----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)
+def conversion_cost(a: Layout, b: Layout) -> float:
+    """What it takes to come from a to b."""
+    return 0.0 if a == b else conversion(a, b).cost
+
+
+def collapsed(layout: Layout, operand: tuple[int, ...]) -> Layout:
+    """The layout of a broadcast's operand that makes it free: the result's, with the repeated axes at 0."""
+    kept = tuple(0 if n == 1 and m != 1 else 1 for n, m in zip(operand, layout.shape, strict=True))
+
+    def strides(digits: tuple[Digit, ...]) -> tuple[Digit, ...]:
+        return tuple(Digit(d.extent, tuple(s * k for s, k in zip(d.stride, kept, strict=True))) for d in digits)
+
+    slots = tuple(d for d in strides(layout.digits("slot")) if any(d.stride))
+    return register(operand, strides(layout.digits("thread")), slots)
+
+

@@ -1,0 +1,217 @@
+"""Choosing layouts: per component the cheapest of what its border proposes.
+
+Matrix products, views and annotations fix the layout of their components; from there decisions spread along the links
+(reductions, broadcasts, reshapes, permutations), first to the components that know most about their neighbours.
+`TILEC_DEBUG=1` prints each decision with the prices of the candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tilec.ir import debug
+from tilec.ir.errors import TilecError
+from tilec.ir.facts import Facts
+from tilec.ir.func import Func, Inst
+from tilec.ir.inst import memory as mem
+from tilec.ir.inst.mma import Dot
+from tilec.ir.inst.reduce import ArgReduce, Reduce, Scan, crosses_warps, reducible
+from tilec.ir.inst.shape import Annotate, Broadcast, Extract, Permute, Reshape, View
+from tilec.ir.layout import Layout
+from tilec.ir.layout_ops import slice_tile
+from tilec.ir.layouts import blocked
+from tilec.ir.passes import anchors
+from tilec.ir.passes.components import ELEMENTWISE, Component, Components
+
+IMPOSSIBLE, ACROSS_WARPS, THROUGH_MEMORY = 500.0, 40.0, 60.0  # cycles: see anchors
+
+
+class Choice:
+    """The layout of every component."""
+
+    def __init__(self, func: Func, components: Components, facts: Facts, threads: int) -> None:
+        self.components, self.facts, self.threads = components, facts, threads
+        self.warps = threads // anchors.WARP
+        self.of: dict[Component, Layout] = {}
+        dots = [inst for inst in func.walk() if isinstance(inst, Dot)]
+        self._chained = {components.of(d.a) for d in dots} & {components.of(d) for d in dots} - {None}
+        self._fix(func)
+        self._spread()
+
+    def dot_layouts(self, dot: Dot) -> anchors.Trio:
+        of = self.components.of
+        return anchors.layouts_of_dot(dot, self.warps, bool({of(dot), of(dot.a)} & self._chained))
+
+    def _fix(self, func: Func) -> None:
+        for inst in func.walk():
+            component = self.components.of(inst)
+            if component is None:
+                continue
+            if isinstance(inst, Annotate):
+                _check_threads(inst.wanted, self.threads)
+                self.of[component] = inst.wanted
+            elif isinstance(inst, Dot):
+                self.of.setdefault(component, self.dot_layouts(inst)[2])
+            elif isinstance(inst, View):
+                _check_threads(inst.layout, self.threads)
+                self.of.setdefault(component, inst.layout)
+
+    def _spread(self) -> None:
+        waiting = [c for c in self.components.all if c not in self.of]
+        while waiting:
+            best = max(waiting, key=lambda c: (self._known(c), -c.number))
+            waiting.remove(best)
+            self.of[best] = self._cheapest(best)
+
+    def _known(self, component: Component) -> int:
+        """How many border instructions already know what they want."""
+        return sum(1 for inst in component.border if any(True for _ in self._proposals(component, inst, False)))
+
+    def _cheapest(self, component: Component) -> Layout:
+        candidates = [layout for inst in component.border for layout in self._proposals(component, inst, True)]
+        candidates = list(dict.fromkeys(candidates)) or [blocked(component.shape, self.threads, 1)]
+        prices = {layout: self.price(component, layout) for layout in candidates}
+        chosen = min(candidates, key=lambda layout: prices[layout])
+        if debug.level() >= 1:
+            told = ", ".join(f"{price:.0f}: {layout}" for layout, price in prices.items())
+            print(f"layout of {list(component.shape)} (component {component.number}): {chosen}  [{told}]")
+        return chosen
+
+    # -- what the border proposes -----------------------------------------------------------------------------------
+
+    def _proposals(self, c: Component, inst: Inst, memory: bool) -> Iterator[Layout]:
+        """Layouts that an instruction at the border would like; `memory`: loads and stores too."""
+        of = self.components.of
+        match inst:
+            case Dot():
+                for operand, layout in zip((inst.a, inst.b), self.dot_layouts(inst)[:2], strict=True):
+                    if of(operand) is c:
+                        yield layout
+            case View() if of(inst.x) is c:
+                yield inst.source
+            case mem.Load() | mem.Store() if memory:
+                yield from self._wide(c, inst)
+            case Reduce() | ArgReduce():
+                yield from self._reduction(c, inst, memory)
+            case Scan() if memory:
+                yield anchors.in_thread(c.shape, inst.axis, self.threads)
+            case Broadcast() | Permute() | Reshape() | Extract():
+                yield from self._moved(c, inst)
+
+    def _wide(self, c: Component, inst: mem.Load | mem.Store) -> Iterator[Layout]:
+        if inst.array.array_type.space == "global":
+            yield anchors.wide(inst, c.shape, self.threads, self.facts)
+        else:
+            yield blocked(c.shape, self.threads, 1)
+
+    def _reduction(self, c: Component, inst: Reduce | ArgReduce, memory: bool) -> Iterator[Layout]:
+        source, result = self.components.of(inst.x), self.components.of(inst)
+        if result is c and source in self.of and source is not c:
+            yield self.of[source].reduce(inst.axis)
+        if source is c and memory:
+            yield anchors.in_warp(c.shape, inst.axis, self.warps)
+
+    def _moved(self, c: Component, inst: Broadcast | Permute | Reshape | Extract) -> Iterator[Layout]:
+        source, result = self.components.of(inst.x), self.components.of(inst)
+        found: Layout | None = None
+        if result is c and source in self.of and source is not None:
+            found = forward(inst, self.of[source])
+        elif source is c and result in self.of and result is not None:
+            found = backward(inst, self.of[result])
+        if found is not None:
+            yield found
+
+    # -- prices -----------------------------------------------------------------------------------------------------
+
+    def price(self, c: Component, layout: Layout) -> float:
+        """What a layout costs a component: work on its elements, and every step over its border."""
+        return sum(self._step(c, inst, layout) for inst in c.border)
+
+    def _step(self, c: Component, inst: Inst, layout: Layout) -> float:
+        of = self.components.of
+        match inst:
+            case Dot():
+                wants = zip((inst.a, inst.b), self.dot_layouts(inst)[:2], strict=True)
+                return sum(anchors.conversion_cost(layout, want) for v, want in wants if of(v) is c)
+            case View() if of(inst.x) is c:
+                return anchors.conversion_cost(layout, inst.source)
+            case mem.Load() | mem.Store():
+                return self.access(inst, layout)[0]
+            case Reduce() | ArgReduce():
+                return self._reduce_price(c, inst, layout)
+            case Broadcast() | Permute() | Reshape() | Extract():
+                return self._move_price(c, inst, layout)
+            case _ if isinstance(inst, ELEMENTWISE):
+                return float(layout.slots)
+        return 0.0
+
+    def access(self, inst: mem.Load | mem.Store, layout: Layout) -> tuple[float, Layout]:
+        """The cheaper of reaching memory in this layout, and in the widest one with a conversion; and that layout."""
+        kind = inst.array.array_type
+        if kind.space != "global":
+            return float(layout.slots), layout
+        wide = anchors.wide(inst, layout.shape, self.threads, self.facts)
+        limit = max(1, 16 * 8 // max(8, kind.dtype.bits))
+        direct = anchors.access_cost(layout, kind, limit)
+        if wide == layout:
+            return direct, layout
+        order = (wide, layout) if isinstance(inst, mem.Load) else (layout, wide)
+        detour = anchors.access_cost(wide, kind, limit) + anchors.conversion_cost(*order)
+        return (direct, layout) if direct <= detour else (detour, wide)
+
+    def _reduce_price(self, c: Component, inst: Reduce | ArgReduce, layout: Layout) -> float:
+        source, result = self.components.of(inst.x), self.components.of(inst)
+        if source is not c:
+            known = self.of.get(source) if source else None
+            return anchors.conversion_cost(known.reduce(inst.axis), layout) if known else 0.0
+        if not reducible(layout, inst.axis):
+            return IMPOSSIBLE
+        left = layout.reduce(inst.axis).slots
+        across = ACROSS_WARPS + 2 * left if crosses_warps(layout, inst.axis) else 0.0
+        known = self.of.get(result) if result else None
+        return across + 5.0 * left + (anchors.conversion_cost(layout.reduce(inst.axis), known) if known else 0.0)
+
+    def _move_price(self, c: Component, inst: Broadcast | Permute | Reshape | Extract, layout: Layout) -> float:
+        source, result = self.components.of(inst.x), self.components.of(inst)
+        if result is c and source in self.of and source is not None:
+            return _move_cost(inst, self.of[source], layout)
+        if source is c and result in self.of and result is not None:
+            return _move_cost(inst, layout, self.of[result])
+        return 0.0
+
+
+def _move_cost(inst: Broadcast | Permute | Reshape | Extract, have: Layout, want: Layout) -> float:
+    if isinstance(inst, Broadcast):
+        return anchors.conversion_cost(have, anchors.collapsed(want, inst.x.tile.shape))
+    moved = forward(inst, have)
+    return THROUGH_MEMORY + have.slots if moved is None else anchors.conversion_cost(moved, want)
+
+
+def forward(inst: Broadcast | Permute | Reshape | Extract, layout: Layout) -> Layout | None:
+    """The result's layout when no element moves."""
+    match inst:
+        case Permute(axes=axes):
+            return layout.permute(axes)
+        case Reshape(shape=shape):
+            return layout.reshape(shape)
+        case Extract(start=start, shape=shape):
+            return slice_tile(layout, start, shape)
+    return None
+
+
+def backward(inst: Broadcast | Permute | Reshape | Extract, layout: Layout) -> Layout | None:
+    """The operand's layout with which no element moves."""
+    match inst:
+        case Permute(axes=axes):
+            return layout.permute(tuple(axes.index(a) for a in range(len(axes))))
+        case Reshape():
+            return layout.reshape(inst.x.tile.shape) if inst.x.tile.rank else None
+        case Broadcast() if inst.x.tile.rank:
+            return anchors.collapsed(layout, inst.x.tile.shape)
+    return None
+
+
+def _check_threads(layout: Layout, threads: int) -> None:
+    if layout.threads != threads:
+        raise TilecError(f"this layout is for {layout.threads} threads, the kernel has {threads} "
+                         f"(warps={threads // anchors.WARP})")  # fmt: skip

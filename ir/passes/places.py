@@ -1,0 +1,92 @@
+"""Where operands of matrix products live: what comes from global memory goes through a buffer in shared memory.
+
+    dot(load(a), ...)  ->  token = copy(a, buffer); wait(token); dot(load(buffer), ...)
+The matrix units of sm_80 take their operands from registers, in fragments that ldmatrix fills from shared memory. The
+copy is one wide, coalesced access per element; every warp then reads what it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tilec.ir import dtype as dt
+from tilec.ir.dtype import DType
+from tilec.ir.func import Func, Inst, Value
+from tilec.ir.inst.arith import Cast, Full
+from tilec.ir.inst.memory import Alloc, Copy, Load, Wait
+from tilec.ir.inst.mma import Dot
+from tilec.ir.inst.shape import Permute, Reshape
+from tilec.ir.memory_layout import row_major
+from tilec.ir.rewrite import Emit, Rewritten, rebuild, uses
+from tilec.ir.swizzle import swizzle_for
+from tilec.ir.target import Target
+
+
+def widen_dots(func: Func, target: Target) -> Func:
+    """Operands that the matrix units do not know become the narrowest dtype that they do and that holds them exactly;
+    the product gets its `atom`."""
+
+    def visit(inst: Inst, emit: Emit) -> Rewritten:
+        if not isinstance(inst, Dot):
+            return None
+        a, b = (_operand_dtype(v.tile.dtype, inst.c.tile.dtype, target) for v in (inst.a, inst.b))
+        atom = _atom(a, b, inst.c.tile.dtype, target)
+        if not atom:
+            return None
+        wide = [v if v.tile.dtype == d else Cast(v, d) for v, d in ((inst.a, a), (inst.b, b))]
+        return replace(inst, a=wide[0], b=wide[1], atom=atom)
+
+    return rebuild(func, visit)
+
+
+def _operand_dtype(dtype: DType, sum_: DType, target: Target) -> DType:
+    known = {name for m in target.mma for name in (m.a, m.b) if m.acc == sum_.name}
+    if dtype.name in known and dtype.bits >= 8:
+        return dtype
+    if dtype.is_integer:
+        return dtype if dtype.bits > 8 else dt.i8 if dtype.is_signed else dt.u8
+    for wider in (dt.f16, dt.bf16):
+        if dtype.bits <= 8 and dtype.exponent <= wider.exponent and dtype.mantissa <= wider.mantissa:
+            return wider
+    return dtype
+
+
+def _atom(a: DType, b: DType, c: DType, target: Target) -> tuple[int, ...]:
+    """The shape of the largest mma.sync for these dtypes, () where there is none."""
+    shapes = [(m.m, m.n, m.k) for m in target.mma if (m.a, m.b, m.acc) == (a.name, b.name, c.name) and m.m == 16]
+    return max(shapes, key=lambda shape: shape[2], default=())
+
+
+def places(func: Func, target: Target) -> Func:
+    """Loads from global memory that feed a matrix product go through shared memory."""
+    users = uses(func)
+    staged = {inst for inst in func.walk() if isinstance(inst, Load) and _is_operand(inst, users)}
+
+    def visit(inst: Inst, emit: Emit) -> Rewritten:
+        if not isinstance(inst, Load) or emit.old not in staged:
+            return None
+        dtype = inst.tile.dtype
+        swizzle = swizzle_for(inst.shape, dtype.bytes) if dtype.bits >= 8 else None
+        buffer = emit(Alloc(dtype, inst.shape, row_major(inst.shape, swizzle)))
+        token = emit(Copy(inst.array, inst.at, buffer, inst.other, inst.inside))
+        emit(Wait((token,)))
+        zero = Full(0, dt.i32)
+        everything = tuple(range(len(inst.shape)))
+        return Load(buffer, (zero,) * len(inst.shape), inst.shape, inst.other, True, everything)
+
+    return rebuild(func, visit)
+
+
+def _is_operand(load: Load, users: dict[Value, list[Inst]]) -> bool:
+    """Whether the tile, perhaps reshaped or transposed, is an operand of a product, and worth a buffer."""
+    if load.array.array_type.space != "global":
+        return False
+    todo: list[Value] = [load]
+    while todo:
+        value = todo.pop()
+        for user in users.get(value, []):
+            if isinstance(user, Dot) and value in (user.a, user.b):
+                return True
+            if isinstance(user, Permute | Reshape) and user.tile.rank:
+                todo.append(user)
+    return False
