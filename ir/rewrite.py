@@ -5,8 +5,9 @@ A pass is a `visit`: it gets each instruction over operands already rewritten, a
         return Add(inst.x, inst.x) if isinstance(inst, Twice) else None
     rebuild(func, halve)
 What `visit` gives back: None keeps the instruction; a Value takes its place, and whatever is new in that
-expression is placed before the uses, operands first, with the line of the instruction; a tuple of Values takes the
-place of what a loop or branch gives; () removes an instruction that has effects. All of this takes linear time.
+expression is placed before the uses, operands first, with the line of the instruction; a tuple of Values
+takes the place of what a loop or branch gives; () removes an instruction that has effects. Linear time, all
+of it.
 """
 
 from __future__ import annotations

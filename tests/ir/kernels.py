@@ -1,4 +1,4 @@
-"""Small kernels built straight from IR classes, with arguments: what the tests of passes run before and after.
+"""Small kernels built straight from IR classes, with arguments: what tests of passes run before and after.
 
 `KERNELS` holds them by name.
     case = KERNELS["matmul"]();  before = case.run();  after = case.run(some_pass(case.func))
