@@ -7,6 +7,7 @@ second rounding to a narrower type exact (Boldo and Melquiond, "Emulation of FMA
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -99,23 +100,58 @@ def fma32(a: Any, b: Any, c: Any, mode: str = "rn") -> Any:
 
 
 def fma64(a: Any, b: Any, c: Any, mode: str = "rn") -> Any:
+    """Boldo and Melquiond's fma where nothing over- or underflows; in rationals elsewhere."""
     a, b, c = np.broadcast_arrays(*(np.asarray(x, F64) for x in (a, b, c)))
     high, low = two_product(a, b)
     t_high, t_low = two_sum(c, low)
     v_high, v_low = two_sum(high, t_high)
-    rest = odd(*two_sum(t_low, v_low))
-    total, error = two_sum(v_high, rest)
-    result = directed(total, error, mode)
-    sizes = [np.abs(x) for x in (a, b, c, high)]
-    easy = np.logical_and.reduce([(x < HUGE) & ((x > TINY) | (x == 0)) for x in sizes])
-    easy &= ~((a == 0) | (b == 0) | (c == 0) | (total == 0))
-    if easy.all():
+    total, error = two_sum(v_high, odd(*two_sum(t_low, v_low)))
+    easy = moderate(a, b, c, high) & (total != 0)
+    return patch(directed(total, error, mode), easy, (a, b, c), lambda x, y, z: fma_slowly(x, y, z, mode))
+
+
+def mul64(a: Any, b: Any, mode: str) -> Any:
+    return fma64(a, b, np.copysign(0.0, np.asarray(a * b)), mode) if mode != "rn" else a * b
+
+
+def div64(a: Any, b: Any, mode: str) -> Any:
+    if mode == "rn":
+        return a / b
+    a, b = np.broadcast_arrays(np.asarray(a, F64), np.asarray(b, F64))
+    quotient = a / b
+    error = np.copysign(1.0, b) * fma64(-quotient, b, a)
+    return patch(directed(quotient, error, mode), moderate(a, b, quotient), (a, b), lambda x, y: div_slowly(x, y, mode))
+
+
+def sqrt64(a: Any, mode: str) -> Any:
+    a = np.asarray(a, F64)
+    root = np.sqrt(a)
+    if mode == "rn":
+        return root
+    scale = np.where(a < 2.0**-900, 2.0**200, 1.0)  # an exact power of two keeps the error's sign
+    return directed(root, fma64(-root * scale, root * scale, a * scale * scale), mode)
+
+
+def moderate(*values: Any) -> Any:
+    """Where no intermediate result can over- or underflow."""
+    sizes = [np.abs(x) for x in values]
+    return np.logical_and.reduce([(x < HUGE) & (x > TINY) for x in sizes])
+
+
+def patch(result: Any, easy: Any, operands: tuple[Any, ...], slowly: Callable[..., float]) -> Any:
+    """`result`, computed one by one where it is not easy."""
+    if np.all(easy):
         return result
-    result, shape = np.array(result).reshape(-1), result.shape
-    a, b, c = a.reshape(-1), b.reshape(-1), c.reshape(-1)
+    flat, columns = np.array(result).reshape(-1), [x.reshape(-1) for x in operands]
     for n in np.flatnonzero(~easy):
-        result[n] = fma_slowly(float(a[n]), float(b[n]), float(c[n]), mode)
-    return result.reshape(shape)
+        flat[n] = slowly(*(float(x[n]) for x in columns))
+    return flat.reshape(np.shape(result))
+
+
+def div_slowly(a: float, b: float, mode: str) -> float:
+    if not np.isfinite([a, b]).all() or a == 0 or b == 0:
+        return float(np.float64(a) / np.float64(b))
+    return rounded(Fraction(a) / Fraction(b), mode)
 
 
 def fma_slowly(a: float, b: float, c: float, mode: str) -> float:
@@ -132,7 +168,7 @@ def fma_slowly(a: float, b: float, c: float, mode: str) -> float:
 def rounded(true: Fraction, mode: str) -> float:
     """A rational to float64 in a mode."""
     try:
-        near = float(true)
+        near = float(true) or (0.0 if true > 0 else -0.0)
     except OverflowError:
         near = np.inf if true > 0 else -np.inf
     if near in (np.inf, -np.inf):

@@ -13,6 +13,7 @@ import numpy as np
 
 from tilec.backends.emulator import exact
 from tilec.backends.emulator.decode import Form, Getter, Setter, Step
+from tilec.backends.emulator.integer import binary
 from tilec.backends.emulator.ptx_types import Sel
 from tilec.backends.emulator.rounding import from_bf16, to_bf16
 
@@ -132,7 +133,7 @@ def mul(f: Form) -> Step:
         if mode == "rn" and kind.base != "bf16":
             return a * b
         if kind.base == "f64":
-            return exact.directed(*exact.two_product(a, b), mode)
+            return exact.mul64(a, b, mode)
         return kind.round(np.multiply(a, b, dtype=np.float64), mode)
 
     return elementwise(f, kind, 2, function, ftz, sat)
@@ -159,8 +160,7 @@ def div(f: Form) -> Step:
 
     def function(a: Any, b: Any) -> Any:
         if kind.base == "f64" and mode in ("rz", "rm", "rp"):
-            quotient = a / b
-            return exact.directed(quotient, np.copysign(1, b) * exact.fma64(-quotient, b, a), mode)
+            return exact.div64(a, b, mode)
         if mode in ("rz", "rm", "rp"):
             return exact.narrow(np.divide(a, b, dtype=np.float64), mode)
         return np.divide(a, b)
@@ -229,12 +229,9 @@ def function64(compute: Callable[[Any], Any]) -> Callable[[Form], Step]:
 
 
 def compute64(compute: Callable[[Any], Any], a: Any, mode: str) -> Any:
-    x = compute(a)
     if mode not in ("rz", "rm", "rp"):
-        return x
-    if compute is np.sqrt:
-        return exact.directed(x, exact.fma64(-x, x, a), mode)
-    return exact.directed(x, np.copysign(1, a) * exact.fma64(-x, a, 1.0), mode)
+        return compute(a)
+    return exact.sqrt64(a, mode) if compute is np.sqrt else exact.div64(1.0, a, mode)
 
 
 def reciprocal(a: Any) -> Any:
@@ -250,8 +247,10 @@ def invert(a: Any) -> Any:
 
 
 def copysign(f: Form) -> Step:
-    kind = Kind(f.type("f32", "f64"))
-    return elementwise(f, kind, 2, lambda a, b: np.copysign(b, a), False, False)
+    """The bits of b under the sign of a."""
+    kind = f.type("f32", "f64")
+    raw, top = ("b32", np.uint32(1 << 31)) if kind == "f32" else ("b64", np.uint64(1 << 63))
+    return binary(f, raw, lambda a, b: (b & ~top) | (a & top))
 
 
 TESTS: dict[str, Callable[[Any, float], Any]] = {

@@ -100,7 +100,7 @@ def pattern(size: Array, form: Format) -> Array:
     """The code of a non-negative value on the grid; infinity has the code above the largest (NaN in e4m3)."""
     finite = np.where(np.isfinite(size), size, 0.0)
     _, exponent = np.frexp(finite)
-    exponent = np.maximum(exponent - 1, form.least)
+    exponent = np.where(finite == 0, form.least, np.maximum(exponent - 1, form.least))
     steps = np.rint(finite / np.ldexp(1.0, exponent - form.mantissa)).astype(np.int64)
     code = steps + (
         (exponent - form.least) << form.mantissa
