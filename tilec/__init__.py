@@ -1,6 +1,18 @@
-"""tilec: a tile-level GPU kernel language and its compiler."""
+"""tilec: a tile-level GPU kernel language and its compiler.
+
+    import tilec as tc
+
+    @tc.kernel
+    def add(x: tc.Array, y: tc.Array, out: tc.Array, *, block=1024):
+        X, Y, OUT = x.tiles((block,)), y.tiles((block,)), out.tiles((block,))
+        i = tc.blocks(*OUT.shape)
+        OUT[i] = X[i] + Y[i]
+
+    add(x, y, out)      # numpy arrays: on the CPU
+"""
 
 from pathlib import Path
+from typing import Any
 
 if __name__ != "tilec":
     raise ImportError(f"tilec imported a second time, as {__name__!r}")
@@ -9,4 +21,97 @@ _here = Path(__file__).parent
 if not (_here / "ir").is_dir():  # a checkout: the rooms lie beside this folder, not inside it
     __path__.append(str(_here.parent))
 
+from tilec.arrays import Array as Array
+from tilec.arrays import Tiles as Tiles
+from tilec.compiled import Compiled as Compiled
+from tilec.ir import layouts as layouts
+from tilec.ir.dtype import _OWN_NAMES, DType
+from tilec.ir.dtype import dtype as dtype
+from tilec.ir.errors import TilecError as TilecError
+from tilec.ir.layout import Layout as Layout
+from tilec.ir.layout import local as local
+from tilec.ir.layout import spatial as spatial
+from tilec.ir.packing import pack as _pack
+from tilec.ir.packing import packed as packed
+from tilec.ir.packing import unpack as _unpack
+from tilec.kernel import Kernel as Kernel
+from tilec.kernel import kernel as kernel
+from tilec.lang import abs as abs  # noqa: A004
+from tilec.lang import annotate as annotate
+from tilec.lang import arange as arange
+from tilec.lang import assert_ as assert_
+from tilec.lang import blocks as blocks
+from tilec.lang import breakpoint as breakpoint  # noqa: A004
+from tilec.lang import cdiv as cdiv
+from tilec.lang import ceil as ceil
+from tilec.lang import convert as convert
+from tilec.lang import cos as cos
+from tilec.lang import dot as dot
+from tilec.lang import erf as erf
+from tilec.lang import exp as exp
+from tilec.lang import exp2 as exp2
+from tilec.lang import floor as floor
+from tilec.lang import fma as fma
+from tilec.lang import full as full
+from tilec.lang import log as log
+from tilec.lang import log2 as log2
+from tilec.lang import maximum as maximum
+from tilec.lang import minimum as minimum
+from tilec.lang import ones as ones
+from tilec.lang import print as print  # noqa: A004
+from tilec.lang import range as range  # noqa: A004
+from tilec.lang import require as require
+from tilec.lang import round as round  # noqa: A004
+from tilec.lang import rsqrt as rsqrt
+from tilec.lang import scan as scan
+from tilec.lang import shared as shared
+from tilec.lang import sigmoid as sigmoid
+from tilec.lang import sin as sin
+from tilec.lang import sqrt as sqrt
+from tilec.lang import stack as stack
+from tilec.lang import static as static
+from tilec.lang import static_range as static_range
+from tilec.lang import tanh as tanh
+from tilec.lang import view as view
+from tilec.lang import where as where
+from tilec.lang import zeros as zeros
+from tilec.places import target as target
+from tilec.specialise import Spec as Spec
+from tilec.specialise import dim as dim
+from tilec.values import Tile as Tile
+
 __version__ = "0.1.0"
+
+
+def pack(codes: Any, dtype: Any) -> Any:  # noqa: A002
+    """Elements of any shape as packed bytes: element i has bits [i * n, (i + 1) * n), little-endian."""
+    return _pack(codes, _dtype(dtype))
+
+
+def unpack(data: Any, dtype: Any, count: int) -> Any:
+    """The first `count` elements of packed bytes: values of integer types, codes of float types."""
+    return _unpack(data, _dtype(dtype), count)
+
+
+_dtype = dtype
+
+
+def __getattr__(name: str) -> DType:
+    """Each dtype by its name: tc.f32, tc.u4, tc.bool."""
+    from tilec.ir import dtype as dtypes
+
+    if name in _OWN_NAMES:
+        found: DType = getattr(dtypes, name)
+        return found
+    raise AttributeError(f"module 'tilec' has no attribute {name!r}{_near(name)}")
+
+
+def _near(name: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, [*globals(), *_OWN_NAMES], 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OWN_NAMES})

@@ -1,0 +1,155 @@
+"""A kernel compiled for one set of types and one target: its text at every station, and a call.
+
+    done = matmul.compile(a, b, c, target="sm_90a");  done.ir, done.llvm, done.ptx, done.resources.registers
+Every text is made when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+from tilec import arguments
+from tilec.arguments import check_fits, check_written, checked
+from tilec.frontend import Definition
+from tilec.ir.errors import TilecError
+from tilec.ir.func import Func
+from tilec.ir.run import Memory, grid_size
+from tilec.ir.target import CPU, Place, Target, parse_target
+from tilec.ir.tile import ArrayType, Type
+from tilec.places import Emulated, Program, Reference, runner_of
+
+
+class Compiled:
+    """What `kernel.compile` gives. Callable with arrays that fit the types it was compiled for."""
+
+    def __init__(self, definition: Definition, func: Func, target: str) -> None:
+        self.definition = definition
+        self.target = target
+        self.traced = func
+        self.place: Place = parse_target(target)
+
+    def __repr__(self) -> str:
+        return f"Compiled({self.definition.name}, {', '.join(map(str, self.types))}, target={self.target!r})"
+
+    @property
+    def types(self) -> tuple[Type, ...]:
+        return tuple(param.type for param in self.traced.params)
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that it launches."""
+        return (self.traced.name,)
+
+    @cached_property
+    def machine(self) -> Target:
+        """The target as data."""
+        if self.place.target is None:
+            raise TilecError(f"{self.target}: no CUDA driver was found on this machine; kernels run on \"cpu\", "
+                             '"reference" and "emulator:sm_80" without one')  # fmt: skip
+        return self.place.target
+
+    @cached_property
+    def func(self) -> Func:
+        """The kernel after all passes for its target; the reference runs it as traced."""
+        if self.place.runner == "reference":
+            return self.traced
+        from tilec.ir.passes.order import lower
+
+        lowered: Func = lower(self.traced, self.machine)
+        return lowered
+
+    @cached_property
+    def ir(self) -> str:
+        """The IR after all passes."""
+        from tilec.ir.text import show
+
+        return show(self.func)
+
+    @cached_property
+    def code(self) -> Any:
+        """What the backend made of it."""
+        if self.place.runner == "reference":
+            raise TilecError("the reference runs the IR itself: it has no other code; compile for cpu or sm_90a")
+        if self.machine == CPU:
+            return _backend("cpu").compile(self.func)
+        return _backend("ptx").compile(self.func, self.machine)
+
+    @property
+    def llvm(self) -> str:
+        """LLVM IR."""
+        return str(self.code.llvm)
+
+    @property
+    def ptx(self) -> str:
+        """PTX, for targets that are GPUs."""
+        return str(self._of("ptx", "PTX", "sm_90a"))
+
+    @property
+    def asm(self) -> str:
+        """Assembly of this machine, for the target cpu."""
+        return str(self._of("asm", "assembly", "cpu"))
+
+    @cached_property
+    def sass(self) -> str:
+        """The GPU's machine code; needs ptxas and nvdisasm."""
+        from tilec.backends.ptx.assemble import sass
+
+        return sass(self._of("assembled", "SASS", "sm_90a").cubin)
+
+    @property
+    def resources(self) -> Any:
+        """.registers .spill_bytes .shared_bytes, of a thread and a block; needs ptxas."""
+        return self._of("assembled", "resources", "sm_90a")
+
+    def _of(self, name: str, what: str, other: str) -> Any:
+        if not hasattr(type(self.code), name) and not hasattr(self.code, name):
+            raise TilecError(f"there is no {what} for {self.target}: compile with target={other!r}")
+        return getattr(self.code, name)
+
+    # Running.
+
+    @cached_property
+    def program(self) -> Program:
+        """The compiled code, ready to launch."""
+        place = runner_of(self.target)
+        if place.runner == "reference":
+            return Reference(self.func)
+        if place.runner == "emulator":
+            return Emulated(self.func, self.ptx)
+        program: Program = self.code
+        return program
+
+    def __call__(self, *args: Any) -> None:
+        """Runs on these arguments; TilecError unless they are what it was compiled for."""
+        given, constants = arguments.bind(self.definition, args, {})
+        assert not constants, "a compiled kernel takes no constants"
+        held = [checked(param, x) for param, x in zip(self.definition.params, given, strict=True)]
+        check_fits(self.definition, self.types, held)
+        check_written(self.definition, self.traced, held)
+        self.launch(held, self.blocks(held))
+
+    def blocks(self, held: Sequence[Any]) -> int:
+        """Checks what the kernel requires and counts its blocks."""
+        env = {param: Memory(x, param.type.dtype) if isinstance(param.type, ArrayType) else x  # type: ignore[arg-type]
+               for param, x in zip(self.traced.params, held, strict=True)}  # fmt: skip
+        return grid_size(self.traced, _shapes(env))
+
+    def launch(self, held: Sequence[Any], blocks: int) -> None:
+        """Runs on arguments that are known to fit."""
+        if blocks:
+            self.program.launch(held, blocks)
+
+
+def _shapes(env: Any) -> Any:
+    """Packed arrays have a shape too, which is all that grids look at."""
+    return env
+
+
+def _backend(name: str) -> Any:
+    return import_module(f"tilec.backends.{name}")
+
+
+Compile = Callable[..., Compiled]

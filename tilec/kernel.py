@@ -1,0 +1,161 @@
+"""Kernels: functions marked @tc.kernel, compiled when they meet arguments, and kept.
+
+    add(x, y, out)                          specialise, compile, run on the current target
+    add.on("reference")(x, y, out)          on another target
+    add.compile(Spec("f32", ("n",)), ..., target="sm_90a").ptx
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import update_wrapper
+from threading import Lock
+from types import FunctionType
+from typing import Any, overload
+
+import numpy as np
+
+from tilec import arguments
+from tilec.arguments import Static, argument_type, check_written, checked, constant_key, fast_key
+from tilec.compiled import Compiled
+from tilec.frontend import Definition, constants_of, define, trace
+from tilec.ir.errors import TilecError
+from tilec.ir.tile import ArrayType, Type
+from tilec.places import current_target, runner_of
+from tilec.specialise import Spec, agreed
+from tilec.tracing import Respecialise, tracing
+
+REMEMBERED = 4096  # calls whose compiled code and grid are found by one look-up
+
+
+class Kernel:
+    """A kernel: call it with arrays, or compile it for specifications."""
+
+    def __init__(self, function: FunctionType, alias: Sequence[str] = ()) -> None:
+        self.definition: Definition = define(function, alias)
+        update_wrapper(self, function)
+        self._static: dict[Any, Static] = {}
+        self._compiled: dict[Any, Compiled] = {}
+        self._calls: dict[Any, tuple[Compiled, int]] = {}
+        self._lock = Lock()
+
+    def __repr__(self) -> str:
+        return f"<kernel {self.definition.usage}>"
+
+    def __call__(self, *args: Any, **constants: Any) -> None:
+        """Runs on the current target (tc.target), the CPU unless set otherwise."""
+        self._run(current_target(), args, constants)
+
+    def on(self, target: str) -> Callable[..., None]:
+        """The kernel on a target: "cpu", "reference", "emulator:sm_80", "cuda:0"."""
+        runner_of(target)
+
+        def run(*args: Any, **constants: Any) -> None:
+            self._run(target, args, constants)
+
+        return run
+
+    @property
+    def meaning(self) -> Callable[..., None]:
+        """What the kernel means: its instructions one after another, in numpy."""
+        return self.on("reference")
+
+    def compile(self, *args: Any, target: str = "sm_90a", **constants: Any) -> Compiled:
+        """Code for these arrays or specifications (for a scalar anything), without running it."""
+        given, rest = arguments.bind(self.definition, args, {**self._absent_scalars(args), **constants})
+        return self._specialised(target, given, rest)
+
+    def _absent_scalars(self, args: Sequence[Any]) -> dict[str, Any]:
+        return {p.name: 0 for p in self.definition.params[len(args) :] if p.dtype is not None}
+
+    def _run(self, target: str, args: tuple[Any, ...], constants: dict[str, Any]) -> None:
+        if tracing() is not None:
+            raise TilecError(f"the kernel {self.definition.name} is called inside a kernel: make what they share a plain "
+                             "function")  # fmt: skip
+        given, rest = arguments.bind(self.definition, args, constants)
+        key = (target, fast_key(given), _constants_key(rest))
+        held = [checked(param, x) for param, x in zip(self.definition.params, given, strict=True)]
+        known = self._calls.get(key)
+        compiled, blocks = known if known is not None else self._prepare(target, held, rest, key)
+        check_written(self.definition, compiled.traced, held)
+        compiled.launch(held, blocks)
+
+    def _prepare(self, target: str, held: list[Any], constants: dict[str, Any], key: Any) -> tuple[Compiled, int]:
+        """The first call of its kind: compiles, checks what the kernel requires, counts the blocks."""
+        try:
+            compiled = self._specialised(target, held, constants)
+            found = compiled, compiled.blocks(held)
+        except TilecError as error:
+            raise _with_arguments(error, self.definition, held) from error.__cause__
+        if len(self._calls) >= REMEMBERED:
+            self._calls.clear()
+        self._calls[key] = found
+        return found
+
+    def _specialised(self, target: str, given: Sequence[Any], constants: Mapping[str, Any]) -> Compiled:
+        """Code for the types of these arguments; traced again where tc.static asks for an extent."""
+        values, schedule = constants_of(self.definition, constants)
+        chosen = _constants_key(constants)
+        with self._lock:
+            while True:
+                static = self._static.get(chosen, frozenset())
+                types = self._types(given, static)
+                key = (target, types, chosen)
+                try:
+                    if key not in self._compiled:
+                        func = trace(self.definition, types, values, schedule)
+                        self._compiled[key] = Compiled(self.definition, func, target)
+                    return self._compiled[key]
+                except Respecialise as wanted:
+                    self._check_static(given, wanted)
+                    self._static[chosen] = static | {(wanted.param, wanted.axis)}
+
+    def _types(self, given: Sequence[Any], static: Static) -> tuple[Type, ...]:
+        params = self.definition.params
+        return tuple(agreed([argument_type(p, i, x, static) for i, (p, x) in enumerate(zip(params, given, strict=True))]))
+
+    def _check_static(self, given: Sequence[Any], wanted: Respecialise) -> None:
+        if isinstance(given[wanted.param], Spec):
+            name = self.definition.params[wanted.param].name
+            raise TilecError(f"{self.definition.name} needs the extent of axis {wanted.axis} of {name} as a constant "
+                             "(tc.static): give its tc.Spec an integer there")  # fmt: skip
+
+
+def _constants_key(constants: Mapping[str, Any]) -> Any:
+    if not constants:
+        return ()
+    return tuple((name, constant_key(value)) for name, value in sorted(constants.items()))
+
+
+def _with_arguments(error: TilecError, definition: Definition, held: Sequence[Any]) -> TilecError:
+    """The error with what the kernel was called with."""
+    types = [(p.name, x) for p, x in zip(definition.params, held, strict=True) if p.dtype is None]
+    said = ", ".join(f"{name} {argument_type(p, 0, x, frozenset()).dtype.name}{list(x.shape)}"  # type: ignore[union-attr]
+                     for p, (name, x) in zip([p for p in definition.params if p.dtype is None], types, strict=True))  # fmt: skip
+    hint = ""
+    if any(getattr(x, "dtype", None) == np.float64 for _, x in types):
+        hint = "; numpy makes float64 unless told otherwise: x.astype(np.float32)"
+    error.message += f"\n    called with {said}{hint}"
+    return error
+
+
+@overload
+def kernel(function: Callable[..., None]) -> Kernel: ...
+@overload
+def kernel(*, alias: Sequence[str] = ()) -> Callable[[Callable[..., None]], Kernel]: ...
+
+
+def kernel(function: Callable[..., None] | None = None, *, alias: Sequence[str] = ()) -> Any:
+    """Marks a function as a kernel. `alias`: arrays that may share bytes with others although they are written."""
+    if function is None:
+        return lambda each: kernel_of(each, alias)
+    return kernel_of(function, alias)
+
+
+def kernel_of(function: Any, alias: Sequence[str]) -> Kernel:
+    if not isinstance(function, FunctionType):
+        raise TilecError(f"@tc.kernel marks a function written with def, found {type(function).__name__}")
+    return Kernel(function, alias)
+
+
+__all__ = ["ArrayType", "Kernel", "kernel"]

@@ -1,0 +1,363 @@
+"""The functions of the language: what a kernel calls as tc.something.
+
+    acc = tc.zeros((bm, bn), tc.f32)
+    for s in tc.range(n, stages=3):
+        acc = tc.dot(a.load((0, s * bk), (bm, bk)), b.load((s * bk, 0), (bk, bn)), acc)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tilec import arrays, values
+from tilec.arrays import Array
+from tilec.ir import dtype as dt
+from tilec.ir.dtype import DType
+from tilec.ir.errors import TilecError
+from tilec.ir.func import Inst, Value
+from tilec.ir.inst import arith, reduce, shape as shapes, sync
+from tilec.ir.inst.memory import Size
+from tilec.ir.layout import Layout
+from tilec.literals import NUMBERS, constant_shape, plain
+from tilec.tracing import Respecialise, current
+from tilec.values import BlockPlace, Operand, Tile, elementwise, emit
+
+F = TypeVar("F", bound=Callable[..., Any])
+_range = range
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a language function was called: the text of its arguments and the names around it."""
+
+    texts: tuple[str, ...] = ()
+    names: tuple[tuple[str, Any], ...] = ()
+
+    def text(self, i: int) -> str:
+        return self.texts[i] if i < len(self.texts) else "its condition"
+
+
+def reads_source(function: F) -> F:
+    """Marks a language function that the front end hands its call site to, as `site=`."""
+    function.reads_source = True  # type: ignore[attr-defined]
+    return function
+
+
+# Where the block is.
+
+
+def blocks(*counts: Any) -> Any:
+    """Sets the grid, one extent per axis, and gives this block's number along each. Once per kernel."""
+    tracer = current()
+    if tracer.grid is not None:
+        raise TilecError("tc.blocks was called before: a kernel has one grid")
+    if tracer.scope is not tracer.root:
+        raise TilecError("tc.blocks stands outside loops and branches")
+    if not counts:
+        raise TilecError("tc.blocks takes one extent per axis of the grid, found none")
+    tracer.grid = tuple(arrays.offset(count, "tc.blocks") for count in counts)
+    for extent in tracer.grid:
+        _on_host(extent, "the grid")
+    places = [tracer.emit(sync.BlockIndex, tracer.grid, axis) for axis in _range(len(counts))]
+    if len(places) == 1:
+        return BlockPlace(places[0], tracer.scope)
+    return tuple(Tile(x, tracer.scope) for x in places)
+
+
+@reads_source
+def require(*conditions: Any, site: Site | None = None) -> None:
+    """Conditions on shapes and scalar parameters: checked at launch, facts for the compiler from here on."""
+    tracer = current()
+    if tracer.scope is not tracer.root:
+        raise TilecError("tc.require stands outside loops and branches: it is checked at launch")
+    for i, condition in enumerate(conditions):
+        text = (site or Site()).text(i)
+        if isinstance(condition, Tile):
+            _on_host(values.scalar_bool(condition, "tc.require"), "tc.require")
+            tracer.emit(sync.Require, condition.value, text)
+        elif not condition:
+            raise TilecError(f"the kernel requires {text}")
+
+
+def _on_host(value: Value, what: str) -> None:
+    """The host computes grids and requirements: from shapes and scalar parameters alone."""
+    if isinstance(value, Inst) and not isinstance(value, Size):
+        if not value.pure or isinstance(value, sync.BlockIndex):
+            raise TilecError(f"{what} is computed at launch, from shapes and scalar parameters only")
+        for operand in value.operands:
+            _on_host(operand, what)
+
+
+def static(extent: Any) -> int:
+    """The value of an array's extent as a constant; the kernel is compiled anew for each value."""
+    extent = plain(extent)
+    if isinstance(extent, int):
+        return extent
+    size = extent.value if isinstance(extent, Tile) else None
+    param = current().params.get(size.array) if isinstance(size, Size) else None
+    if not isinstance(size, Size) or param is None:
+        raise TilecError(f"tc.static takes an extent of a kernel's array, x.shape[axis], found {extent!r}")
+    raise Respecialise(param, size.axis)
+
+
+# Loops.
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a run-time loop counts through; `stages`: how many iterations' loads may be under way."""
+
+    start: Any
+    stop: Any
+    step: Any
+    stages: int = 1
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TilecError("tc.range is for the for loops of a kernel; in Python code that only builds a kernel, "
+                         "or where the count is a constant, use range or tc.static_range")  # fmt: skip
+
+
+def range(start: Any, stop: Any = None, step: Any = 1, *, stages: int = 1) -> Range:  # noqa: A001
+    """A loop of the running kernel: like Python's range, with run-time bounds and a positive step."""
+    if stop is None:
+        start, stop = 0, start
+    step = plain(step)
+    if isinstance(step, int) and step < 1:
+        raise TilecError(f"tc.range counts up: its step is 1 or more, found {step}; count up and subtract")
+    if not isinstance(plain(stages), int) or stages < 1:
+        raise TilecError(f"stages is a constant of 1 or more, found {stages!r}")
+    return Range(plain(start), plain(stop), step, int(stages))
+
+
+def static_range(*bounds: Any) -> _range:
+    """A loop that is unrolled while the kernel is compiled: constants only."""
+    for bound in bounds:
+        if not isinstance(plain(bound), int):
+            raise TilecError(f"tc.static_range is unrolled and takes constants, found {bound!r}; use tc.range")
+    return _range(*map(plain, bounds))
+
+
+def cdiv(x: Any, y: Any) -> Any:
+    """x / y rounded up; on constants a constant."""
+    return arrays.cdiv(x, y)
+
+
+# Making tiles.
+
+
+def zeros(shape: Any, dtype: DType | str) -> Tile:
+    return full(shape, 0, dtype)
+
+
+def ones(shape: Any, dtype: DType | str) -> Tile:
+    return full(shape, 1, dtype)
+
+
+def full(shape: Any, value: Operand, dtype: DType | str) -> Tile:
+    """A tile of one value: a constant, or a scalar of this dtype. Shape () is a scalar."""
+    kind = dt.dtype(dtype)
+    given = bool(value) if kind.is_bool and isinstance(value, int) else value
+    return values.full(given, constant_shape(shape, "a tile"), kind)
+
+
+def arange(start: int, stop: int | None = None, step: int = 1, *, dtype: DType | str = "i32") -> Tile:
+    """start, start + step, ... up to stop: constants, like Python's range."""
+    given = [0, start, step] if stop is None else [start, stop, step]
+    count = len(static_range(*given))
+    if count < 1:
+        raise TilecError(f"tc.arange({given[0]}, {given[1]}, {given[2]}) has no elements")
+    counts = emit(arith.Iota, (count,), 0, dt.dtype(dtype))
+    scaled = counts if given[2] == 1 else counts * given[2]
+    return scaled if given[0] == 0 else scaled + given[0]
+
+
+def stack(tiles: Sequence[Tile], axis: int = 0) -> Tile:
+    """Tiles of one type side by side along a new axis."""
+    if not tiles or not all(isinstance(x, Tile) for x in tiles):
+        raise TilecError(f"tc.stack takes one tile or more, found {list(tiles)!r}")
+    rank = tiles[0].rank + 1
+    if not -rank <= axis < rank:
+        raise TilecError(f"tc.stack along axis {axis}: the result has axes 0 to {rank - 1}")
+    return emit(shapes.Stack, tuple(x.value for x in tiles), axis % rank)
+
+
+def shared(shape: Any, dtype: DType | str) -> Array:
+    """Shared memory of this block, with an array's face; uninitialised."""
+    return arrays.allocate(shape, dt.dtype(dtype))
+
+
+# Layouts.
+
+
+def view(x: Tile, dtype: DType | str, layout: Layout, source: Layout | None = None) -> Tile:
+    """For each thread, the bits of its slots in order, read as another dtype and layout; no instruction.
+
+    `source` says who holds x; it defaults to layout.bytes(dtype), which x may have with leading axes of 1.
+    """
+    kind = dt.dtype(dtype)
+    held = layout.bytes(kind) if source is None else source
+    given = values.reshape(x, held.shape) if x.shape[-len(held.shape) :] == held.shape else x
+    return emit(shapes.View, given.value, kind, layout, held)
+
+
+def convert(x: Tile, layout: Layout) -> Tile:
+    """The same tile, held by other threads and slots."""
+    return emit(shapes.Convert, x.value, layout)
+
+
+def annotate(x: Tile, layout: Layout) -> Tile:
+    """Asks for this layout here."""
+    return emit(shapes.Annotate, x.value, layout)
+
+
+# Arithmetic.
+
+
+def dot(a: Tile, b: Tile, acc: Tile | None = None) -> Tile:
+    """a @ b + acc: a (m, k), b (k, n), acc (m, n). Products and sums in acc's dtype: f32 or wider, i32 for integers."""
+    return values.dot(a, b, acc)
+
+
+def where(condition: Operand, a: Operand, b: Operand) -> Tile:
+    """a where the bool tile holds, b elsewhere, element by element."""
+    return values.where(condition, a, b)
+
+
+def minimum(a: Operand, b: Operand) -> Any:
+    """The smaller, element by element; NaN if either is. On constants a constant."""
+    return min(a, b) if _constants(a, b) else elementwise(arith.Minimum, a, b)
+
+
+def maximum(a: Operand, b: Operand) -> Any:
+    """The larger, element by element; NaN if either is. On constants a constant."""
+    return max(a, b) if _constants(a, b) else elementwise(arith.Maximum, a, b)
+
+
+def _constants(*operands: Any) -> bool:
+    return all(isinstance(x, NUMBERS) for x in operands)
+
+
+def fma(a: Operand, b: Operand, c: Operand) -> Tile:
+    """a * b + c, rounded once."""
+    return elementwise(arith.Fma, a, b, c)
+
+
+def sqrt(x: Operand) -> Tile:
+    """The square root, correctly rounded."""
+    return elementwise(arith.Sqrt, x)
+
+
+def rsqrt(x: Operand) -> Tile:
+    """1 / sqrt(x)"""
+    return 1.0 / sqrt(x)
+
+
+def abs(x: Operand) -> Tile:  # noqa: A001
+    return elementwise(arith.Abs, x)
+
+
+def floor(x: Operand) -> Tile:
+    """The largest whole number not above x, still a float."""
+    return elementwise(arith.Floor, x)
+
+
+def ceil(x: Operand) -> Tile:
+    """The smallest whole number not below x, still a float."""
+    return -floor(-_tile(x, "ceil"))
+
+
+def round(x: Operand) -> Tile:  # noqa: A001
+    """The nearest whole number, ties to even, still a float."""
+    return elementwise(arith.Round, x)
+
+
+def sigmoid(x: Operand) -> Tile:
+    """1 / (1 + exp(-x))"""
+    return 1.0 / (exp(-_tile(x, "sigmoid")) + 1.0)
+
+
+def exp(x: Operand, *, approx: bool = False) -> Tile:
+    """e ** x; `approx` takes the machine's own instruction and its bound. The functions below likewise."""
+    return _math("exp", x, approx)
+
+
+def exp2(x: Operand, *, approx: bool = False) -> Tile:
+    return _math("exp2", x, approx)
+
+
+def log(x: Operand, *, approx: bool = False) -> Tile:
+    return _math("log", x, approx)
+
+
+def log2(x: Operand, *, approx: bool = False) -> Tile:
+    return _math("log2", x, approx)
+
+
+def sin(x: Operand, *, approx: bool = False) -> Tile:
+    return _math("sin", x, approx)
+
+
+def cos(x: Operand, *, approx: bool = False) -> Tile:
+    return _math("cos", x, approx)
+
+
+def tanh(x: Operand, *, approx: bool = False) -> Tile:
+    return _math("tanh", x, approx)
+
+
+def erf(x: Operand, *, approx: bool = False) -> Tile:
+    return _math("erf", x, approx)
+
+
+def _math(name: str, x: Operand, approx: bool) -> Tile:
+    return emit(arith.Math, name, _tile(x, name).value, approx)
+
+
+def _tile(x: Operand, name: str) -> Tile:
+    current()
+    if not isinstance(x, Tile):
+        raise TilecError(f"tc.{name} works on tiles, found {x!r}: on constants use Python's math.{name}")
+    return x
+
+
+def scan(x: Tile, op: str = "sum", axis: int = -1) -> Tile:
+    """Inclusive running sum, max or min along an axis."""
+    return emit(reduce.Scan, op, x.value, x._axes(axis, "scan")[0])
+
+
+# Words to the developer.
+
+
+@reads_source
+def print(*items: Any, site: Site | None = None) -> None:  # noqa: A001
+    """Prints tiles and scalars once per block; strings and constants between them are labels."""
+    tracer, label, said = current(), "", False
+    for i, item in enumerate(items):
+        if isinstance(item, Tile):
+            tracer.emit(sync.Print, label or f"{(site or Site()).text(i)} = ", item.value)
+            label, said = "", True
+        else:
+            label += f"{item} "
+    if not said:
+        raise TilecError("tc.print prints tiles and scalars, found none; Python's print shows constants while compiling")
+
+
+@reads_source
+def assert_(condition: Any, message: str | None = None, *, site: Site | None = None) -> None:
+    """Fails the launch where any element of the condition is false."""
+    text = message if message is not None else (site or Site()).text(0)
+    if not isinstance(condition, Tile):
+        if not condition:
+            raise TilecError(f"assertion failed: {text}")
+        return
+    current().emit(sync.Assert, condition.value, text)
+
+
+@reads_source
+def breakpoint(*, site: Site | None = None) -> None:  # noqa: A001
+    """Stops the reference runner here, with the tiles that have names."""
+    named = [(name, x) for name, x in (site or Site()).names if isinstance(x, Tile)]
+    current().emit(sync.Breakpoint, tuple(x.value for _, x in named), tuple(name for name, _ in named))
+

@@ -1,0 +1,123 @@
+"""Where kernels run: the target that is set around a call, and the programs that a Func becomes.
+
+    with tc.target("emulator:sm_80"):
+        matmul(a, b, c)
+A program has `launch(args, blocks)`: numpy arrays, PackedArrays and numpy scalars, in the kernel's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import numpy as np
+
+from tilec.ir.errors import TilecError
+from tilec.ir.func import Func
+from tilec.ir.packing import PackedArray, pack
+from tilec.ir.run import Memory, run
+from tilec.ir.signature import Slot, signature
+from tilec.ir.target import Place, parse_target
+from tilec.ir.tile import ArrayType
+
+DEFAULT = "cpu"
+_target: ContextVar[str] = ContextVar("tilec_target", default=DEFAULT)
+
+
+class Program(Protocol):
+    """Something that runs one kernel."""
+
+    def launch(self, args: Sequence[Any], blocks: int) -> None: ...
+
+
+@contextmanager
+def target(name: str) -> Iterator[None]:
+    """Where numpy arguments run inside the `with`: "cpu", "reference", "emulator:sm_80", "cuda:0"."""
+    runner_of(name)
+    token = _target.set(name)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def current_target() -> str:
+    """The name of the target that is set."""
+    return _target.get()
+
+
+def runner_of(name: str) -> Place:
+    """The place of this name, which must be able to run something."""
+    place = parse_target(name)
+    if place.runner == "compile":
+        raise TilecError(f"{name} is a target to compile for, kernel.compile(..., target={name!r}); to run there is "
+                         f'"cpu", "reference", "emulator:{name}" and "cuda:0"')  # fmt: skip
+    return place
+
+
+class Reference:
+    """The meaning: every instruction in numpy, one after another."""
+
+    def __init__(self, func: Func) -> None:
+        self.func = func
+
+    def launch(self, args: Sequence[Any], blocks: int) -> None:
+        held = [self._held(arg, param.type) for arg, param in zip(args, self.func.params, strict=True)]
+        run(self.func, held)
+        for arg, memory in zip(args, held, strict=True):
+            if isinstance(arg, PackedArray) and arg.bytes.flags.writeable:
+                arg.bytes[:] = pack(memory.data, arg.dtype)
+
+    @staticmethod
+    def _held(arg: Any, kind: Any) -> Any:
+        if isinstance(arg, PackedArray):
+            values = arg.codes() if arg.dtype.is_float else arg.values()
+            return Memory(values.astype(arg.dtype.storage), arg.dtype)
+        return Memory(arg, kind.dtype) if isinstance(kind, ArrayType) else arg
+
+
+class Emulated:
+    """Compiled PTX, run and checked on numpy; a finding raises TilecError with its report."""
+
+    def __init__(self, func: Func, ptx: str) -> None:
+        from tilec.backends.emulator import load
+
+        self.func = func
+        self.slots = signature(func)
+        self.module = load(ptx)
+
+    def launch(self, args: Sequence[Any], blocks: int) -> None:
+        buffers = [flat(arg) if isinstance(param.type, ArrayType) else arg
+                   for arg, param in zip(args, self.func.params, strict=True)]  # fmt: skip
+        words = [machine_word(slot, args, buffers) for slot in self.slots]
+        report = self.module.launch(self.func.name, blocks, self.func.warps * 32, words)
+        report.raise_if_any()
+
+
+def machine_word(slot: Slot, args: Sequence[Any], buffers: Sequence[Any]) -> Any:
+    """What is passed in one slot of a kernel's signature."""
+    arg = args[slot.param]
+    match slot.kind:
+        case "pointer" | "scalar":
+            return buffers[slot.param]
+        case "extent":
+            return np.int32(arg.shape[slot.axis])
+    return np.int64(element_strides(arg)[slot.axis])
+
+
+def element_strides(arg: Any) -> tuple[int, ...]:
+    """Strides in elements."""
+    if isinstance(arg, PackedArray):
+        return tuple(int(np.prod(arg.shape[axis + 1 :], dtype=np.int64)) for axis in range(len(arg.shape)))
+    return tuple(stride // arg.itemsize for stride in arg.strides)
+
+
+def flat(arg: Any) -> np.ndarray[Any, Any]:
+    """The memory from an array's first element to its last, as one contiguous row over the same bytes."""
+    data = arg.bytes if isinstance(arg, PackedArray) else arg
+    if data.flags.c_contiguous:
+        return np.asarray(data).reshape(-1)
+    span = 1 + sum((n - 1) * stride // data.itemsize for n, stride in zip(data.shape, data.strides, strict=True))
+    return np.lib.stride_tricks.as_strided(data, (span if data.size else 0,), (data.itemsize,))

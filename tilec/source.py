@@ -1,0 +1,122 @@
+"""The text of a Python function: its syntax tree, and which line each node stands on.
+
+    code = code_of(function);  code.node is its ast.FunctionDef;  code.loc(12) == Loc("kernel.py", 12, "    x = a + b")
+Whole files are parsed once, so that no text has to be cut out; the source is whatever Python's own tracebacks show:
+a file, a notebook cell, or text given to exec that linecache knows.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from types import CodeType, FunctionType
+
+from tilec.ir.errors import Loc, TilecError
+
+FunctionNode = ast.FunctionDef | ast.Lambda
+
+
+class Code:
+    """One function's syntax tree in its file."""
+
+    def __init__(self, node: FunctionNode, file: str, lines: Sequence[str]) -> None:
+        self.node = node
+        self.file = file
+        self.lines = lines
+        self._locs: dict[int, Loc] = {}
+
+    @property
+    def name(self) -> str:
+        return "<lambda>" if isinstance(self.node, ast.Lambda) else self.node.name
+
+    @cached_property
+    def body(self) -> list[ast.stmt]:
+        """Statements; a lambda is one return."""
+        if isinstance(self.node, ast.FunctionDef):
+            return self.node.body
+        return [ast.copy_location(ast.Return(self.node.body), self.node.body)]
+
+    def loc(self, line: int) -> Loc:
+        if line not in self._locs:
+            text = self.lines[line - 1].rstrip("\n") if 0 < line <= len(self.lines) else ""
+            self._locs[line] = Loc(self.file, line, text)
+        return self._locs[line]
+
+    def inner(self, node: FunctionNode) -> Code:
+        """A function defined inside this one."""
+        return Code(node, self.file, self.lines)
+
+    def text(self, node: ast.AST) -> str:
+        """What the user wrote for a node, on one line."""
+        return ast.unparse(node)
+
+
+def code_of(function: FunctionType) -> Code:
+    """The syntax tree of a function; TilecError where its source cannot be had."""
+    found = find_code(function.__code__)
+    if found is None:
+        code = function.__code__
+        raise TilecError(
+            f"the source of {function.__qualname__} cannot be read ({code.co_filename}, line {code.co_firstlineno}): "
+            "a kernel is compiled from its text, so write it in a file or a notebook cell, not at a prompt or in exec; "
+            "and if the file was edited after it was imported, import it again"
+        )
+    return found
+
+
+@lru_cache(4096)
+def find_code(code: CodeType) -> Code | None:
+    """The syntax tree of compiled code, None where there is no source or it is another function's."""
+    lines = linecache.getlines(code.co_filename)
+    if not lines:
+        return None
+    functions = _functions(code.co_filename, tuple(lines))
+    nodes = [node for node in functions.get(code.co_firstlineno, ()) if _is(node, code)]
+    return Code(nodes[0], code.co_filename, lines) if len(nodes) == 1 else None
+
+
+@lru_cache(256)
+def _functions(file: str, lines: tuple[str, ...]) -> dict[int, list[FunctionNode]]:
+    """The functions of a file by the line that Python says they start on."""
+    try:
+        tree = ast.parse("".join(lines), file)
+    except SyntaxError:
+        return {}
+    found: dict[int, list[FunctionNode]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            found.setdefault(_first_line(node), []).append(node)
+    return found
+
+
+def _first_line(node: FunctionNode) -> int:
+    decorators = node.decorator_list if isinstance(node, ast.FunctionDef) else []
+    return min([node.lineno, *(d.lineno for d in decorators)])
+
+
+def _is(node: FunctionNode, code: CodeType) -> bool:
+    if isinstance(node, ast.FunctionDef):
+        return node.name == code.co_name
+    return code.co_name == "<lambda>" and _arguments(node.args) == code.co_varnames[: len(_arguments(node.args))] and (
+        _within(node.body, code)
+    )  # fmt: skip
+
+
+def _arguments(args: ast.arguments) -> tuple[str, ...]:
+    named = [*args.posonlyargs, *args.args, *args.kwonlyargs]
+    return tuple(arg.arg for arg in named)
+
+
+def _within(body: ast.expr, code: CodeType) -> bool:
+    """Whether the code's instructions stand where the body of this lambda stands."""
+    places = list(_positions(code))
+    low, high = (body.lineno, body.col_offset), (body.end_lineno or 0, body.end_col_offset or 0)
+    return bool(places) and all(low <= place <= high for place in places)
+
+
+def _positions(code: CodeType) -> Iterator[tuple[int, int]]:
+    for first, _, column, end_column in code.co_positions():
+        if first is not None and column is not None and end_column:
+            yield first, column
