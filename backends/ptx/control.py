@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 def write_block(e: Emitter, block: Block) -> list[Any]:
     """Writes a block's instructions; gives the values that it is left with."""
+    e.lazy |= _lazy_loads(e.users, block)
     for inst in block.body:
         handler = HANDLERS.get(type(inst))
         try:
@@ -35,6 +36,23 @@ def write_block(e: Emitter, block: Block) -> list[Any]:
         except TilecError as error:
             raise error.at(inst.loc) if inst.loc else error from None
     return [e.values[v] for v in block.results]
+
+
+def _lazy_loads(users: dict[Value, list[Inst]], block: Block) -> set[Value]:
+    """Loads from shared memory that only products of this block use, with no write, wait or barrier in between."""
+    found: set[Value] = set()
+    waiting: set[Value] = set()
+    for inst in reversed(block.body):
+        if inst.effects.writes or inst.effects.ordered or inst.blocks:
+            waiting.clear()
+        elif isinstance(inst, products.Dot):
+            waiting |= {inst, inst.a, inst.b}
+        elif isinstance(inst, shape.Permute | shape.Reshape | mem.Load) and inst in waiting:
+            mine = users.get(inst, [])
+            if all(isinstance(user, products.Dot | shape.Permute | shape.Reshape) and user in waiting for user in mine):
+                waiting |= set(inst.operands)
+                found.add(inst)
+    return found
 
 
 def _elementwise(e: Emitter, inst: Inst) -> Any:

@@ -15,12 +15,11 @@ from tilec.backends.convert import from_memory, stored, to_memory
 from tilec.backends.writer import Writer
 from tilec.ir.dtype import DType
 from tilec.ir.facts import Facts
-from tilec.ir.func import Func, Value
+from tilec.ir.func import Func, Inst, Value
 from tilec.ir.layout import Layout
 from tilec.ir.target import Target
 
 WORD = 32
-TF32_MANTISSA = 10  # with 8 bits of exponent; memory holds it as an f32
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,8 @@ class Emitter:
     words: dict[tuple[str, ...], str] = field(default_factory=dict)
     globals: list[str] = field(default_factory=list)
     read_only: frozenset[Value] = frozenset()
+    users: dict[Value, list[Inst]] = field(default_factory=dict)
+    lazy: set[Value] = field(default_factory=set)
     tid: str = "%tid"
     block: str = "entry"
 
@@ -149,4 +150,4 @@ class Emitter:
 
 def memory_bits(dtype: DType) -> int:
     """Bits of one element in unpacked memory: whole bytes."""
-    return max(8, dtype.bits if dtype.mantissa != TF32_MANTISSA else WORD)
+    return max(8, dtype.bits)

@@ -20,6 +20,7 @@ from tilec.ir.errors import TilecError
 from tilec.ir.facts import analyse
 from tilec.ir.func import Func, written_arrays
 from tilec.ir.inst.memory import Alloc
+from tilec.ir.rewrite import uses
 from tilec.ir.signature import signature
 from tilec.ir.target import Target
 from tilec.ir.tile import ArrayType
@@ -77,7 +78,7 @@ def module(func: Func, target: Target) -> str:
     written = written_arrays(func)
     aliased = bool(func.schedule.get("alias"))
     read_only = frozenset(p for p in func.params if isinstance(p.type, ArrayType) and p not in written and not aliased)
-    e = Emitter(func, target, analyse(func), writer, read_only=read_only)
+    e = Emitter(func, target, analyse(func), writer, read_only=read_only, users=uses(func))
     parameters = _parameters(e)
     e.start_block("body")
     write_block(e, func.body)

@@ -6,6 +6,7 @@ Each element of a store, scatter or atomic is done once, by its owner; every hol
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import copysign
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tilec.backends.ptx.words import as_words, from_words
 from tilec.backends.writer import held
 from tilec.ir.func import Value, root
 from tilec.ir.inst import memory
+from tilec.ir.inst.arith import Full
 from tilec.ir.layouts import blocked
 from tilec.ir.tile import ArrayType
 
@@ -38,7 +40,7 @@ def load(e: Emitter, inst: memory.Load) -> Fragment:
     assert inst.layout is not None, "the layout pass gives every tile a layout"
     kind, at = inst.array.array_type, fixed(e, inst.at)
     if kind.space == "shared" and at is not None and not inst.masked:
-        return shared.load(e, inst.array, inst.layout, at)
+        return shared.load(e, inst.array, inst.layout, at, inst in e.lazy)
     window = Window(inst.array, inst.at, inst.layout, inst.masked)
     return packed.load(e, window) if kind.packed else load_window(e, window, e.scalar(inst.other))
 
@@ -164,7 +166,7 @@ def copy(e: Emitter, inst: memory.Copy) -> str:
     there = shared.byte_offsets(inst.buffer.array_type, layout, [0] * len(inst.shape))
     length = min(run_length(e, source, taking), shared.run_length(there, bits, taking))
     size = length * bits // 8
-    if size < 4 or e.facts.constant(inst.other) != 0 or kind.packed or not e.target.has("cp_async"):
+    if size < 4 or not _is_zero(inst.other) or kind.packed or not e.target.has("cp_async"):
         tile = packed.load(e, source) if kind.packed else load_window(e, source, e.scalar(inst.other))
         shared.store(e, inst.buffer, tile, [0] * len(inst.shape))
         return "done"
@@ -173,6 +175,11 @@ def copy(e: Emitter, inst: memory.Copy) -> str:
         who = predicate(e, taking[:, run.start])
         access.copy_async(e, targets[run.start // length], pointer, size, inside, who)
     return "async"
+
+
+def _is_zero(other: Value) -> bool:
+    """Whether all bits are 0: what cp.async fills with."""
+    return isinstance(other, Full) and other.value == 0 and copysign(1, other.value) > 0
 
 
 def wait(e: Emitter, inst: memory.Wait) -> None:

@@ -62,7 +62,7 @@ def dot(e: Emitter, inst: Dot) -> Fragment:
 
 def _words(e: Emitter, tile: Fragment, slots: list[int]) -> list[str]:
     """Registers of one operand: as many elements as fit 32 bits in each."""
-    per = 32 // tile.dtype.bits if tile.dtype != dt.tf32 else 1
+    per = 32 // tile.dtype.bits
     return [e.word([tile.slots[s] for s in slots[i : i + per]], tile.dtype) for i in range(0, len(slots), per)]
 
 

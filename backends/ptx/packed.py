@@ -57,7 +57,8 @@ def _load_one(e: Emitter, w: Window, element: str, condition: str, base: str) ->
         both = e.let(f"and i1 {condition}, {over}")
         second = e.let(f"getelementptr i8, ptr addrspace(1) {first}, i64 1")
         high = access.load_if(e, both, second, 1, "global", ["0"], read_only)[0]
-        wide = e.let(f"or i16 {wide}, {e.let(f'shl i16 {e.let(f"zext i8 {high} to i16")}, 8')}")
+        upper = e.let(f"shl i16 {e.let(f'zext i8 {high} to i16')}, 8")
+        wide = e.let(f"or i16 {wide}, {upper}")
     field = e.let(f"trunc i16 {e.let(f'lshr i16 {wide}, {low}')} to i8")
     return from_code(e.writer, field, dtype)
 

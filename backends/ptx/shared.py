@@ -6,8 +6,8 @@ distinct swizzled part, and a constant that becomes part of the instruction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -88,20 +88,49 @@ def run_length(offsets: Offsets, bits: int, static: Mask) -> int:
     return length
 
 
-def load(e: Emitter, buffer: Value, layout: Layout, at: Sequence[int]) -> Fragment:
+class Lazy(Sequence[str]):
+    """Slots that are loaded when they are first asked for, a group at a time: fragments live as short as they can."""
+
+    def __init__(self, count: int, group: int, load: Callable[[int], list[str]]) -> None:
+        self.count, self.group, self.load_group = count, group, load
+        self.loaded: dict[int, list[str]] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(self.count))]
+        group, place = divmod(i, self.group)
+        if group not in self.loaded:
+            self.loaded[group] = self.load_group(group)
+        return self.loaded[group][place]
+
+
+def load(e: Emitter, buffer: Value, layout: Layout, at: Sequence[int], lazy: bool) -> Fragment:
     """A tile from a shared buffer: by ldmatrix where its fragments match, else in wide runs."""
     kind = buffer.array_type
     offsets, bits = byte_offsets(kind, layout, at), memory_bits(kind.dtype)
     matrices = _matrices(offsets, bits) if e.target.has("ldmatrix") else None
     if matrices is not None:
-        return Fragment(kind.dtype, layout, _ldmatrix(e, buffer, kind, *matrices))
-    length = run_length(offsets, bits, np.ones(offsets.shape, bool))
-    starts = places(e, buffer, offsets[:, ::length])
-    slots: list[str] = []
-    for i in range(layout.slots // length):
-        words = access.load(e, starts[i], length * bits // 8, "shared", False)
-        slots += from_words(e, words, length, kind.dtype)
-    return Fragment(kind.dtype, layout, slots)
+        slots = _by_matrices(e, buffer, kind, *matrices)
+    else:
+        length = run_length(offsets, bits, np.ones(offsets.shape, bool))
+        slots = _by_runs(e, buffer, kind, offsets[:, ::length], length)
+    return Fragment(kind.dtype, layout, slots if lazy else list(slots))
+
+
+def _by_runs(e: Emitter, buffer: Value, kind: ArrayType, offsets: Offsets, length: int) -> Lazy:
+    starts, size = places(e, buffer, offsets), length * memory_bits(kind.dtype) // 8
+
+    def one(i: int) -> list[str]:
+        return from_words(e, access.load(e, starts[i], size, "shared", False), length, kind.dtype)
+
+    return Lazy(offsets.shape[1] * length, length, one)
 
 
 def store(e: Emitter, buffer: Value, tile: Fragment, at: Sequence[int]) -> None:
@@ -145,22 +174,19 @@ def _matrices(offsets: Offsets, bits: int) -> tuple[Offsets, bool] | None:
     return None
 
 
-def _ldmatrix(e: Emitter, buffer: Value, kind: ArrayType, rows: Offsets, transposed: bool) -> list[str]:
+def _by_matrices(e: Emitter, buffer: Value, kind: ArrayType, rows: Offsets, transposed: bool) -> Lazy:
     """Every fragment of a tile; lanes 8i .. 8i + 7 give the row addresses of matrix i."""
-    slots: list[str] = []
     count = rows.shape[1]
-    groups = [(first, 4 if count - first >= 4 else 2 if count - first >= 2 else 1) for first in _starts(count)]
-    tables = [np.tile(rows[:, first : first + n], (1, 4 // n, 1)).reshape(-1) for first, n in groups]
+    n = next(n for n in (4, 2, 1) if count % n == 0)
+    tables = [np.tile(rows[:, first : first + n], (1, 4 // n, 1)).reshape(-1) for first in range(0, count, n)]
     addresses = places(e, buffer, np.stack(tables, 1))
-    for i, (_, n) in enumerate(groups):
-        for word in _ldmatrix_once(e, addresses[i], n, transposed):
-            slots += e.unword(word, kind.dtype)
-    return slots
+    per = 32 // memory_bits(kind.dtype)
 
+    def one(i: int) -> list[str]:
+        words = _ldmatrix_once(e, addresses[i], n, transposed)
+        return [slot for word in words for slot in e.unword(word, kind.dtype)]
 
-def _starts(count: int) -> list[int]:
-    whole = list(range(0, count - count % 4, 4))
-    return whole + [count - count % 4 + step for step in ((), (0,), (0,), (0, 2))[count % 4]]
+    return Lazy(count * per, n * per, one)
 
 
 def _ldmatrix_once(e: Emitter, address: str, n: int, transposed: bool) -> list[str]:

@@ -18,7 +18,11 @@ from tilec.ir.inst.shape import Annotate, Broadcast
 from tilec.ir.rewrite import uses
 from tilec.ir.tile import TileType
 
-ELEMENTWISE = tuple(kind for kind in vars(arith).values() if isinstance(kind, type) and issubclass(kind, Inst))
+ELEMENTWISE = tuple(
+    kind
+    for kind in vars(arith).values()
+    if isinstance(kind, type) and issubclass(kind, Inst) and kind.__module__ == arith.__name__
+)
 REMADE = (arith.Full, arith.Iota, Broadcast)
 
 

@@ -12,7 +12,7 @@ from tilec.ir.func import Func, Inst
 from tilec.ir.inst.arith import Full
 from tilec.ir.inst.memory import Alloc, Load, Store
 from tilec.ir.inst.shape import Convert
-from tilec.ir.memory_layout import exchange_layout
+from tilec.ir.exchange import exchange_layout
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.target import Target
 

@@ -132,7 +132,7 @@ class _Assignment:
                 return inst.mapped(lambda v: self.adapt(v, layout, emit) if is_tile(v) else v)
             case Assert():
                 return None
-            case _ if isinstance(inst, ELEMENTWISE) and is_tile(inst.operands[0]):
+            case _ if isinstance(inst, ELEMENTWISE) and is_tile(inst):
                 layout = self.wanted(emit.old)
                 return self.settle(_retyped(inst, partial(self.adapt, layout=layout, emit=emit)), emit)
         return None

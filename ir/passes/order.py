@@ -14,6 +14,7 @@ from tilec.ir.passes.barriers import insert_barriers
 from tilec.ir.passes.bounds import bounds
 from tilec.ir.passes.exchange import exchange
 from tilec.ir.passes.expand_math import expand_math
+from tilec.ir.passes.late_loads import late_loads
 from tilec.ir.passes.layouts import assign_layouts
 from tilec.ir.passes.places import places, widen_dots
 from tilec.ir.passes.shared_memory import plan_shared_memory
@@ -41,6 +42,7 @@ PASSES = (
     Pass(bounds),
     Pass(widen_dots, threads=True),
     Pass(places, threads=True),  # before layouts: operands of products choose theirs by where they live
+    Pass(late_loads, threads=True),
     Pass(assign_layouts, threads=True),
     Pass(exchange, threads=True),  # after layouts: writes out the conversions that cross warps
     Pass(simplify, threads=True),  # after exchange: the same conversion twice is one
