@@ -128,7 +128,7 @@ class Layout:
 
     def offset(self, coordinates: Sequence[Any] | Ints) -> Any:
         """The element offset of coordinates (integers or arrays, one per axis), before any swizzle."""
-        total: Any = 0
+        total: Any = sum(c * 0 for c in coordinates)
         for digits, c in zip(self.parts, coordinates, strict=True):
             for position, (place, digit) in enumerate(dg.places(digits)):
                 count = c // place % digit.extent if position else c // place

@@ -3,10 +3,9 @@
 A memory layout has one group of digits per axis, from coordinates to an element's offset:
     row_major((8, 64), Swizzle(3, 4, 3)).byte_offset((1, 0), element_bits=16) == 128 ^ 16
 `vectors` says which slots go in one wide access, `bank_conflicts` what accesses cost in shared memory,
-`exchange_layout` where to put a tile that changes hands.
+`exchange.exchange_layout` where to put a tile that changes hands.
 """
 
-from collections.abc import Iterator
 from functools import lru_cache
 from math import prod
 
@@ -15,7 +14,7 @@ import numpy as np
 from tilec.ir.digits import Digit, Ints
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout, Shape, memory
-from tilec.ir.swizzle import CHUNK, Swizzle, swizzle_for, wavefronts
+from tilec.ir.swizzle import CHUNK, Swizzle, wavefronts
 
 WARP = 32
 Slots = tuple[tuple[int, ...], ...]
@@ -29,20 +28,20 @@ def strided(shape: Shape, strides: Shape, swizzle: Swizzle | None = None) -> Lay
 
 def row_major(shape: Shape, swizzle: Swizzle | None = None) -> Layout:
     """Memory: the last axis fastest."""
-    return strided(shape, _dense(shape), swizzle)
+    return strided(shape, dense_strides(shape), swizzle)
 
 
 def column_major(shape: Shape, swizzle: Swizzle | None = None) -> Layout:
     """Memory: the first axis fastest."""
-    return strided(shape, _dense(shape[::-1])[::-1], swizzle)
+    return strided(shape, dense_strides(shape[::-1])[::-1], swizzle)
 
 
 def padded(shape: Shape, pad: int) -> Layout:
     """Memory: row-major, every row `pad` elements longer than it needs to be."""
-    return strided(shape, _dense((*shape[:-1], shape[-1] + pad)))
+    return strided(shape, dense_strides((*shape[:-1], shape[-1] + pad)))
 
 
-def _dense(shape: Shape) -> Shape:
+def dense_strides(shape: Shape) -> Shape:
     return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
@@ -62,21 +61,19 @@ def vectors(place: Layout, tile: Layout, element_bits: int, max_bytes: int = CHU
     all inside the tile or all pad. Groups are in the order of their first slots; elements in the order of
     memory.
     """
-    return _vectors(place, tile.points(), tile.pad_mask(), element_bits, max_bytes)
+    swizzled = min(max_bytes, 1 << place.swizzle.base) if place.swizzle else max_bytes
+    return grouped(place, tile.points(), tile.pad_mask(), element_bits, swizzled)
 
 
-def _vectors(place: Layout, points: Ints, pad: Ints, element_bits: int, max_bytes: int) -> Slots:
+def grouped(place: Layout, points: Ints, pad: Ints, element_bits: int, max_bytes: int) -> Slots:
     """`vectors` for the given threads' points int32 [threads, slots, rank] and pad bool [threads, slots]."""
-    offsets = np.asarray(place.offset(np.moveaxis(points, -1, 0)) + np.zeros(points.shape[:2], np.int64))
-    if place.swizzle:
-        max_bytes = min(max_bytes, 1 << place.swizzle.base)
+    offsets = np.zeros(pad.shape, np.int64) + place.offset(np.moveaxis(points, -1, 0).astype(np.int64))
     order = np.argsort(offsets[0], kind="stable")
     offsets, pad = offsets[:, order], pad[:, order]
-    width = min(1 << (len(order) & -len(order)).bit_length() - 1, max_bytes * 8 // element_bits)
+    width = min(len(order) & -len(order), max(1, max_bytes * 8 // element_bits))
     while width > 1 and not _fit(offsets, pad, width, element_bits):
         width //= 2
-    groups = order.reshape(-1, max(width, 1)).tolist()
-    return tuple(sorted(map(tuple, groups)))
+    return tuple(sorted(map(tuple, order.reshape(-1, width).tolist())))
 
 
 def _fit(offsets: Ints, pad: Ints, width: int, element_bits: int) -> bool:
@@ -90,6 +87,12 @@ def _fit(offsets: Ints, pad: Ints, width: int, element_bits: int) -> bool:
     )
 
 
+def byte_addresses(place: Layout, points: Ints, element_bits: int) -> Ints:
+    """Where points int32 [threads, slots, rank] lie, [threads, slots]."""
+    at = place.byte_offset(np.moveaxis(points, -1, 0).astype(np.int64), element_bits)
+    return np.asarray(np.zeros(points.shape[:2], np.int64) + at)
+
+
 def bank_conflicts(place: Layout, tile: Layout, element_bits: int, vector: int = 1) -> float:
     """Trips to shared memory per warp-wide access of `vector` elements a thread, on average.
 
@@ -101,77 +104,18 @@ def bank_conflicts(place: Layout, tile: Layout, element_bits: int, vector: int =
             f"accesses of {vector} elements need {vector} neighbouring, aligned elements in each thread: "
             f"{tile} in {place} has {len(groups[0])}"
         )
-    trips = _trips(place, tile.points(), tile.pad_mask(), groups, element_bits)
-    return float(trips.sum() / max(1, np.count_nonzero(trips)))
+    made = trips(byte_addresses(place, tile.points(), element_bits), tile.pad_mask(), groups, element_bits)
+    return float(made.sum() / max(1, np.count_nonzero(made)))
 
 
-def _trips(place: Layout, points: Ints, pad: Ints, groups: Slots, element_bits: int) -> Ints:
-    """Wavefronts of every access of every warp, int64 [warps * groups]."""
-    heads = [group[0] for group in groups]
-    missing = -len(points) % WARP
-    points = np.pad(points[:, heads], ((0, missing), (0, 0), (0, 0)))
-    active = np.pad(~pad[:, heads], ((0, missing), (0, 0)))
-    address = np.zeros(active.shape, np.int64) + place.byte_offset(np.moveaxis(points, -1, 0), element_bits)
-    address, active = (
-        x.reshape(-1, WARP, len(heads)).swapaxes(1, 2).reshape(-1, WARP) for x in (address, active)
-    )
-    return wavefronts(address, active, len(groups[0]) * element_bits // 8)
-
-
-@lru_cache(256)
-def exchange_layout(a: Layout, b: Layout, element_bits: int) -> Layout:
-    """Where in shared memory to write a tile held as a, to read it as b: the cheapest for the first warp.
-
-    Elements under 8 bits take a byte. Tried are the orders of axes that give a or b (or nobody) the widest
-    accesses, each dense, swizzled and padded; of equals the first.
+def trips(addresses: Ints, pad: Ints, groups: Slots, element_bits: int) -> Ints:
+    """Wavefronts of every access of every warp, int64 [warps * groups], from byte addresses [threads,
+    slots].
     """
-    bits = max(8, element_bits)
-    ideal = (
-        (a.slots + b.slots) * bits / 32
-    )  # a trip moves 4 bytes a lane, more only where lanes read the same
-    best: tuple[float, Layout] | None = None
-    for place in _candidates(a, b, bits // 8):
-        cost = exchange_cost(place, a, b, bits)
-        best = (cost, place) if best is None or cost < best[0] else best
-        if cost <= ideal:
-            break
-    assert best is not None, "a scalar is held by every thread and goes nowhere"
-    return best[1]
-
-
-def exchange_cost(place: Layout, a: Layout, b: Layout, element_bits: int) -> int:
-    """Wavefronts of the first warp for writing the tile as a and reading it as b."""
-    return sum(_first_warp(place, tile, element_bits) for tile in (a, b))
-
-
-def _first_warp(place: Layout, tile: Layout, element_bits: int) -> int:
-    points, pad = tile.points()[:WARP], tile.pad_mask()[:WARP]
-    groups = _vectors(place, points, pad, element_bits, CHUNK)
-    return int(_trips(place, points, pad, groups, element_bits).sum())
-
-
-def _candidates(a: Layout, b: Layout, element_bytes: int) -> Iterator[Layout]:
-    fast = dict.fromkeys([a.rank - 1, *(axis for tile in (a, b) for axis in _run_axes(tile))])
-    for last in fast:
-        order = [*(axis for axis in range(a.rank) if axis != last), last]
-        extents = tuple(a.shape[axis] for axis in order)
-        back = [order.index(axis) for axis in range(a.rank)]
-        for swizzle, pad in _spreads(extents, element_bytes):
-            strides = _dense((*extents[:-1], extents[-1] + pad))
-            yield strided(a.shape, tuple(strides[i] for i in back), swizzle)
-
-
-def _run_axes(tile: Layout) -> list[int]:
-    """The axes along which slots or threads are neighbours."""
-    return [axis for part in tile.parts for d in part[-1:] for axis, s in enumerate(d.stride) if s == 1]
-
-
-def _spreads(extents: Shape, element_bytes: int) -> Iterator[tuple[Swizzle | None, int]]:
-    """Ways to keep rows out of each other's banks: (swizzle, padding in elements)."""
-    yield None, 0
-    for chunk in (16, 8, 4):
-        if chunk >= element_bytes:
-            swizzle = swizzle_for(extents, element_bytes, chunk)
-            if swizzle:
-                yield swizzle, 0
-            yield None, chunk // element_bytes
+    heads = [group[0] for group in groups]
+    filler = ((0, -len(addresses) % WARP), (0, 0))
+    by_warp = [
+        np.pad(x[:, heads], filler).reshape(-1, WARP, len(heads)).swapaxes(1, 2).reshape(-1, WARP)
+        for x in (addresses, ~pad)
+    ]
+    return wavefronts(by_warp[0], by_warp[1], len(groups[0]) * element_bits // 8)
