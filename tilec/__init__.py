@@ -1,14 +1,14 @@
 """tilec: a tile-level GPU kernel language and its compiler.
 
-    import tilec as tc
+import tilec as tc
 
-    @tc.kernel
-    def add(x: tc.Array, y: tc.Array, out: tc.Array, *, block=1024):
-        X, Y, OUT = x.tiles((block,)), y.tiles((block,)), out.tiles((block,))
-        i = tc.blocks(*OUT.shape)
-        OUT[i] = X[i] + Y[i]
+@tc.kernel
+def add(x: tc.Array, y: tc.Array, out: tc.Array, *, block=1024):
+    X, Y, OUT = x.tiles((block,)), y.tiles((block,)), out.tiles((block,))
+    i = tc.blocks(*OUT.shape)
+    OUT[i] = X[i] + Y[i]
 
-    add(x, y, out)      # numpy arrays: on the CPU
+add(x, y, out)      # numpy arrays: on the CPU
 """
 
 from pathlib import Path
@@ -83,7 +83,7 @@ from tilec.values import Tile as Tile
 __version__ = "0.1.0"
 
 
-def pack(codes: Any, dtype: Any) -> Any:  # noqa: A002
+def pack(codes: Any, dtype: Any) -> Any:
     """Elements of any shape as packed bytes: element i has bits [i * n, (i + 1) * n), little-endian."""
     return _pack(codes, _dtype(dtype))
 

@@ -25,12 +25,16 @@ from tilec.specialise import LIMIT, Spec, alignment, array_type
 Static = frozenset[tuple[int, int]]
 
 
-def bind(definition: Definition, args: Sequence[Any], named: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def bind(
+    definition: Definition, args: Sequence[Any], named: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The run-time arguments in order, and the constants that remain."""
     params = definition.params
     if len(args) > len(params):
-        raise TilecError(f"{definition.name} takes {len(params)} arguments, found {len(args)}: {definition.usage}; "
-                         "constants are passed by name")  # fmt: skip
+        raise TilecError(
+            f"{definition.name} takes {len(params)} arguments, found {len(args)}: {definition.usage}; "
+            "constants are passed by name"
+        )
     constants = dict(named)
     given = list(args)
     for param in params[len(args) :]:
@@ -53,7 +57,9 @@ def constant_key(value: Any) -> Any:
     try:
         hash(value)
     except TypeError:
-        raise TilecError(f"constants of a kernel are hashable, found {value!r}: a tuple instead of a list") from None
+        raise TilecError(
+            f"constants of a kernel are hashable, found {value!r}: a tuple instead of a list"
+        ) from None
     return (type(value), value)
 
 
@@ -120,7 +126,9 @@ def check_written(definition: Definition, func: Func, args: Sequence[Any]) -> No
     for i in written_params(func):
         data = _data(args[i])
         if not data.flags.writeable:
-            raise TilecError(f"{definition.name} writes {definition.params[i].name}, which is read-only: pass a copy")
+            raise TilecError(
+                f"{definition.name} writes {definition.params[i].name}, which is read-only: pass a copy"
+            )
         _check_overlap(definition, args, i)
 
 
@@ -131,8 +139,10 @@ def _check_overlap(definition: Definition, args: Sequence[Any], i: int) -> None:
             continue
         theirs = definition.params[j].name
         if theirs not in definition.alias and overlap(data, _data(other)):
-            raise TilecError(f"{definition.name} writes {name}, whose bytes overlap those of {theirs}: pass a copy, or "
-                             f'say that this is meant, @tc.kernel(alias=("{name}",))')  # fmt: skip
+            raise TilecError(
+                f"{definition.name} writes {name}, whose bytes overlap those of {theirs}: pass a copy, or "
+                f'say that this is meant, @tc.kernel(alias=("{name}",))'
+            )
 
 
 def overlap(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
@@ -170,9 +180,13 @@ def _check_array(name: str, kind: ArrayType, x: Any, known: dict[str, int]) -> N
     for axis in range(kind.rank):
         _check_extent(f"axis {axis} of {name}", kind.shape[axis], x.shape[axis], known)
         if x.shape[axis] > 1:
-            _check_extent(f"the stride of axis {axis} of {name}", kind.strides[axis], element_strides(x)[axis], known)
+            _check_extent(
+                f"the stride of axis {axis} of {name}", kind.strides[axis], element_strides(x)[axis], known
+            )
     if alignment(_data(x)) % kind.align and _data(x).size:
-        raise TilecError(f"{name} was compiled for an alignment of {kind.align} bytes, which its first element lacks")
+        raise TilecError(
+            f"{name} was compiled for an alignment of {kind.align} bytes, which its first element lacks"
+        )
 
 
 def _check_extent(what: str, expected: Extent, found: int, known: dict[str, int]) -> None:

@@ -40,7 +40,9 @@ class Array:
     @property
     def value(self) -> Value:
         if not self._scope.open:
-            raise TilecError(f"this view of {self.name} was made inside a {self._scope.what} that has ended: make it again")
+            raise TilecError(
+                f"this view of {self.name} was made inside a {self._scope.what} that has ended: make it again"
+            )
         return self._value
 
     @property
@@ -88,11 +90,15 @@ class Array:
 
     def at(self, *index: Index, other: Operand = None) -> Tile:
         """One element, as a scalar."""
-        return emit(memory.Gather, self.value, self._offsets(index, "at"), self._other(other), other is not None)
+        return emit(
+            memory.Gather, self.value, self._offsets(index, "at"), self._other(other), other is not None
+        )
 
     def gather(self, *indices: Operand, other: Operand = None) -> Tile:
         """One element per place: integer tiles, one per axis, broadcast to one shape."""
-        return emit(memory.Gather, self.value, self._indices(indices, "gather"), self._other(other), other is not None)
+        return emit(
+            memory.Gather, self.value, self._indices(indices, "gather"), self._other(other), other is not None
+        )
 
     # Writing.
 
@@ -137,8 +143,10 @@ class Array:
         if any(item is None for item in items):
             raise TilecError("an array takes no new axes: load a tile, then write tile[:, None]")
         if not any(isinstance(item, slice) for item in items):
-            raise TilecError(f"{self.name}[...] with an index on every axis is one element: write {self.name}.at(...) "
-                             "to read it")  # fmt: skip
+            raise TilecError(
+                f"{self.name}[...] with an index on every axis is one element: write {self.name}.at(...) "
+                "to read it"
+            )
         cuts = [self._cut(axis, item) for axis, item in enumerate(items)]
         starts, stops, steps = (tuple(part) for part in zip(*cuts, strict=True))
         dropped = tuple(axis for axis, item in enumerate(items) if not isinstance(item, slice))
@@ -150,7 +158,9 @@ class Array:
         """Whole axes of a view have the extents of its array."""
         kept = [axis for axis in range(self.rank) if axis not in made.dropped]
         shape = self.shape if any(made.whole(axis) for axis in kept) else ()
-        view._shape = tuple(shape[axis] if made.whole(axis) else view._extent(i) for i, axis in enumerate(kept))
+        view._shape = tuple(
+            shape[axis] if made.whole(axis) else view._extent(i) for i, axis in enumerate(kept)
+        )
         return view
 
     def _cut(self, axis: int, item: Any) -> tuple[Value | None, Value | None, int]:
@@ -159,27 +169,35 @@ class Array:
         step = plain(1 if item.step is None else item.step)
         if not isinstance(step, int) or step < 1:
             raise TilecError(f"the step of an array's slice is a constant of 1 or more, found {step!r}")
-        bounds = [None if bound is None else self._from_end(axis, bound) for bound in (item.start, item.stop)]
-        start, stop = (None if bound is None else offset(bound, f"{self.name}[...]") for bound in bounds)
-        return (None if bounds[0] == 0 and isinstance(bounds[0], int) else start), stop, step
+        start, stop = (None if bound is None else self._from_end(axis, bound) for bound in (item.start, item.stop))
+        return self._bound(None if isinstance(start, int) and start == 0 else start), self._bound(stop), step
+
+    def _bound(self, x: Any) -> Value | None:
+        return None if x is None else offset(x, f"{self.name}[...]")
 
     def _from_end(self, axis: int, bound: Any) -> Any:
         bound = plain(bound)
         return self.shape[axis] + bound if isinstance(bound, int) and bound < 0 else bound
 
     def __setitem__(self, index: Any, tile: Any) -> NoReturn:
-        raise TilecError(f"{self.name} is an array: write {self.name}.store(offsets, tile), or cut it into tiles, "
-                         f"T = {self.name}.tiles(shape), and assign T[i, j] = tile")  # fmt: skip
+        raise TilecError(
+            f"{self.name} is an array: write {self.name}.store(offsets, tile), or cut it into tiles, "
+            f"T = {self.name}.tiles(shape), and assign T[i, j] = tile"
+        )
 
     def __iter__(self) -> NoReturn:
-        raise TilecError(f"{self.name} is an array, whose extents are run-time values: loop with tc.range and load tiles")
+        raise TilecError(
+            f"{self.name} is an array, whose extents are run-time values: loop with tc.range and load tiles"
+        )
 
     # What the methods above share.
 
     def _per_axis(self, items: tuple[Any, ...], what: str) -> tuple[Any, ...]:
         if len(items) != self.rank:
-            raise TilecError(f"{self.name}.{what} takes one entry per axis: {self.name} is {self.type}, of rank "
-                             f"{self.rank}, found {len(items)}")  # fmt: skip
+            raise TilecError(
+                f"{self.name}.{what} takes one entry per axis: {self.name} is {self.type}, of rank "
+                f"{self.rank}, found {len(items)}"
+            )
         return items
 
     def _offsets(self, at: Sequence[Index] | Index, what: str) -> tuple[Value, ...]:
@@ -220,9 +238,11 @@ class Array:
         """Neighbouring blocks that store tiles one element apart overlap: a tile number where an offset is meant."""
         for axis, (at, extent) in enumerate(zip(offsets, tile.tile.shape, strict=False)):
             if isinstance(at, BlockIndex) and extent > 1:
-                raise TilecError(f"{self.name}.store takes element offsets, and axis {axis} is given a block's number: "
-                                 f"neighbouring blocks would write tiles of {extent} one element apart; "
-                                 f"multiply it by {extent}, or use {self.name}.tiles(shape)[...]")  # fmt: skip
+                raise TilecError(
+                    f"{self.name}.store takes element offsets, and axis {axis} is given a block's number: "
+                    f"neighbouring blocks would write tiles of {extent} one element apart; "
+                    f"multiply it by {extent}, or use {self.name}.tiles(shape)[...]"
+                )
 
 
 class Tiles:
@@ -261,7 +281,9 @@ class Tiles:
         elif isinstance(tile, Tile):
             value = self._fitted(tile)
         else:
-            raise TilecError(f"{self.array.name} is written with a tile or a number, found {type(tile).__name__}")
+            raise TilecError(
+                f"{self.array.name} is written with a tile or a number, found {type(tile).__name__}"
+            )
         self.array.store(at, Tile(value, current().scope))
 
     def _fitted(self, tile: Tile) -> Value:
@@ -269,35 +291,49 @@ class Tiles:
             fits = broadcast_shape("store", [tile]) and tile.rank <= len(self.tile_shape)
             missing = (1,) * (len(self.tile_shape) - tile.rank)
             fits = fits or tile.rank == 0
-            assert fits and all(n in (1, want) for n, want in zip(missing + tile.shape, self.tile_shape, strict=True))
+            assert fits and all(
+                n in (1, want) for n, want in zip(missing + tile.shape, self.tile_shape, strict=True)
+            )
         except AssertionError:
-            raise TilecError(f"the tiles of {self.array.name} are {list(self.tile_shape)}, found {tile.type}") from None
+            raise TilecError(
+                f"the tiles of {self.array.name} are {list(self.tile_shape)}, found {tile.type}"
+            ) from None
         return expand(tile, self.tile_shape)
 
     def _offsets(self, index: Any) -> tuple[Index, ...]:
         numbers = index if isinstance(index, tuple) else (index,)
         if len(numbers) != len(self.tile_shape):
-            raise TilecError(f"{self.array.name}.tiles({self.tile_shape}) takes {len(self.tile_shape)} tile numbers, "
-                             f"found {len(numbers)}")  # fmt: skip
+            raise TilecError(
+                f"{self.array.name}.tiles({self.tile_shape}) takes {len(self.tile_shape)} tile numbers, "
+                f"found {len(numbers)}"
+            )
         for axis, x in enumerate(numbers):
             self._check_number(axis, x)
         return tuple(x * n for x, n in zip(numbers, self.tile_shape, strict=True))
 
     def _check_number(self, axis: int, x: Any) -> None:
         if isinstance(x, slice):
-            raise TilecError(f"tiles of {self.array.name} are read one at a time, not by a slice; use "
-                             f"{self.array.name}.load(offsets, shape)")  # fmt: skip
+            raise TilecError(
+                f"tiles of {self.array.name} are read one at a time, not by a slice; use "
+                f"{self.array.name}.load(offsets, shape)"
+            )
         if isinstance(x, Tile) and self._leaves_the_array(axis, x.value):
-            raise TilecError(f"{self.array.name}.tiles(...)[...] takes tile numbers, and index {axis} is a tile number "
-                             f"multiplied by {self.tile_shape[axis]} already: leave the factor out, or use "
-                             f"{self.array.name}.load(offsets, shape)")  # fmt: skip
+            raise TilecError(
+                f"{self.array.name}.tiles(...)[...] takes tile numbers, and index {axis} is a tile number "
+                f"multiplied by {self.tile_shape[axis]} already: leave the factor out, or use "
+                f"{self.array.name}.load(offsets, shape)"
+            )
 
     def _leaves_the_array(self, axis: int, x: Value) -> bool:
         """i * c where i counts these very tiles: an element offset where a tile number is meant."""
         if not (isinstance(x, arith.Mul) and isinstance(x.a, BlockIndex) and isinstance(x.b, arith.Full)):
             return False
         count = self.shape[axis]
-        return x.b.value == self.tile_shape[axis] > 1 and isinstance(count, Tile) and x.a.grid[x.a.axis] is count.value
+        return (
+            x.b.value == self.tile_shape[axis] > 1
+            and isinstance(count, Tile)
+            and x.a.grid[x.a.axis] is count.value
+        )
 
 
 def cdiv(x: Operand, y: Operand) -> Any:
@@ -319,7 +355,9 @@ def offset(x: Any, what: str) -> Value:
             raise TilecError(f"{what} takes integers or integer scalars as offsets, found {x!r}")
         return current().constant(number(x, dt.i32), dt.i32)
     if x.shape:
-        raise TilecError(f"{what} takes scalar offsets, found {x.type}: a tile of places is for .gather and .scatter")
+        raise TilecError(
+            f"{what} takes scalar offsets, found {x.type}: a tile of places is for .gather and .scatter"
+        )
     if not x.dtype.is_integer or (x.dtype.bits >= 32 and x.dtype != dt.i32):
         raise TilecError(f"{what} takes i32 offsets, found {x.type}: cast with .to(tc.i32)")
     return x.to(dt.i32).value

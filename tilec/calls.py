@@ -78,8 +78,10 @@ def _signature_of(frame: Frame, args: ast.arguments) -> inspect.Signature:
     named = list(zip(plain, [*missing, *args.defaults], strict=True))
     found = [_parameter(frame, arg, kind, default) for (arg, kind), default in named]
     found += [_parameter(frame, args.vararg, Parameter.VAR_POSITIONAL)] if args.vararg else []
-    found += [_parameter(frame, arg, Parameter.KEYWORD_ONLY, default)
-              for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)]  # fmt: skip
+    found += [
+        _parameter(frame, arg, Parameter.KEYWORD_ONLY, default)
+        for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    ]
     found += [_parameter(frame, args.kwarg, Parameter.VAR_KEYWORD)] if args.kwarg else []
     return inspect.Signature(found)
 
@@ -89,7 +91,9 @@ def _parameter(frame: Frame, arg: ast.arg, kind: Any, default: ast.expr | None =
     return Parameter(arg.arg, kind, default=value)
 
 
-def _bind(name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _bind(
+    name: str, signature: inspect.Signature, args: Sequence[Any], kwargs: dict[str, Any]
+) -> dict[str, Any]:
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:

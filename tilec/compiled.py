@@ -47,8 +47,10 @@ class Compiled:
     def machine(self) -> Target:
         """The target as data."""
         if self.place.target is None:
-            raise TilecError(f"{self.target}: no CUDA driver was found on this machine; kernels run on \"cpu\", "
-                             '"reference" and "emulator:sm_80" without one')  # fmt: skip
+            raise TilecError(
+                f'{self.target}: no CUDA driver was found on this machine; kernels run on "cpu", '
+                '"reference" and "emulator:sm_80" without one'
+            )
         return self.place.target
 
     @cached_property
@@ -72,7 +74,9 @@ class Compiled:
     def code(self) -> Any:
         """What the backend made of it."""
         if self.place.runner == "reference":
-            raise TilecError("the reference runs the IR itself: it has no other code; compile for cpu or sm_90a")
+            raise TilecError(
+                "the reference runs the IR itself: it has no other code; compile for cpu or sm_90a"
+            )
         if self.machine == CPU:
             return _backend("cpu").compile(self.func)
         return _backend("ptx").compile(self.func, self.machine)
@@ -133,8 +137,10 @@ class Compiled:
 
     def blocks(self, held: Sequence[Any]) -> int:
         """Checks what the kernel requires and counts its blocks."""
-        env = {param: Memory(x, param.type.dtype) if isinstance(param.type, ArrayType) else x  # type: ignore[arg-type]
-               for param, x in zip(self.traced.params, held, strict=True)}  # fmt: skip
+        env = {
+            param: Memory(x, param.type.dtype) if isinstance(param.type, ArrayType) else x  # type: ignore[arg-type]
+            for param, x in zip(self.traced.params, held, strict=True)
+        }
         return grid_size(self.traced, _shapes(env))
 
     def launch(self, held: Sequence[Any], blocks: int) -> None:

@@ -23,21 +23,37 @@ from tilec.targets import assign, items, static_items
 from tilec.values import Tile, elementwise, full, scalar_bool
 
 BINARY: dict[type[ast.operator], tuple[Callable[[Any, Any], Any], str]] = {
-    ast.Add: (operator.add, "__add__"), ast.Sub: (operator.sub, "__sub__"), ast.Mult: (operator.mul, "__mul__"),
-    ast.Div: (operator.truediv, "__truediv__"), ast.FloorDiv: (operator.floordiv, "__floordiv__"),
-    ast.Mod: (operator.mod, "__mod__"), ast.Pow: (operator.pow, "__pow__"),
-    ast.MatMult: (operator.matmul, "__matmul__"), ast.BitAnd: (operator.and_, "__and__"),
-    ast.BitOr: (operator.or_, "__or__"), ast.BitXor: (operator.xor, "__xor__"),
-    ast.LShift: (operator.lshift, "__lshift__"), ast.RShift: (operator.rshift, "__rshift__"),
-}  # fmt: skip
+    ast.Add: (operator.add, "__add__"),
+    ast.Sub: (operator.sub, "__sub__"),
+    ast.Mult: (operator.mul, "__mul__"),
+    ast.Div: (operator.truediv, "__truediv__"),
+    ast.FloorDiv: (operator.floordiv, "__floordiv__"),
+    ast.Mod: (operator.mod, "__mod__"),
+    ast.Pow: (operator.pow, "__pow__"),
+    ast.MatMult: (operator.matmul, "__matmul__"),
+    ast.BitAnd: (operator.and_, "__and__"),
+    ast.BitOr: (operator.or_, "__or__"),
+    ast.BitXor: (operator.xor, "__xor__"),
+    ast.LShift: (operator.lshift, "__lshift__"),
+    ast.RShift: (operator.rshift, "__rshift__"),
+}
 UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
-    ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Invert: operator.invert,
-}  # fmt: skip
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+    ast.Invert: operator.invert,
+}
 COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
-    ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
-    ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
-}  # fmt: skip
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
+}
 
 
 @expression(ast.Constant)
@@ -67,7 +83,9 @@ def operate(frame: Frame, node: ast.AST, op: ast.operator, left: Any, right: Any
             return result
     if isinstance(left, Array) or isinstance(right, Array):
         array = left if isinstance(left, Array) else right
-        raise TilecError(f"{array.name} is an array in memory: read a tile first, x = {array.name}.load(offsets, shape)")
+        raise TilecError(
+            f"{array.name} is an array in memory: read a tile first, x = {array.name}.load(offsets, shape)"
+        )
     return function(left, right)
 
 
@@ -151,7 +169,9 @@ def conditional(frame: Frame, node: ast.IfExp) -> Any:
 def attribute(frame: Frame, node: ast.Attribute) -> Any:
     value = evaluate(frame, node.value)
     frame.mark(node)
-    if node.attr == "to" and isinstance(value, NUMBERS):  # an extent that is a constant in this specialisation
+    if node.attr == "to" and isinstance(
+        value, NUMBERS
+    ):  # an extent that is a constant in this specialisation
         return full(value, (), default_dtype(value)).to
     try:
         return getattr(value, node.attr)
@@ -159,7 +179,14 @@ def attribute(frame: Frame, node: ast.Attribute) -> Any:
         raise TilecError(_no_attribute(value, node.attr)) from None
 
 
-RENAMED = {"astype": "to", "transpose": "permute", "dot": "@", "view": "reshape", "size": "shape", "ndim": "rank"}
+RENAMED = {
+    "astype": "to",
+    "transpose": "permute",
+    "dot": "@",
+    "view": "reshape",
+    "size": "shape",
+    "ndim": "rank",
+}
 
 
 def _no_attribute(value: Any, wanted: str) -> str:
@@ -179,7 +206,9 @@ def subscript(frame: Frame, node: ast.Subscript) -> Any:
 
 @expression(ast.Slice)
 def slice_(frame: Frame, node: ast.Slice) -> slice:
-    return slice(*(None if part is None else evaluate(frame, part) for part in (node.lower, node.upper, node.step)))
+    return slice(
+        *(None if part is None else evaluate(frame, part) for part in (node.lower, node.upper, node.step))
+    )
 
 
 @expression(ast.Tuple)
@@ -249,7 +278,9 @@ def set_comprehension(frame: Frame, node: ast.SetComp) -> set[Any]:
 
 @expression(ast.DictComp)
 def dict_comprehension(frame: Frame, node: ast.DictComp) -> dict[Any, Any]:
-    return {evaluate(inner, node.key): evaluate(inner, node.value) for inner in _turns(frame, node.generators)}
+    return {
+        evaluate(inner, node.key): evaluate(inner, node.value) for inner in _turns(frame, node.generators)
+    }
 
 
 def _turns(frame: Frame, generators: list[ast.comprehension]) -> Iterator[Frame]:
@@ -272,5 +303,7 @@ def _nested(inner: Frame, generators: list[ast.comprehension]) -> Iterator[Frame
 def _constant_test(frame: Frame, node: ast.expr) -> bool:
     test = evaluate(frame, node)
     if isinstance(test, Tile):
-        raise frame.error(node, f"a comprehension is built while compiling, and {test!r} is known only at run time")
+        raise frame.error(
+            node, f"a comprehension is built while compiling, and {test!r} is known only at run time"
+        )
     return bool(test)

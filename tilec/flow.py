@@ -30,37 +30,42 @@ from tilec.values import Tile, full, scalar, scalar_bool
 FUNCTIONS = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
+def assigned(frame: Frame, node: ast.stmt) -> list[str]:
+    """The names that a loop or branch may change, in order: assigned, or of a list or dict that it changes."""
+    stored, touched = _names(node)
+    changeable = [name for name in touched if isinstance(frame.locals.get(name), list | dict)]
+    return [*stored, *(name for name in changeable if name not in stored)]
+
+
 @cache
-def assigned(node: ast.stmt) -> tuple[str, ...]:
-    """The names that a loop or branch may change, in order: assigned, or a list or dict that it changes."""
-    found: dict[str, None] = {}
+def _names(node: ast.stmt) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names that are assigned, and names of what is assigned into (x[i] = y) or asked to do something (x.append(y))."""
+    stored: dict[str, None] = {}
+    touched: dict[str, None] = {}
     for part in ("target", "body", "orelse"):
         inner = getattr(node, part, [])
         for each in inner if isinstance(inner, list) else [inner]:
-            _assigned(each, found)
-    return tuple(found)
+            _collect(each, stored, touched)
+    return tuple(stored), tuple(touched)
 
 
-def _assigned(node: ast.AST, found: dict[str, None]) -> None:
+def _collect(node: ast.AST, stored: dict[str, None], touched: dict[str, None]) -> None:
     match node:
-        case ast.Name(id, ast.Store()):
-            found[id] = None
+        case ast.Name(name, ast.Store()) | ast.FunctionDef(name):
+            stored[name] = None
         case ast.Subscript(base, _, ast.Store()) | ast.Attribute(base, _, ast.Store()):
-            _owner(base, found)
-        case ast.Call(ast.Attribute(base, _)):  # rows.append(x)
-            _owner(base, found)
-        case ast.FunctionDef(name):
-            found[name] = None
+            touched[_owner(base)] = None
+        case ast.Call(ast.Attribute(base, _)):
+            touched[_owner(base)] = None
     if not isinstance(node, FUNCTIONS):
         for child in ast.iter_child_nodes(node):
-            _assigned(child, found)
+            _collect(child, stored, touched)
 
 
-def _owner(node: ast.AST, found: dict[str, None]) -> None:
+def _owner(node: ast.AST) -> str:
     while isinstance(node, ast.Subscript | ast.Attribute):
         node = node.value
-    if isinstance(node, ast.Name):
-        found[node.id] = None
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 _NONE = Undefined("it has no value yet")
@@ -118,7 +123,9 @@ class Carried:
             found.update(leaves(name, tree))
         for odd in sorted(found.keys() ^ self.before.keys()):
             when = "after" if odd in found else "before"
-            raise self._error(odd, f"a loop keeps the parts of what it carries: {odd} is there only {when} one pass")
+            raise self._error(
+                odd, f"a loop keeps the parts of what it carries: {odd} is there only {when} one pass"
+            )
         return found
 
     def _result(self, path: str, new: Any) -> Value:
@@ -136,17 +143,27 @@ class Carried:
             return new.dtype
         if isinstance(old, NUMBERS) and isinstance(new, NUMBERS):
             return _wider(old, new)
-        hint = "start with tc.full(shape, value, dtype)" if isinstance(new, Tile) else "choose it before the loop"
+        hint = (
+            "start with tc.full(shape, value, dtype)"
+            if isinstance(new, Tile)
+            else "choose it before the loop"
+        )
         raise self._changes(path, repr(old), new, f"; {hint}")
 
     def _changes(self, path: str, before: str, new: Any, hint: str) -> TilecError:
-        return self._error(path, f"a loop keeps the type of what it carries: {path} is {before} before it and "
-                                 f"{_said(new)} after one pass{hint}")  # fmt: skip
+        return self._error(
+            path,
+            f"a loop keeps the type of what it carries: {path} is {before} before it and "
+            f"{_said(new)} after one pass{hint}",
+        )
 
     def _error(self, path: str, message: str) -> TilecError:
         """At the last line of the loop that assigns the name."""
-        stores = [n for n in ast.walk(self.node) if isinstance(n, ast.Name) and path.startswith(n.id)
-                  and isinstance(n.ctx, ast.Store)]  # fmt: skip
+        stores = [
+            n
+            for n in ast.walk(self.node)
+            if isinstance(n, ast.Name) and path.startswith(n.id) and isinstance(n.ctx, ast.Store)
+        ]
         return self.frame.error(stores[-1] if stores else self.node, message)
 
 
@@ -237,7 +254,7 @@ def conditional_loop(frame: Frame, node: ast.While) -> None:
 def _loop(frame: Frame, node: ast.For | ast.While, build: Callable[[Carried], Inst | None]) -> None:
     """Reads a loop, again where numbers turned out to change, and gives the names their values after it."""
     before = dict(frame.locals)
-    names = assigned(node)
+    names = assigned(frame, node)
     carried = Carried(frame, node, [n for n in names if not isinstance(before.get(n, _NONE), Undefined)])
     while (made := build(carried)) is None:
         frame.locals = dict(before)
@@ -247,8 +264,10 @@ def _loop(frame: Frame, node: ast.For | ast.While, build: Callable[[Carried], In
     carried.bind(results)
     for name in names:
         if name not in carried.trees:
-            frame.locals[name] = Undefined(f"{name} is first assigned inside the loop of line {node.lineno}, which may "
-                                           "not run at all: give it a value before the loop")  # fmt: skip
+            frame.locals[name] = Undefined(
+                f"{name} is first assigned inside the loop of line {node.lineno}, which may "
+                "not run at all: give it a value before the loop"
+            )
 
 
 def _closed(frame: Frame, node: ast.stmt, kind: type[Inst], *fields: Any, scopes: Sequence[Scope]) -> Inst:
@@ -269,8 +288,11 @@ LEAVES = {
 def _stays(frame: Frame, left: Flow | None) -> None:
     """A block of the running kernel is left at its end only."""
     if left is not None:
-        raise frame.error(left.node, f"`{left.kind}` inside a loop or branch that is decided at run time is not part of "
-                                     f"the kernel language: {LEAVES[left.kind]}")  # fmt: skip
+        raise frame.error(
+            left.node,
+            f"`{left.kind}` inside a loop or branch that is decided at run time is not part of "
+            f"the kernel language: {LEAVES[left.kind]}",
+        )
 
 
 @dataclass(frozen=True)
@@ -283,9 +305,11 @@ class Side:
 
 def branch(frame: Frame, node: ast.If, condition: Value) -> None:
     """if condition, where the condition is a scalar"""
-    names = assigned(node)
-    sides = [_side(frame, names, lambda body=body: _stays(frame, execute(frame, body)))  # type: ignore[misc]
-             for body in (node.body, node.orelse)]  # fmt: skip
+    names = assigned(frame, node)
+    sides = [
+        _side(frame, names, lambda body=body: _stays(frame, execute(frame, body)))  # type: ignore[misc]
+        for body in (node.body, node.orelse)
+    ]
     frame.locals.update(_joined(frame, node, condition, *sides))
 
 
@@ -319,7 +343,9 @@ def _side(frame: Frame, names: Sequence[str], read: Callable[[], None]) -> Side:
     return Side(scope, values)
 
 
-def _joined(frame: Frame, node: ast.If | ast.IfExp, condition: Value, then: Side, orelse: Side) -> dict[str, Any]:
+def _joined(
+    frame: Frame, node: ast.If | ast.IfExp, condition: Value, then: Side, orelse: Side
+) -> dict[str, Any]:
     """Emits the If; what each name means after it."""
     tracer, given = frame.tracer, {}
     pairs: dict[str, tuple[Value, Value]] = {}
@@ -327,19 +353,30 @@ def _joined(frame: Frame, node: ast.If | ast.IfExp, condition: Value, then: Side
         merged = _merge(frame, node, name, then.names.get(name, _NONE), orelse.names.get(name, _NONE))
         given[name] = merged if isinstance(merged, Undefined) else then.names[name]
         pairs |= {} if isinstance(merged, Undefined) else merged
-    blocks = [Block((), tuple(side.scope.instructions), tuple(pair[i] for pair in pairs.values()))
-              for i, side in enumerate((then, orelse))]  # fmt: skip
+    blocks = [
+        Block((), tuple(side.scope.instructions), tuple(pair[i] for pair in pairs.values()))
+        for i, side in enumerate((then, orelse))
+    ]
     made = _closed(frame, node, control.If, condition, *blocks, scopes=(then.scope, orelse.scope))
     results = {path: Tile(tracer.emit(Item, made, i), tracer.scope) for i, path in enumerate(pairs)}
-    return {name: rebuilt(name, value, lambda path, leaf: results.get(path, leaf)) for name, value in given.items()}
+    return {
+        name: rebuilt(name, value, lambda path, leaf: results.get(path, leaf))
+        for name, value in given.items()
+    }
 
 
-def _merge(frame: Frame, node: ast.AST, name: str, a: Any, b: Any) -> dict[str, tuple[Value, Value]] | Undefined:
+def _merge(
+    frame: Frame, node: ast.AST, name: str, a: Any, b: Any
+) -> dict[str, tuple[Value, Value]] | Undefined:
     """The values in which the branches differ, by path; or why the name means nothing after them."""
     where = f"the if of line {frame.loc(node).line}"
     if isinstance(a, Undefined) or isinstance(b, Undefined):
         known = [x for x in (a, b) if isinstance(x, Undefined) and x is not _NONE]
-        return known[0] if known else Undefined(f"{name} is assigned in only one branch of {where}: give it a value before")
+        return (
+            known[0]
+            if known
+            else Undefined(f"{name} is assigned in only one branch of {where}: give it a value before")
+        )
     ours, theirs = dict(leaves(name, a)), dict(leaves(name, b))
     if ours.keys() != theirs.keys():
         return Undefined(f"{name} is made of other parts in one branch of {where} than in the other")
@@ -349,7 +386,9 @@ def _merge(frame: Frame, node: ast.AST, name: str, a: Any, b: Any) -> dict[str, 
             continue
         dtype = _common(leaf, theirs[path])
         if dtype is None:
-            return Undefined(f"{path} is {_said(leaf)} in one branch of {where} and {_said(theirs[path])} in the other")
+            return Undefined(
+                f"{path} is {_said(leaf)} in one branch of {where} and {_said(theirs[path])} in the other"
+            )
         pairs[path] = (_value(frame.tracer, leaf, dtype), _value(frame.tracer, theirs[path], dtype))
     return pairs
 

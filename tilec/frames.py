@@ -41,8 +41,14 @@ class Flow:
 class Frame:
     """One function (or comprehension) being read. `parent` is the function around it, for nested ones."""
 
-    def __init__(self, tracer: Tracer, code: Code, globals_: Mapping[str, Any], cells: Mapping[str, Any],
-                 parent: Frame | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        tracer: Tracer,
+        code: Code,
+        globals_: Mapping[str, Any],
+        cells: Mapping[str, Any],
+        parent: Frame | None = None,
+    ) -> None:
         self.tracer = tracer
         self.code = code
         self.globals = globals_
@@ -139,7 +145,9 @@ def unknown(frame: Frame, node: ast.AST) -> TilecError:
     """Syntax that the language does not have."""
     text = frame.code.text(node).splitlines()[0]
     instead = INSTEAD.get(type(node))
-    return frame.error(node, f"`{text}` is not part of the kernel language" + (f": {instead}" if instead else ""))
+    return frame.error(
+        node, f"`{text}` is not part of the kernel language" + (f": {instead}" if instead else "")
+    )
 
 
 def execute(frame: Frame, body: Sequence[ast.stmt]) -> Flow | None:

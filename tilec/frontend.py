@@ -1,6 +1,6 @@
 """From a Python function to a Func: what a kernel's parameters are, and reading its body.
 
-    definition = define(function);   func = trace(definition, (ArrayType(...), ...), {"bm": 128}, {"warps": 4})
+definition = define(function);   func = trace(definition, (ArrayType(...), ...), {"bm": 128}, {"warps": 4})
 """
 
 from __future__ import annotations
@@ -80,14 +80,18 @@ def _param(function: FunctionType, parameter: inspect.Parameter) -> Param:
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         raise TilecError(f"a kernel's parameters are known by name: *{name} is not possible")
     if kind is EMPTY:
-        raise TilecError(f"the parameter {name} needs an annotation: {name}: tc.Array, or a dtype for a scalar "
-                         f"({name}: tc.f32); a constant goes after the *")  # fmt: skip
+        raise TilecError(
+            f"the parameter {name} needs an annotation: {name}: tc.Array, or a dtype for a scalar "
+            f"({name}: tc.f32); a constant goes after the *"
+        )
     if kind is Array:
         return Param(name)
     if isinstance(kind, DType):
         return Param(name, kind, parameter.default)
-    raise TilecError(f"the parameter {name} is annotated {kind!r}: expected tc.Array, or a dtype such as tc.f32; "
-                     "constants go after the *")  # fmt: skip
+    raise TilecError(
+        f"the parameter {name} is annotated {kind!r}: expected tc.Array, or a dtype such as tc.f32; "
+        "constants go after the *"
+    )
 
 
 def _annotation(function: FunctionType, parameter: inspect.Parameter) -> Any:
@@ -97,14 +101,18 @@ def _annotation(function: FunctionType, parameter: inspect.Parameter) -> Any:
     try:
         return eval(parameter.annotation, dict(function.__globals__), cells_of(function))
     except Exception as error:
-        raise TilecError(f"the annotation {parameter.annotation!r} of {parameter.name} cannot be read: {error}") from None
+        raise TilecError(
+            f"the annotation {parameter.annotation!r} of {parameter.name} cannot be read: {error}"
+        ) from None
 
 
 def _check_alias(params: Sequence[Param], alias: Sequence[str]) -> None:
     known = [p.name for p in params if p.dtype is None]
     for name in alias:
         if name not in known:
-            raise TilecError(f"alias= names arrays of the kernel, found {name!r}: there are {', '.join(known)}")
+            raise TilecError(
+                f"alias= names arrays of the kernel, found {name!r}: there are {', '.join(known)}"
+            )
 
 
 def constants_of(definition: Definition, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -141,7 +149,9 @@ def _check_schedule(word: str, value: Any) -> None:
         raise TilecError(f"{word} is a whole number of 1 or more, found {value!r}")
 
 
-def trace(definition: Definition, types: Sequence[Type], constants: Mapping[str, Any], schedule: Mapping[str, Any]) -> Func:
+def trace(
+    definition: Definition, types: Sequence[Type], constants: Mapping[str, Any], schedule: Mapping[str, Any]
+) -> Func:
     """The kernel for parameters of these types; TilecError at the user's line."""
     tracer = Tracer()
     args = tuple(Arg(kind, param.name) for kind, param in zip(types, definition.params, strict=True))
@@ -154,8 +164,13 @@ def trace(definition: Definition, types: Sequence[Type], constants: Mapping[str,
     with trace_into(tracer):
         _read(frame)
     tracer.root.open = False
-    return Func(definition.name, args, Block((), tuple(tracer.root.instructions)), dict(schedule),
-                code.loc(code.node.lineno))  # fmt: skip
+    return Func(
+        definition.name,
+        args,
+        Block((), tuple(tracer.root.instructions)),
+        dict(schedule),
+        code.loc(code.node.lineno),
+    )
 
 
 def _held(arg: Arg, tracer: Tracer) -> Array | Tile:
@@ -167,7 +182,9 @@ def _read(frame: Frame) -> None:
     try:
         left = execute(frame, frame.code.body)
     except RecursionError:
-        raise TilecError("the functions that the kernel calls go too deep: recursion needs constants that end it",
-                         frame.tracer.loc) from None  # fmt: skip
+        raise TilecError(
+            "the functions that the kernel calls go too deep: recursion needs constants that end it",
+            frame.tracer.loc,
+        ) from None
     if left is not None and left.value is not None:
         raise frame.error(left.node, "a kernel returns nothing: store the result into an array parameter")

@@ -1,6 +1,6 @@
 """What x[...] means: indices of a tile, which are constants, and of an array, which may be known at run time only.
 
-    extract((slice(None), None, 3), f32[4, 8]) == ((0, 3), (4, 1), (4, 1)):  start, extents, then the shape it takes
+extract((slice(None), None, 3), f32[4, 8]) == ((0, 3), (4, 1), (4, 1)):  start, extents, then the shape it takes
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ def _part(item: Any, axis: int, extent: int, tile: TileType) -> tuple[int, int, 
             raise TilecError(f"index {item} on axis {axis} of {tile}, which has {extent} elements there")
         return item % extent, item % extent + 1, False
     if not isinstance(item, slice):
-        raise TilecError(f"a tile is indexed with constants, found {item!r}: elements at run-time places come from an "
-                         "array (x.at, x.gather) or from tc.shared memory")  # fmt: skip
+        raise TilecError(
+            f"a tile is indexed with constants, found {item!r}: elements at run-time places come from an "
+            "array (x.at, x.gather) or from tc.shared memory"
+        )
     low, high = _bounds(item, axis, extent, tile)
     return low, high, True
 
@@ -56,9 +58,13 @@ def _part(item: Any, axis: int, extent: int, tile: TileType) -> tuple[int, int, 
 def _bounds(item: slice, axis: int, extent: int, tile: TileType) -> tuple[int, int]:
     for bound in _given(item):
         if not isinstance(bound, int):
-            raise TilecError(f"a slice of a tile has constant bounds, found {bound!r}; slice the array instead")
+            raise TilecError(
+                f"a slice of a tile has constant bounds, found {bound!r}; slice the array instead"
+            )
     if item.step not in (None, 1):
-        raise TilecError(f"a slice of a tile has step 1, not {item.step}: reshape, then index, or slice the array")
+        raise TilecError(
+            f"a slice of a tile has step 1, not {item.step}: reshape, then index, or slice the array"
+        )
     low, high, _ = item.indices(extent)
     beyond = [b for b in (item.start, item.stop) if b is not None and not -extent <= b <= extent]
     if beyond or low >= high:

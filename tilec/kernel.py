@@ -1,8 +1,8 @@
 """Kernels: functions marked @tc.kernel, compiled when they meet arguments, and kept.
 
-    add(x, y, out)                          specialise, compile, run on the current target
-    add.on("reference")(x, y, out)          on another target
-    add.compile(Spec("f32", ("n",)), ..., target="sm_90a").ptx
+add(x, y, out)                          specialise, compile, run on the current target
+add.on("reference")(x, y, out)          on another target
+add.compile(Spec("f32", ("n",)), ..., target="sm_90a").ptx
 """
 
 from __future__ import annotations
@@ -70,8 +70,10 @@ class Kernel:
 
     def _run(self, target: str, args: tuple[Any, ...], constants: dict[str, Any]) -> None:
         if tracing() is not None:
-            raise TilecError(f"the kernel {self.definition.name} is called inside a kernel: make what they share a plain "
-                             "function")  # fmt: skip
+            raise TilecError(
+                f"the kernel {self.definition.name} is called inside a kernel: make what they share a plain "
+                "function"
+            )
         given, rest = arguments.bind(self.definition, args, constants)
         key = (target, fast_key(given), _constants_key(rest))
         held = [checked(param, x) for param, x in zip(self.definition.params, given, strict=True)]
@@ -80,7 +82,9 @@ class Kernel:
         check_written(self.definition, compiled.traced, held)
         compiled.launch(held, blocks)
 
-    def _prepare(self, target: str, held: list[Any], constants: dict[str, Any], key: Any) -> tuple[Compiled, int]:
+    def _prepare(
+        self, target: str, held: list[Any], constants: dict[str, Any], key: Any
+    ) -> tuple[Compiled, int]:
         """The first call of its kind: compiles, checks what the kernel requires, counts the blocks."""
         try:
             compiled = self._specialised(target, held, constants)
@@ -112,13 +116,19 @@ class Kernel:
 
     def _types(self, given: Sequence[Any], static: Static) -> tuple[Type, ...]:
         params = self.definition.params
-        return tuple(agreed([argument_type(p, i, x, static) for i, (p, x) in enumerate(zip(params, given, strict=True))]))
+        return tuple(
+            agreed(
+                [argument_type(p, i, x, static) for i, (p, x) in enumerate(zip(params, given, strict=True))]
+            )
+        )
 
     def _check_static(self, given: Sequence[Any], wanted: Respecialise) -> None:
         if isinstance(given[wanted.param], Spec):
             name = self.definition.params[wanted.param].name
-            raise TilecError(f"{self.definition.name} needs the extent of axis {wanted.axis} of {name} as a constant "
-                             "(tc.static): give its tc.Spec an integer there")  # fmt: skip
+            raise TilecError(
+                f"{self.definition.name} needs the extent of axis {wanted.axis} of {name} as a constant "
+                "(tc.static): give its tc.Spec an integer there"
+            )
 
 
 def _constants_key(constants: Mapping[str, Any]) -> Any:
@@ -130,8 +140,10 @@ def _constants_key(constants: Mapping[str, Any]) -> Any:
 def _with_arguments(error: TilecError, definition: Definition, held: Sequence[Any]) -> TilecError:
     """The error with what the kernel was called with."""
     types = [(p.name, x) for p, x in zip(definition.params, held, strict=True) if p.dtype is None]
-    said = ", ".join(f"{name} {argument_type(p, 0, x, frozenset()).dtype.name}{list(x.shape)}"  # type: ignore[union-attr]
-                     for p, (name, x) in zip([p for p in definition.params if p.dtype is None], types, strict=True))  # fmt: skip
+    said = ", ".join(
+        f"{name} {argument_type(p, 0, x, frozenset()).dtype.name}{list(x.shape)}"  # type: ignore[union-attr]
+        for p, (name, x) in zip([p for p in definition.params if p.dtype is None], types, strict=True)
+    )
     hint = ""
     if any(getattr(x, "dtype", None) == np.float64 for _, x in types):
         hint = "; numpy makes float64 unless told otherwise: x.astype(np.float32)"

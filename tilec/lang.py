@@ -1,8 +1,8 @@
 """The functions of the language: what a kernel calls as tc.something.
 
-    acc = tc.zeros((bm, bn), tc.f32)
-    for s in tc.range(n, stages=3):
-        acc = tc.dot(a.load((0, s * bk), (bm, bk)), b.load((s * bk, 0), (bk, bn)), acc)
+acc = tc.zeros((bm, bn), tc.f32)
+for s in tc.range(n, stages=3):
+    acc = tc.dot(a.load((0, s * bk), (bm, bk)), b.load((s * bk, 0), (bk, bn)), acc)
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Inst, Value
-from tilec.ir.inst import arith, reduce, shape as shapes, sync
+from tilec.ir.inst import arith, reduce, sync
+from tilec.ir.inst import shape as shapes
 from tilec.ir.inst.memory import Size
 from tilec.ir.layout import Layout
 from tilec.literals import NUMBERS, constant_shape, plain
@@ -115,8 +116,10 @@ class Range:
     stages: int = 1
 
     def __iter__(self) -> Iterator[Any]:
-        raise TilecError("tc.range is for the for loops of a kernel; in Python code that only builds a kernel, "
-                         "or where the count is a constant, use range or tc.static_range")  # fmt: skip
+        raise TilecError(
+            "tc.range is for the for loops of a kernel; in Python code that only builds a kernel, "
+            "or where the count is a constant, use range or tc.static_range"
+        )
 
 
 def range(start: Any, stop: Any = None, step: Any = 1, *, stages: int = 1) -> Range:  # noqa: A001
@@ -135,7 +138,9 @@ def static_range(*bounds: Any) -> _range:
     """A loop that is unrolled while the kernel is compiled: constants only."""
     for bound in bounds:
         if not isinstance(plain(bound), int):
-            raise TilecError(f"tc.static_range is unrolled and takes constants, found {bound!r}; use tc.range")
+            raise TilecError(
+                f"tc.static_range is unrolled and takes constants, found {bound!r}; use tc.range"
+            )
     return _range(*map(plain, bounds))
 
 
@@ -341,7 +346,9 @@ def print(*items: Any, site: Site | None = None) -> None:  # noqa: A001
         else:
             label += f"{item} "
     if not said:
-        raise TilecError("tc.print prints tiles and scalars, found none; Python's print shows constants while compiling")
+        raise TilecError(
+            "tc.print prints tiles and scalars, found none; Python's print shows constants while compiling"
+        )
 
 
 @reads_source
@@ -360,4 +367,3 @@ def breakpoint(*, site: Site | None = None) -> None:  # noqa: A001
     """Stops the reference runner here, with the tiles that have names."""
     named = [(name, x) for name, x in (site or Site()).names if isinstance(x, Tile)]
     current().emit(sync.Breakpoint, tuple(x.value for _, x in named), tuple(name for name, _ in named))
-

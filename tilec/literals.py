@@ -1,6 +1,6 @@
 """Python numbers where the language wants values: a literal takes the dtype of what it meets, if it fits.
 
-    number(3, f16) == 3.0      number(300, u8): TilecError, u8 ends at 255
+number(3, f16) == 3.0      number(300, u8): TilecError, u8 ends at 255
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tilec.ir import codec, dtype as dt
+from tilec.ir import codec
+from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 
@@ -44,7 +45,9 @@ def number(x: Any, dtype: DType) -> Number:
 
 def _integer(x: Number, dtype: DType) -> int:
     if not isinstance(x, int):
-        raise TilecError(f"the constant {x!r} is not an integer, but meets {dtype.name}: write an integer, or cast the tile")
+        raise TilecError(
+            f"the constant {x!r} is not an integer, but meets {dtype.name}: write an integer, or cast the tile"
+        )
     if not dtype.min <= x <= dtype.max:
         raise TilecError(f"the constant {x} is outside {dtype.name}, which holds {dtype.min} to {dtype.max}")
     return x
@@ -58,7 +61,9 @@ def _float(x: float, dtype: DType) -> float:
     value = rounded(x, dtype)
     beyond = not math.isinf(x) and (math.isinf(value) or (dtype.saturates and abs(x) > dtype.max))
     if lacks or below or beyond:
-        raise TilecError(f"the constant {x!r} is outside {dtype.name}, which holds {dtype.min!r} to {dtype.max!r}")
+        raise TilecError(
+            f"the constant {x!r} is outside {dtype.name}, which holds {dtype.min!r} to {dtype.max!r}"
+        )
     return value
 
 
@@ -84,8 +89,10 @@ def constant_shape(shape: Any, what: str) -> tuple[int, ...]:
 def _extent(extent: Any, what: str) -> int:
     extent = plain(extent)
     if not isinstance(extent, int) or isinstance(extent, bool):
-        raise TilecError(f"{what} takes a shape of constants, found {extent!r}: use a keyword constant of the kernel, "
-                         "or tc.static(x.shape[axis]) where the shape of an array decides")  # fmt: skip
+        raise TilecError(
+            f"{what} takes a shape of constants, found {extent!r}: use a keyword constant of the kernel, "
+            "or tc.static(x.shape[axis]) where the shape of an array decides"
+        )
     if extent < 1:
         raise TilecError(f"{what} takes extents of 1 or more, found {extent}")
     return extent

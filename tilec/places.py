@@ -52,8 +52,10 @@ def runner_of(name: str) -> Place:
     """The place of this name, which must be able to run something."""
     place = parse_target(name)
     if place.runner == "compile":
-        raise TilecError(f"{name} is a target to compile for, kernel.compile(..., target={name!r}); to run there is "
-                         f'"cpu", "reference", "emulator:{name}" and "cuda:0"')  # fmt: skip
+        raise TilecError(
+            f"{name} is a target to compile for, kernel.compile(..., target={name!r}); to run there is "
+            f'"cpu", "reference", "emulator:{name}" and "cuda:0"'
+        )
     return place
 
 
@@ -89,8 +91,10 @@ class Emulated:
         self.module = load(ptx)
 
     def launch(self, args: Sequence[Any], blocks: int) -> None:
-        buffers = [flat(arg) if isinstance(param.type, ArrayType) else arg
-                   for arg, param in zip(args, self.func.params, strict=True)]  # fmt: skip
+        buffers = [
+            flat(arg) if isinstance(param.type, ArrayType) else arg
+            for arg, param in zip(args, self.func.params, strict=True)
+        ]
         words = [machine_word(slot, args, buffers) for slot in self.slots]
         report = self.module.launch(self.func.name, blocks, self.func.warps * 32, words)
         report.raise_if_any()
@@ -119,5 +123,7 @@ def flat(arg: Any) -> np.ndarray[Any, Any]:
     data = arg.bytes if isinstance(arg, PackedArray) else arg
     if data.flags.c_contiguous:
         return np.asarray(data).reshape(-1)
-    span = 1 + sum((n - 1) * stride // data.itemsize for n, stride in zip(data.shape, data.strides, strict=True))
+    span = 1 + sum(
+        (n - 1) * stride // data.itemsize for n, stride in zip(data.shape, data.strides, strict=True)
+    )
     return np.lib.stride_tricks.as_strided(data, (span if data.size else 0,), (data.itemsize,))

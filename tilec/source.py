@@ -99,9 +99,11 @@ def _first_line(node: FunctionNode) -> int:
 def _is(node: FunctionNode, code: CodeType) -> bool:
     if isinstance(node, ast.FunctionDef):
         return node.name == code.co_name
-    return code.co_name == "<lambda>" and _arguments(node.args) == code.co_varnames[: len(_arguments(node.args))] and (
-        _within(node.body, code)
-    )  # fmt: skip
+    return (
+        code.co_name == "<lambda>"
+        and _arguments(node.args) == code.co_varnames[: len(_arguments(node.args))]
+        and (_within(node.body, code))
+    )
 
 
 def _arguments(args: ast.arguments) -> tuple[str, ...]:

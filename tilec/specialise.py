@@ -7,13 +7,14 @@ A real array gives its extents as unknown too, but says which power of two divid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import lcm
 from typing import Any
 
 import numpy as np
 
-from tilec.ir.dtype import DType, dtype as find_dtype
+from tilec.ir.dtype import DType
+from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.packing import PackedArray
 from tilec.ir.tile import ArrayType, Dim, Extent
@@ -36,13 +37,24 @@ class Spec:
     """An array that there is no data for yet: dtype, shape (integers, names, tc.dim), strides in elements, alignment
     of its first element in bytes."""
 
-    def __init__(self, dtype: Any, shape: Sequence[int | str | Dim], strides: Sequence[int | str | Dim] | None = None,
-                 align: int = 16) -> None:  # fmt: skip
+    def __init__(
+        self,
+        dtype: Any,
+        shape: Sequence[int | str | Dim],
+        strides: Sequence[int | str | Dim] | None = None,
+        align: int = 16,
+    ) -> None:
         self.dtype: DType = find_dtype(dtype)
         self.shape: Extents = tuple(_extent(n, "an extent") for n in _items(shape))
-        given = row_major(self.shape) if strides is None else tuple(_extent(n, "a stride") for n in _items(strides))
+        given = (
+            row_major(self.shape)
+            if strides is None
+            else tuple(_extent(n, "a stride") for n in _items(strides))
+        )
         if len(given) != len(self.shape):
-            raise TilecError(f"tc.Spec takes one stride per axis: {len(self.shape)} extents, {len(given)} strides")
+            raise TilecError(
+                f"tc.Spec takes one stride per axis: {len(self.shape)} extents, {len(given)} strides"
+            )
         if not isinstance(align, int) or align < 1 or align & (align - 1):
             raise TilecError(f"align is a power of two, in bytes, found {align!r}")
         self.strides: Extents = given
@@ -107,8 +119,10 @@ def agreed(types: Sequence[Any]) -> list[Any]:
 def _agreed(kind: ArrayType, known: dict[str, int]) -> ArrayType:
     shape = tuple(Dim(n.name, known[n.name]) if isinstance(n, Dim) else n for n in kind.shape)
     strides = row_major(shape) if kind.strides == row_major(kind.shape) else kind.strides
-    strides = tuple(Dim(n.name, known.get(n.name, n.multiple)) if isinstance(n, Dim) and "*" not in n.name else n
-                    for n in strides)  # fmt: skip
+    strides = tuple(
+        Dim(n.name, known.get(n.name, n.multiple)) if isinstance(n, Dim) and "*" not in n.name else n
+        for n in strides
+    )
     return replace(kind, shape=shape, strides=strides)
 
 
@@ -125,16 +139,22 @@ def dtype_of(x: np.dtype[Any], name: str) -> DType:
         try:
             _dtypes[x] = find_dtype(x)
         except TilecError:
-            raise TilecError(f"{name} holds {x}, which no tile can hold: expected integers, floats or bool") from None
+            raise TilecError(
+                f"{name} holds {x}, which no tile can hold: expected integers, floats or bool"
+            ) from None
     return _dtypes[x]
 
 
-def array_type(x: np.ndarray[Any, Any] | PackedArray, name: str, static: frozenset[int] = frozenset()) -> ArrayType:
+def array_type(
+    x: np.ndarray[Any, Any] | PackedArray, name: str, static: frozenset[int] = frozenset()
+) -> ArrayType:
     """The type that a kernel is compiled for, given an array; `static`: axes whose extents are constants."""
     if isinstance(x, PackedArray):
         shape = _shape(x.shape, name, static)
-        strides = tuple(Dim(f"{name}.{axis}.stride", power_of_two(n)) if isinstance(n, Dim) else n
-                        for axis, n in enumerate(_strides_like(x.shape, shape)))  # fmt: skip
+        strides = tuple(
+            Dim(f"{name}.{axis}.stride", power_of_two(n)) if isinstance(n, Dim) else n
+            for axis, n in enumerate(_strides_like(x.shape, shape))
+        )
         return ArrayType(x.dtype, shape, strides, alignment(np.asarray(x.bytes)), packed=True)
     kind = dtype_of(x.dtype, name)
     shape = _shape(x.shape, name, static)
@@ -144,9 +164,13 @@ def array_type(x: np.ndarray[Any, Any] | PackedArray, name: str, static: frozens
 def _shape(extents: Sequence[int], name: str, static: frozenset[int]) -> Extents:
     for axis, n in enumerate(extents):
         if n >= 2**31:
-            raise TilecError(f"axis {axis} of {name} has {n} elements: extents end at 2^31 - 1; split the array")
-    return tuple(n if n == 1 or axis in static else Dim(f"{name}.{axis}", power_of_two(n))
-                 for axis, n in enumerate(extents))  # fmt: skip
+            raise TilecError(
+                f"axis {axis} of {name} has {n} elements: extents end at 2^31 - 1; split the array"
+            )
+    return tuple(
+        n if n == 1 or axis in static else Dim(f"{name}.{axis}", power_of_two(n))
+        for axis, n in enumerate(extents)
+    )
 
 
 def _strides_like(extents: Sequence[int], shape: Extents) -> list[Extent]:
@@ -168,7 +192,9 @@ def _stride(x: np.ndarray[Any, Any], axis: int, size: int, dense: Extent, name: 
     """0 and the 1 of a dense last axis are constants, and so is what known extents decide."""
     in_bytes = x.strides[axis]
     if in_bytes % size:
-        raise TilecError(f"{name} has a stride of {in_bytes} bytes, which is no multiple of its elements' {size}: copy it")
+        raise TilecError(
+            f"{name} has a stride of {in_bytes} bytes, which is no multiple of its elements' {size}: copy it"
+        )
     if in_bytes < 0:
         raise TilecError(f"{name} runs backwards along axis {axis}: pass np.ascontiguousarray({name})")
     stride = in_bytes // size

@@ -13,6 +13,7 @@ from tilec.frames import Flow, Frame, evaluate, execute, statement
 from tilec.ir.errors import TilecError
 from tilec.lang import Range
 from tilec.targets import assign, static_items
+from tilec.tracing import Scope
 from tilec.values import Tile, scalar_bool
 
 
@@ -93,7 +94,9 @@ def for_(frame: Frame, node: ast.For) -> Flow | None:
     iterable = evaluate(frame, node.iter)
     frame.mark(node)
     if node.orelse:
-        raise frame.error(node.orelse[0], "`else` after a loop is not part of the kernel language: write it after the loop")
+        raise frame.error(
+            node.orelse[0], "`else` after a loop is not part of the kernel language: write it after the loop"
+        )
     if isinstance(iterable, Range):
         flow.counted_loop(frame, node, iterable)
         return None
@@ -113,19 +116,23 @@ def for_(frame: Frame, node: ast.For) -> Flow | None:
 def while_(frame: Frame, node: ast.While) -> Flow | None:
     """Unrolled while the condition is a constant; a loop of the running kernel from where it is a scalar."""
     if node.orelse:
-        raise frame.error(node.orelse[0], "`else` after a loop is not part of the kernel language: write it after the loop")
+        raise frame.error(
+            node.orelse[0], "`else` after a loop is not part of the kernel language: write it after the loop"
+        )
     for _ in range(UNROLL_LIMIT):
-        before = len(frame.tracer.scope.instructions)
-        test = evaluate(frame, node.test)
-        if isinstance(test, Tile):
-            del frame.tracer.scope.instructions[before:]
+        with frame.tracer.inside(Scope("condition")) as scope:
+            test = evaluate(frame, node.test)
+        if isinstance(test, Tile):  # what it emitted is dropped: the loop reads it again
             flow.conditional_loop(frame, node)
             return None
+        frame.tracer.scope.instructions += scope.instructions
         left = execute(frame, node.body) if test else Flow("break", node)
         if left is not None and left.kind != "continue":
             return left if left.kind == "return" else None
-    raise frame.error(node, f"this loop was unrolled {UNROLL_LIMIT} times: its condition is a constant that never "
-                            "becomes false")  # fmt: skip
+    raise frame.error(
+        node,
+        f"this loop was unrolled {UNROLL_LIMIT} times: its condition is a constant that never becomes false",
+    )
 
 
 UNROLL_LIMIT = 10_000
@@ -147,8 +154,11 @@ def with_(frame: Frame, node: ast.With) -> Flow | None:
 def assert_(frame: Frame, node: ast.Assert) -> None:
     test = evaluate(frame, node.test)
     if isinstance(test, Tile):
-        raise frame.error(node, f"assert checks constants, and `{frame.code.text(node.test)}` is known only at run time: "
-                                "use tc.assert_, or tc.require for shapes and parameters")  # fmt: skip
+        raise frame.error(
+            node,
+            f"assert checks constants, and `{frame.code.text(node.test)}` is known only at run time: "
+            "use tc.assert_, or tc.require for shapes and parameters",
+        )
     if not test:
         said = f": {evaluate(frame, node.msg)}" if node.msg else ""
         raise frame.error(node, f"assertion failed: {frame.code.text(node.test)}{said}")
@@ -159,7 +169,9 @@ def raise_(frame: Frame, node: ast.Raise) -> None:
     error = evaluate(frame, node.exc) if node.exc else None
     if isinstance(error, TilecError):
         raise error
-    raise frame.error(node, f"{type(error).__name__}: {error}" if isinstance(error, Exception) else f"raised {error}")
+    raise frame.error(
+        node, f"{type(error).__name__}: {error}" if isinstance(error, Exception) else f"raised {error}"
+    )
 
 
 @statement(ast.FunctionDef)

@@ -22,8 +22,10 @@ def items(frame: Frame, nodes: list[ast.expr]) -> Iterator[Any]:
 def static_items(frame: Frame, node: ast.AST, iterable: Any) -> Iterator[Any]:
     """The items of a Python iterable, for an unrolled loop."""
     if isinstance(iterable, Range):
-        raise frame.error(node, "tc.range is a loop of the running kernel, and this one is unrolled while compiling: "
-                                "use range")  # fmt: skip
+        raise frame.error(
+            node,
+            "tc.range is a loop of the running kernel, and this one is unrolled while compiling: use range",
+        )
     frame.mark(node)
     return iter(iterable)
 

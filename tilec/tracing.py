@@ -1,7 +1,7 @@
 """What is being traced: instructions pile up in scopes, one scope per block of the function, each at the user's line.
 
-    tracer.emit(Add, x, y)      appends an Add to the innermost scope and returns it
-    current()                   the tracer of the kernel that is being traced in this thread, or an error
+tracer.emit(Add, x, y)      appends an Add to the innermost scope and returns it
+current()                   the tracer of the kernel that is being traced in this thread, or an error
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Scope:
         self.open = True
 
 
-class Respecialise(Exception):  # noqa: N818  (a signal, not an error)
+class Respecialise(Exception):
     """tc.static met an extent that is not a constant yet: trace again with that extent known."""
 
     def __init__(self, param: int, axis: int) -> None:
@@ -91,7 +91,9 @@ def current() -> Tracer:
     tracer = _current.get()
     if tracer is None:
         name = _language_function(sys._getframe(1))
-        raise TilecError(f"tc.{name} is part of the kernel language: call it inside a function marked @tc.kernel")
+        raise TilecError(
+            f"tc.{name} is part of the kernel language: call it inside a function marked @tc.kernel"
+        )
     return tracer
 
 

@@ -1,7 +1,7 @@
 """Trees of tiles: what a loop carries may be a tile, or a tuple, list, dict, NamedTuple or dataclass of them.
 
-    dict(leaves("state", Softmax(m, t))) == {"state.maximum": m, "state.total": t}
-    rebuilt("state", state, new)         the same tree with new(path, leaf) at each leaf
+dict(leaves("state", Softmax(m, t))) == {"state.maximum": m, "state.total": t}
+rebuilt("state", state, new)         the same tree with new(path, leaf) at each leaf
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Inst, Value, mnemonic
-from tilec.ir.inst import arith, mma, reduce, shape as shapes
+from tilec.ir.inst import arith, mma, reduce
+from tilec.ir.inst import shape as shapes
 from tilec.ir.tile import TileType
 from tilec.literals import NUMBERS, Number, constant_shape, number
 from tilec.tracing import Scope, Tracer, current
@@ -70,14 +71,20 @@ class Tile:
 
     def __bool__(self) -> NoReturn:
         if self.shape:
-            raise TilecError(f"a tile cannot be a condition: {self.type} has many elements. "
-                             "Choose between elements with tc.where, combine with & | ~, or reduce with .any() or .all()")  # fmt: skip
-        raise TilecError(f"the scalar {self.type} is known only when the kernel runs: a condition on it belongs in an "
-                         "if, while or conditional expression of the kernel itself")  # fmt: skip
+            raise TilecError(
+                f"a tile cannot be a condition: {self.type} has many elements. "
+                "Choose between elements with tc.where, combine with & | ~, or reduce with .any() or .all()"
+            )
+        raise TilecError(
+            f"the scalar {self.type} is known only when the kernel runs: a condition on it belongs in an "
+            "if, while or conditional expression of the kernel itself"
+        )
 
     def __index__(self) -> NoReturn:
-        raise TilecError(f"the {self!r} is known only when the kernel runs, and a constant is needed here: "
-                         "loop with tc.range, take shapes from constants or tc.static(x.shape[axis])")  # fmt: skip
+        raise TilecError(
+            f"the {self!r} is known only when the kernel runs, and a constant is needed here: "
+            "loop with tc.range, take shapes from constants or tc.static(x.shape[axis])"
+        )
 
     def __int__(self) -> NoReturn:
         raise TilecError(f"int() needs a constant, not the {self!r}; cast with .to(tc.i32)")
@@ -91,8 +98,10 @@ class Tile:
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Tile]:
-        raise TilecError(f"a {self!r} is not taken apart element by element: use slices with constants, x[0:1], "
-                         "or a reduction")  # fmt: skip
+        raise TilecError(
+            f"a {self!r} is not taken apart element by element: use slices with constants, x[0:1], "
+            "or a reduction"
+        )
 
     # Moving elements.
 
@@ -116,10 +125,12 @@ class Tile:
     def permute(self, *axes: Any) -> Tile:
         """Axis i of the result is axis axes[i]."""
         given = tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], Sequence) else axes
-        return emit(shapes.Permute, self.value, tuple(axis + self.rank if axis < 0 else axis for axis in given))
+        return emit(
+            shapes.Permute, self.value, tuple(axis + self.rank if axis < 0 else axis for axis in given)
+        )
 
     @property
-    def T(self) -> Tile:  # noqa: N802  (numpy's name)
+    def T(self) -> Tile:
         if self.rank != 2:
             raise TilecError(f".T turns a tile of rank 2, not {self.type}; use .permute")
         return self.permute(1, 0)
@@ -198,7 +209,9 @@ class Tile:
         if power == 0.5:
             return emit(arith.Sqrt, self.value)
         if not isinstance(power, int) or not 1 <= power <= 8:
-            raise TilecError(f"** takes the constants 1 to 8 and 0.5, not {power!r}: write tc.exp2(y * tc.log2(x))")
+            raise TilecError(
+                f"** takes the constants 1 to 8 and 0.5, not {power!r}: write tc.exp2(y * tc.log2(x))"
+            )
         result = self
         for _ in range(power - 1):
             result = result * self
@@ -291,8 +304,10 @@ def scalar(x: Operand, dtype: DType, what: str) -> Value:
 def scalar_bool(x: Tile, what: str) -> Value:
     """A condition: one bool for the whole block."""
     if x.shape:
-        raise TilecError(f"{what} takes a scalar condition, found {x.type}, a tile: choose between elements with "
-                         "tc.where, combine with & | ~, or reduce with .any() or .all()")  # fmt: skip
+        raise TilecError(
+            f"{what} takes a scalar condition, found {x.type}, a tile: choose between elements with "
+            "tc.where, combine with & | ~, or reduce with .any() or .all()"
+        )
     if not x.dtype.is_bool:
         raise TilecError(f"{what} takes a bool, found {x.type}: compare it, as in x != 0")
     return x.value
@@ -322,7 +337,9 @@ def unify(name: str, operands: Sequence[Operand]) -> list[Value]:
     """Operands of one dtype (literals take the tiles') and one shape."""
     tiles = [x for x in operands if isinstance(x, Tile)]
     if not tiles:
-        raise TilecError(f"{name} works on tiles, found only constants; use Python's own {name} or math.{name}")
+        raise TilecError(
+            f"{name} works on tiles, found only constants; use Python's own {name} or math.{name}"
+        )
     dtype, shape = tiles[0].dtype, tiles[0].shape
     if any(x.shape != shape for x in tiles):
         shape = broadcast_shape(name, tiles)
@@ -346,7 +363,9 @@ def broadcast_shape(name: str, tiles: Sequence[Tile]) -> tuple[int, ...]:
     shape = tuple(max(extents) for extents in zip(*padded, strict=True))
     if any(n not in (1, full) for each in padded for n, full in zip(each, shape, strict=True)):
         types = " and ".join(str(x.type) for x in tiles)
-        raise TilecError(f"{name}: {types} do not broadcast: from the last axis on, extents must be equal or 1")
+        raise TilecError(
+            f"{name}: {types} do not broadcast: from the last axis on, extents must be equal or 1"
+        )
     return shape
 
 
@@ -388,11 +407,12 @@ def _divide(a: Operand, b: Operand) -> Tile:
         return NotImplemented
     dtype = a.dtype if isinstance(a, Tile) else b.dtype
     if dtype.is_integer:
-        raise TilecError(f"/ divides floats, not {dtype.name}: use // for whole numbers, or cast with .to(tc.f32)")
+        raise TilecError(
+            f"/ divides floats, not {dtype.name}: use // for whole numbers, or cast with .to(tc.f32)"
+        )
     return elementwise(arith.Div, a, b)
 
 
 def tile_of(tracer: Tracer, value: Value) -> Tile:
     """A value of the innermost scope as a tile."""
     return Tile(value, tracer.scope)
-
