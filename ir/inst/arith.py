@@ -35,14 +35,19 @@ def wrap(values: Array, dtype: DType) -> Array:
 
 
 def same_type(name: str, *values: Value) -> TileType:
-    """The one type of all operands, or an error that names both."""
-    first = values[0].tile
-    for other in values[1:]:
-        if other.tile != first:
-            said = f"{name} takes tiles of one dtype and shape: x is {first}, y is {other.tile}"
-            hint = "; cast one with .to(...)" if other.tile.dtype != first.dtype else ""
+    """The one type of all operands, or an error that names both.
+
+    Until the layout pass only views have layouts, and what is made of them alone; others agree with any.
+    """
+    types = [value.tile for value in values]
+    if any(t.layout is None for t in types):
+        types = [TileType(t.dtype, t.shape) for t in types]
+    for other in types[1:]:
+        if other != types[0]:
+            said = f"{name} takes tiles of one dtype and shape: x is {types[0]}, y is {other}"
+            hint = "; cast one with .to(...)" if other.dtype != types[0].dtype else ""
             raise TilecError(said + hint)
-    return first
+    return types[0]
 
 
 @dataclass(frozen=True, eq=False)
