@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from tilec.backends.convert import cast
 from tilec.backends.ptx.emitter import Fragment
+from tilec.backends.ptx.threads import predicate
+from tilec.backends.writer import held
 from tilec.ir import dtype as dt
 from tilec.ir.atoms import mma_atom
 from tilec.ir.dtype import DType
@@ -42,13 +47,15 @@ def dot(e: Emitter, inst: Dot) -> Fragment:
     if not inst.atom:
         return _fma(e, a, b, c)
     m, n, k = inst.atom
+    if a.layout.shape[1] % k:
+        a, b = _zero_padded(e, a, 1), _zero_padded(e, b, 0)
     atom = mma_atom(m, n, k, a.dtype.bits)
     places = [by_coordinates(f.layout) for f in (a, b, c)]
     parts = [[tuple(p) for p in part.slot_part().tolist()] for part in (atom.a, atom.b, atom.c)]
     out = list(c.slots)
     rows = sorted({r // m for r, _ in places[2]})
     columns = sorted({s // n for _, s in places[2]})
-    for step in range(a.layout.shape[1] // k):
+    for step in range(-(-a.layout.shape[1] // k)):
         for i in rows:
             left = _words(e, a, [places[0][i * m + r, step * k + s] for r, s in parts[0]])
             for j in columns:
@@ -58,6 +65,17 @@ def dot(e: Emitter, inst: Dot) -> Fragment:
                 for s, value in zip(mine, found, strict=True):
                     out[s] = value
     return Fragment(c.dtype, c.layout, out)
+
+
+def _zero_padded(e: Emitter, tile: Fragment, axis: int) -> Fragment:
+    """Zeros where a fragment goes past the summed axis: what is undefined there must not reach the sums."""
+    outside = tile.layout.points()[..., axis] >= tile.layout.shape[axis]
+    zero, kind = e.writer.constant(0, tile.dtype), held(tile.dtype)
+    slots = list(tile.slots)
+    for s in np.flatnonzero(outside.any(0)).tolist():
+        real = predicate(e, ~outside[:, s])
+        slots[s] = zero if real is None else e.let(f"select i1 {real}, {kind} {slots[s]}, {kind} {zero}")
+    return Fragment(tile.dtype, tile.layout, slots)
 
 
 def _words(e: Emitter, tile: Fragment, slots: list[int]) -> list[str]:
@@ -97,8 +115,6 @@ def _fma(e: Emitter, a: Fragment, b: Fragment, c: Fragment) -> Fragment:
 
 
 def _multiply_add(e: Emitter, x: str, y: str, z: str, operand: DType, sum_: DType) -> str:
-    from tilec.backends.convert import cast
-
     x, y = (cast(e.writer, v, operand, sum_) for v in (x, y))
     if sum_.is_integer:
         return e.writer.op("add", f"i{sum_.bits}", z, e.writer.op("mul", f"i{sum_.bits}", x, y))
