@@ -5,46 +5,54 @@ Every order of axes that makes a or b wide is tried, dense and swizzled, then wi
 the trips that the first warp makes (the others differ in high digits only).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
 
 from tilec.ir.layout import Layout, Shape
 from tilec.ir.memory_layout import WARP, Slots, byte_addresses, dense_strides, grouped, strided, trips
 from tilec.ir.swizzle import CHUNK, LINE, Swizzle
 
+Family = tuple[Swizzle | None, ...]  # swizzles of one base, which allow accesses of one width
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+SAMPLE = 8  # accesses of a thread that are priced
 ISSUE = 0.25  # trips' worth of issuing one access: of equals, fewer and wider ones
 
 
 @lru_cache(256)
 def exchange_layout(a: Layout, b: Layout, element_bits: int) -> Layout:
     """The cheapest memory layout found for writing the tile as a and reading it as b; elements under 8 bits
-    take a byte. It stops at the first without any conflict.
+    take a byte. It stops at the first without a conflict.
     """
     bits = max(8, element_bits)
     best: tuple[float, Layout] | None = None
-    for plain, swizzles in _places(a, b, bits // 8):
+    for plain, families in _places(a, b, bits // 8):
         sides = [_Side(plain, tile, bits) for tile in (a, b)]
-        for swizzle in swizzles:
-            made, accesses = map(sum, zip(*(side.cost(swizzle) for side in sides), strict=True))
-            if best is None or made + ISSUE * accesses < best[0]:
-                best = (made + ISSUE * accesses, replace(plain, swizzle=swizzle))
-            if made <= sum(side.ideal for side in sides):
-                return replace(plain, swizzle=swizzle)
+        ideal = sum(side.ideal for side in sides)
+        for swizzles in families:
+            if best is not None and best[0] <= ideal:
+                break
+            costs: Floats = np.sum([side.costs(swizzles) for side in sides], axis=0)
+            cheapest = int(np.argmin(costs))
+            if best is None or costs[cheapest] < best[0]:
+                best = costs[cheapest], replace(plain, swizzle=swizzles[cheapest])
     assert best is not None, "a tile has at least one order of axes"
     return best[1]
 
 
-def _places(a: Layout, b: Layout, element_bytes: int) -> Iterator[tuple[Layout, list[Swizzle | None]]]:
+def _places(a: Layout, b: Layout, element_bytes: int) -> Iterator[tuple[Layout, Iterable[Family]]]:
     """Dense places with the swizzles to try, then padded ones."""
     orders = [_order(a.rank, last) for last in dict.fromkeys([a.rank - 1, *_fast_axes(a), *_fast_axes(b)])]
     for order in orders:
         place = _ordered(a.shape, order, 0)
-        yield place, [None, *_swizzles(place.size * element_bytes, element_bytes)]
+        yield place, [(None,), *_swizzles(place.size * element_bytes, element_bytes)]
     for order in orders:
         for pad in (16, 8, 4):
             if pad >= element_bytes:
-                yield _ordered(a.shape, order, pad // element_bytes), [None]
+                yield _ordered(a.shape, order, pad // element_bytes), [(None,)]
 
 
 def _fast_axes(tile: Layout) -> list[int]:
@@ -63,34 +71,39 @@ def _ordered(shape: Shape, order: list[int], pad: int) -> Layout:
     return strided(shape, tuple(strides[order.index(axis)] for axis in range(len(shape))))
 
 
-def _swizzles(size: int, element_bytes: int) -> Iterator[Swizzle]:
-    """All that move whole chunks of 4 to 64 bytes within the banks by higher bits of an offset under
-    `size`.
-    """
+def _swizzles(size: int, element_bytes: int) -> Iterator[Family]:
+    """All that move chunks of 4 to 64 bytes among the banks, by higher bits of offsets under `size`."""
     for base in (4, 5, 3, 2, 6):
         bits = LINE.bit_length() - 1 - base
-        for shift in range(bits, size.bit_length() - base):
-            if 1 << base >= element_bytes:
-                yield Swizzle(bits, base, shift)
+        family = tuple(Swizzle(bits, base, shift) for shift in range(bits, size.bit_length() - base))
+        if family and 1 << base >= element_bytes:
+            yield family
 
 
 class _Side:
     """The first warp's accesses of a tile to a place, for any swizzle."""
 
     def __init__(self, place: Layout, tile: Layout, bits: int) -> None:
-        self.points, self.pad = tile.points()[:WARP], tile.pad_mask()[:WARP]
+        missing = max(0, WARP - tile.threads)  # a block of less than a warp
+        self.points = np.pad(tile.points()[:WARP], ((0, missing), (0, 0), (0, 0)), mode="edge")
+        self.pad = np.pad(tile.pad_mask()[:WARP], ((0, missing), (0, 0)), constant_values=True)
         self.plain = byte_addresses(place, self.points, bits)
         self.groups = cache(lambda width: grouped(place, self.points, self.pad, bits, width))
         self.bits = bits
 
     @property
     def ideal(self) -> float:
-        """Trips without conflicts: 4 bytes a lane in each."""
+        """The cost without conflicts: 4 bytes a lane in each trip."""
         groups: Slots = self.groups(CHUNK)
-        return len(groups) * max(1.0, len(groups[0]) * self.bits / 32)
+        return len(groups) * (ISSUE + max(1.0, len(groups[0]) * self.bits / 32))
 
-    def cost(self, swizzle: Swizzle | None) -> tuple[int, int]:
-        """Trips and accesses."""
-        groups: Slots = self.groups(min(CHUNK, 1 << swizzle.base) if swizzle else CHUNK)
-        moved = swizzle.apply(self.plain) if swizzle else self.plain
-        return int(trips(moved, self.pad, groups, self.bits).sum()), len(groups)
+    def costs(self, swizzles: Family) -> Floats:
+        """Trips and accesses for each of some swizzles with one base, from a sample of the accesses (they
+        differ in high bits, which swap banks at most).
+        """
+        first = swizzles[0]
+        groups: Slots = self.groups(min(CHUNK, 1 << first.base) if first else CHUNK)
+        some = groups[:: -(-len(groups) // SAMPLE)]
+        moved = np.concatenate([swizzle.apply(self.plain) if swizzle else self.plain for swizzle in swizzles])
+        made = trips(moved, np.tile(self.pad, (len(swizzles), 1)), some, self.bits).reshape(len(swizzles), -1)
+        return np.asarray(made.sum(axis=1) * len(groups) / len(some) + ISSUE * len(groups))

@@ -116,6 +116,7 @@ def test_bank_conflicts_by_hand() -> None:
         (blocked((64, 96), 128, 4), blocked((96, 64), 128, 4).permute((1, 0))),
         (blocked((7, 33), 64), blocked((33, 7), 64).permute((1, 0))),
         (blocked((512,), 128, 4), blocked((512,), 128)),
+        (blocked((8, 8), 16, 4), blocked((8, 8), 16, 4).permute((1, 0))),
         (blocked((4, 8, 16), 64), blocked((16, 8, 4), 64, 4).permute((2, 1, 0))),
     ],
 )
