@@ -78,16 +78,17 @@ def store(
     view, index = memory.views[width], at >> SHIFT[width]
     view[index] = raw
     if space == "shared" and m.race.on and not strong:
-        clash(m, s, address, view[index] != raw)
+        clash(m, s, address, at, view[index] != raw)
 
 
-def clash(m: Machine, s: Sel, address: Array, lost: Array) -> None:
+def clash(m: Machine, s: Sel, address: Array, at: Array, lost: Array) -> None:
     """Two lanes of one instruction wrote different values to one place."""
-    if lost.any() and not (np.isnan(address[lost]).any()):
+    if lost.any():
         n = int(np.flatnonzero(lost)[0])
         name = m.shared_name(int(address[n]) - SHARED)
         message = f"two lanes of one instruction write different values to one place of {name}"
-        m.record("race", lane(s, n), message, warning=True, address=int(address[n]), array=name)
+        within = m.race.author(m, int(at[n])) == m.warp[lane(s, n)]
+        m.record("race", lane(s, n), message, warning=bool(within), address=int(address[n]), array=name)
 
 
 def window(address: Array) -> str:

@@ -96,6 +96,8 @@ class GlobalMemory:
         return each is not None and high <= each.start + each.size
 
     def inside(self, address: Array, size: int) -> Array:
+        if not self.allocations:
+            return np.zeros(len(address), bool)
         starts = np.array(self.starts, np.int64)
         ends = np.array([a.start + a.size for a in self.allocations], np.int64)
         n = np.searchsorted(starts, address, side="right") - 1

@@ -99,9 +99,23 @@ class SharedRace:
         early = (self.read[granule] > self.rows[row]).any(1)
         if early.any():
             self.report(m, lanes, granule, early, "write", "read", self.read_pc[granule])
-        self.written[granule] = (
-            (own << 32) | (m.pc << 12) | (ATOMIC * strong) | (m.warp[lanes] << 5) | m.lane[lanes]
-        )
+        stamp = (own << 32) | (m.pc << 12) | (ATOMIC * strong) | (m.warp[lanes] << 5) | m.lane[lanes]
+        self.written[granule] = stamp
+        if not strong:
+            self.together(m, lanes, granule)
+
+    def together(self, m: Machine, lanes: Array, granule: Array) -> None:
+        """Several warps wrote one granule in this very instruction; if the values differ, access.clash says so."""
+        lost = ((self.written[granule] >> 5) & 63) != m.warp[lanes]
+        if lost.any():
+            n = int(np.flatnonzero(lost)[0])
+            name, offset = self.name(m, int(granule[n]))
+            message = f"several warps write {name} at shared offset {offset} in this instruction, in no certain order"
+            m.record("race", int(lanes[n]), message, warning=True, address=SHARED + offset, array=name, other=m.pc)
+
+    def author(self, m: Machine, at: int) -> int:
+        """The warp that wrote a byte of shared memory last."""
+        return int(self.written[at >> self.shift] >> 5) & 63
 
     def report(
         self, m: Machine, lanes: Array, granule: Array, bad: Array, now: str, before: str, pcs: Array
@@ -207,6 +221,11 @@ class GlobalRace:
             self.report(m, s, at, width, bad, "write", "read", reader, self.read_pc[granule])
         self.writer[granule] = -me if strong else me
         self.write_pc[granule] = m.pc
+        if strong:
+            return
+        writer = self.writer[granule]  # blocks that met in this very instruction
+        if (writer != me).any():
+            self.report(m, s, at, width, writer != me, "write", "wrote", writer, self.write_pc[granule])
 
     def report(
         self,
