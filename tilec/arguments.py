@@ -1,7 +1,7 @@
 """What a call passes: bound to the kernel's parameters, checked, and keyed for the cache.
 
-Two calls with equal `fast_key`s take the same code with the same grid; everything that code or grid can depend on is
-in the key.
+given, constants = bind(definition, (a, b, c), {"bm": 64})
+key = fast_key(given)       all that code and grid can depend on: equal keys, same code, same grid
 """
 
 from __future__ import annotations
@@ -15,21 +15,25 @@ from tilec.frontend import EMPTY, Definition, Param
 from tilec.ir import codec
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
-from tilec.ir.func import Func, root, written_arrays
+from tilec.ir.func import Func, written_arrays
 from tilec.ir.packing import PackedArray
 from tilec.ir.tile import ArrayType, Dim, Extent, TileType, Type
 from tilec.literals import NUMBERS, number
 from tilec.places import element_strides
 from tilec.specialise import LIMIT, Spec, alignment, array_type
 
+Array = np.ndarray[Any, Any]
 Static = frozenset[tuple[int, int]]
+EFFORT: Any = 10_000  # candidate solutions until numpy gives up telling strided views apart
 
 
 def bind(
-    definition: Definition, args: Sequence[Any], named: Mapping[str, Any]
+    definition: Definition, args: tuple[Any, ...], named: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The run-time arguments in order, and the constants that remain."""
     params = definition.params
+    if len(args) == len(params) and not named:
+        return args, {}
     if len(args) > len(params):
         raise TilecError(
             f"{definition.name} takes {len(params)} arguments, found {len(args)}: {definition.usage}; "
@@ -63,20 +67,18 @@ def constant_key(value: Any) -> Any:
     return (type(value), value)
 
 
-def fast_key(args: Sequence[Any]) -> tuple[Any, ...]:
-    """Everything about the arguments that code and grid can depend on; scalars' values are in it too."""
-    return tuple(_key(x) for x in args)
+def fast_key(held: Sequence[Any]) -> tuple[Any, ...]:
+    """All that code and grid can depend on: of arrays everything but the elements, of scalars the value."""
+    return tuple(map(_key, held))
 
 
 def _key(x: Any) -> Any:
-    if type(x) is np.ndarray:
+    if isinstance(x, np.ndarray):
         at = x.__array_interface__["data"][0]
         return (x.dtype, x.shape, x.strides, at % LIMIT, x.flags.writeable)
     if isinstance(x, PackedArray):
-        return (x.dtype, x.shape, x.bytes.ctypes.data % LIMIT, x.bytes.flags.writeable)
-    if isinstance(x, NUMBERS):
-        return (type(x), repr(x))
-    return (type(x), id(x))
+        return (x.dtype, x.shape, _key(data_of(x)))
+    return (type(x), x.tobytes())
 
 
 def checked(param: Param, x: Any) -> Any:
@@ -121,47 +123,52 @@ def argument_type(param: Param, i: int, x: Any, static: Static) -> Type:
     return array_type(checked(param, x), param.name, axes)
 
 
-def check_written(definition: Definition, func: Func, args: Sequence[Any]) -> None:
-    """Arrays that the kernel writes must be writeable, and share no bytes with another argument."""
-    for i in written_params(func):
-        data = _data(args[i])
-        if not data.flags.writeable:
+def check_writeable(definition: Definition, written: Sequence[int], held: Sequence[Any]) -> None:
+    """Arrays that the kernel writes must be writeable."""
+    for i in written:
+        if not data_of(held[i]).flags.writeable:
+            name = definition.params[i].name
+            raise TilecError(f"{definition.name} writes {name}, which is read-only: pass a copy")
+
+
+def kept_apart(definition: Definition, written: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Pairs of arrays that may not share bytes: one is written, and neither may overlap others (alias=)."""
+    params = definition.params
+    arrays = [i for i, p in enumerate(params) if p.dtype is None and p.name not in definition.alias]
+    return tuple(
+        (i, j) for i in arrays for j in arrays if i in written and j != i and (j not in written or i < j)
+    )
+
+
+def check_apart(definition: Definition, pairs: Sequence[tuple[int, int]], held: Sequence[Any]) -> None:
+    """Written arrays share no bytes with other arguments."""
+    for i, j in pairs:
+        if overlap(data_of(held[i]), data_of(held[j])):
+            name, theirs = definition.params[i].name, definition.params[j].name
             raise TilecError(
-                f"{definition.name} writes {definition.params[i].name}, which is read-only: pass a copy"
-            )
-        _check_overlap(definition, args, i)
-
-
-def _check_overlap(definition: Definition, args: Sequence[Any], i: int) -> None:
-    data, name = _data(args[i]), definition.params[i].name
-    for j, other in enumerate(args):
-        if j == i or definition.params[j].dtype is not None or name in definition.alias:
-            continue
-        theirs = definition.params[j].name
-        if theirs not in definition.alias and overlap(data, _data(other)):
-            raise TilecError(
-                f"{definition.name} writes {name}, whose bytes overlap those of {theirs}: pass a copy, or "
-                f'say that this is meant, @tc.kernel(alias=("{name}",))'
+                f"{definition.name} writes {name}, whose bytes overlap those of {theirs}: pass a copy, or say that "
+                f'this is meant, @tc.kernel(alias=("{name}",))'
             )
 
 
-def overlap(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+def overlap(a: Array, b: Array) -> bool:
     """Whether two arrays share bytes; where that is hard to tell, whether their bounds do."""
     if not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=1000)
-    except (np.exceptions.TooHardError, OverflowError):
+        return np.shares_memory(a, b, max_work=EFFORT)
+    except np.exceptions.TooHardError:
         return True
 
 
 def written_params(func: Func) -> tuple[int, ...]:
     """Numbers of the parameters that the kernel writes."""
-    written = {root(array) for array in written_arrays(func)}
+    written = written_arrays(func)
     return tuple(i for i, param in enumerate(func.params) if param in written)
 
 
-def _data(x: Any) -> np.ndarray[Any, Any]:
+def data_of(x: Array | PackedArray) -> Array:
+    """An array's memory."""
     return np.asarray(x.bytes) if isinstance(x, PackedArray) else x
 
 
@@ -183,7 +190,7 @@ def _check_array(name: str, kind: ArrayType, x: Any, known: dict[str, int]) -> N
             _check_extent(
                 f"the stride of axis {axis} of {name}", kind.strides[axis], element_strides(x)[axis], known
             )
-    if alignment(_data(x)) % kind.align and _data(x).size:
+    if alignment(data_of(x)) % kind.align and data_of(x).size:
         raise TilecError(
             f"{name} was compiled for an alignment of {kind.align} bytes, which its first element lacks"
         )

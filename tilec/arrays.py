@@ -169,7 +169,9 @@ class Array:
         step = plain(1 if item.step is None else item.step)
         if not isinstance(step, int) or step < 1:
             raise TilecError(f"the step of an array's slice is a constant of 1 or more, found {step!r}")
-        start, stop = (None if bound is None else self._from_end(axis, bound) for bound in (item.start, item.stop))
+        start, stop = (
+            None if bound is None else self._from_end(axis, bound) for bound in (item.start, item.stop)
+        )
         return self._bound(None if isinstance(start, int) and start == 0 else start), self._bound(stop), step
 
     def _bound(self, x: Any) -> Value | None:

@@ -72,7 +72,7 @@ def make_closure(frame: Frame, node: FunctionNode) -> Closure:
 
 def _signature_of(frame: Frame, args: ast.arguments) -> inspect.Signature:
     """The signature that the syntax tree states, its defaults evaluated now, as Python does."""
-    plain = [(arg, Parameter.POSITIONAL_ONLY) for arg in args.posonlyargs]
+    plain: list[tuple[ast.arg, Any]] = [(arg, Parameter.POSITIONAL_ONLY) for arg in args.posonlyargs]
     plain += [(arg, Parameter.POSITIONAL_OR_KEYWORD) for arg in args.args]
     missing: list[ast.expr | None] = [None] * (len(plain) - len(args.defaults))
     named = list(zip(plain, [*missing, *args.defaults], strict=True))

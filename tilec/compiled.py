@@ -6,16 +6,24 @@ Every text is made when it is first asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from tilec import arguments
-from tilec.arguments import check_fits, check_written, checked
+from tilec.arguments import (
+    bind,
+    check_apart,
+    check_fits,
+    check_writeable,
+    checked,
+    kept_apart,
+    written_params,
+)
 from tilec.frontend import Definition
 from tilec.ir.errors import TilecError
-from tilec.ir.func import Func
+from tilec.ir.func import Func, Value
 from tilec.ir.run import Memory, grid_size
 from tilec.ir.target import CPU, Place, Target, parse_target
 from tilec.ir.tile import ArrayType, Type
@@ -126,36 +134,42 @@ class Compiled:
         program: Program = self.code
         return program
 
+    @cached_property
+    def written(self) -> tuple[int, ...]:
+        """Numbers of the parameters that it writes."""
+        return written_params(self.traced)
+
     def __call__(self, *args: Any) -> None:
         """Runs on these arguments; TilecError unless they are what it was compiled for."""
-        given, constants = arguments.bind(self.definition, args, {})
-        assert not constants, "a compiled kernel takes no constants"
+        given, _ = bind(self.definition, args, {})
         held = [checked(param, x) for param, x in zip(self.definition.params, given, strict=True)]
         check_fits(self.definition, self.types, held)
-        check_written(self.definition, self.traced, held)
-        self.launch(held, self.blocks(held))
+        self.prepared(held)(held)
 
-    def blocks(self, held: Sequence[Any]) -> int:
-        """Checks what the kernel requires and counts its blocks."""
-        env = {
-            param: Memory(x, param.type.dtype) if isinstance(param.type, ArrayType) else x  # type: ignore[arg-type]
+    def prepared(self, held: Sequence[Any]) -> Launch:
+        """A launch on arguments like these: checks what the kernel requires, and counts its blocks."""
+        check_writeable(self.definition, self.written, held)
+        env: dict[Value, Any] = {
+            param: Memory(x, param.type.dtype) if isinstance(param.type, ArrayType) else x
             for param, x in zip(self.traced.params, held, strict=True)
         }
-        return grid_size(self.traced, _shapes(env))
-
-    def launch(self, held: Sequence[Any], blocks: int) -> None:
-        """Runs on arguments that are known to fit."""
-        if blocks:
-            self.program.launch(held, blocks)
+        blocks = grid_size(self.traced, env)
+        return Launch(self, blocks, kept_apart(self.definition, self.written))
 
 
-def _shapes(env: Any) -> Any:
-    """Packed arrays have a shape too, which is all that grids look at."""
-    return env
+@dataclass(frozen=True)
+class Launch:
+    """A grid of compiled code, ready for all arguments with one `fast_key`. `apart`: arrays that may not overlap."""
+
+    compiled: Compiled
+    blocks: int
+    apart: tuple[tuple[int, int], ...]
+
+    def __call__(self, held: Sequence[Any]) -> None:
+        check_apart(self.compiled.definition, self.apart, held)
+        if self.blocks:
+            self.compiled.program.launch(held, self.blocks)
 
 
 def _backend(name: str) -> Any:
     return import_module(f"tilec.backends.{name}")
-
-
-Compile = Callable[..., Compiled]

@@ -18,7 +18,7 @@ from tilec.flow import choose
 from tilec.frames import Frame, evaluate, expression
 from tilec.ir.errors import TilecError
 from tilec.ir.inst import arith
-from tilec.literals import NUMBERS, default_dtype
+from tilec.literals import NUMBERS, default_dtype, plain
 from tilec.targets import assign, items, static_items
 from tilec.values import Tile, elementwise, full, scalar_bool
 
@@ -172,7 +172,8 @@ def attribute(frame: Frame, node: ast.Attribute) -> Any:
     if node.attr == "to" and isinstance(
         value, NUMBERS
     ):  # an extent that is a constant in this specialisation
-        return full(value, (), default_dtype(value)).to
+        number = plain(value)
+        return full(number, (), default_dtype(number)).to
     try:
         return getattr(value, node.attr)
     except AttributeError:
@@ -245,7 +246,8 @@ def joined(frame: Frame, node: ast.JoinedStr) -> str:
 @expression(ast.FormattedValue)
 def formatted(frame: Frame, node: ast.FormattedValue) -> str:
     value = evaluate(frame, node.value)
-    shown = {115: str, 114: repr, 97: ascii}.get(node.conversion, lambda x: x)(value)
+    conversions: dict[int, Callable[[Any], Any]] = {115: str, 114: repr, 97: ascii}
+    shown = conversions[node.conversion](value) if node.conversion in conversions else value
     return format(shown, evaluate(frame, node.format_spec) if node.format_spec else "")
 
 

@@ -15,14 +15,13 @@ from typing import Any, overload
 
 import numpy as np
 
-from tilec import arguments
-from tilec.arguments import Static, argument_type, check_written, checked, constant_key, fast_key
-from tilec.compiled import Compiled
+from tilec.arguments import Static, argument_type, bind, checked, constant_key, fast_key
+from tilec.compiled import Compiled, Launch
 from tilec.frontend import Definition, constants_of, define, trace
 from tilec.ir.errors import TilecError
-from tilec.ir.tile import ArrayType, Type
+from tilec.ir.tile import Type
 from tilec.places import current_target, runner_of
-from tilec.specialise import Spec, agreed
+from tilec.specialise import Spec, agreed, array_type
 from tilec.tracing import Respecialise, tracing
 
 REMEMBERED = 4096  # calls whose compiled code and grid are found by one look-up
@@ -36,7 +35,7 @@ class Kernel:
         update_wrapper(self, function)
         self._static: dict[Any, Static] = {}
         self._compiled: dict[Any, Compiled] = {}
-        self._calls: dict[Any, tuple[Compiled, int]] = {}
+        self._launches: dict[Any, Launch] = {}
         self._lock = Lock()
 
     def __repr__(self) -> str:
@@ -62,7 +61,7 @@ class Kernel:
 
     def compile(self, *args: Any, target: str = "sm_90a", **constants: Any) -> Compiled:
         """Code for these arrays or specifications (for a scalar anything), without running it."""
-        given, rest = arguments.bind(self.definition, args, {**self._absent_scalars(args), **constants})
+        given, rest = bind(self.definition, args, {**self._absent_scalars(args), **constants})
         return self._specialised(target, given, rest)
 
     def _absent_scalars(self, args: Sequence[Any]) -> dict[str, Any]:
@@ -74,27 +73,23 @@ class Kernel:
                 f"the kernel {self.definition.name} is called inside a kernel: make what they share a plain "
                 "function"
             )
-        given, rest = arguments.bind(self.definition, args, constants)
-        key = (target, fast_key(given), _constants_key(rest))
-        held = [checked(param, x) for param, x in zip(self.definition.params, given, strict=True)]
-        known = self._calls.get(key)
-        compiled, blocks = known if known is not None else self._prepare(target, held, rest, key)
-        check_written(self.definition, compiled.traced, held)
-        compiled.launch(held, blocks)
+        given, rest = bind(self.definition, args, constants)
+        held = tuple(checked(param, x) for param, x in zip(self.definition.params, given, strict=True))
+        key = (target, fast_key(held), _constants_key(rest))
+        launch = self._launches.get(key) or self._prepare(target, held, rest, key)
+        launch(held)
 
-    def _prepare(
-        self, target: str, held: list[Any], constants: dict[str, Any], key: Any
-    ) -> tuple[Compiled, int]:
+    def _prepare(self, target: str, held: tuple[Any, ...], constants: dict[str, Any], key: Any) -> Launch:
         """The first call of its kind: compiles, checks what the kernel requires, counts the blocks."""
         try:
-            compiled = self._specialised(target, held, constants)
-            found = compiled, compiled.blocks(held)
+            launch = self._specialised(target, held, constants).prepared(held)
         except TilecError as error:
-            raise _with_arguments(error, self.definition, held) from error.__cause__
-        if len(self._calls) >= REMEMBERED:
-            self._calls.clear()
-        self._calls[key] = found
-        return found
+            told = _with_arguments(error, self.definition, held)
+            raise told.with_traceback(None) from error.__cause__  # our own frames help nobody
+        if len(self._launches) >= REMEMBERED:
+            self._launches.clear()
+        self._launches[key] = launch
+        return launch
 
     def _specialised(self, target: str, given: Sequence[Any], constants: Mapping[str, Any]) -> Compiled:
         """Code for the types of these arguments; traced again where tc.static asks for an extent."""
@@ -139,15 +134,11 @@ def _constants_key(constants: Mapping[str, Any]) -> Any:
 
 def _with_arguments(error: TilecError, definition: Definition, held: Sequence[Any]) -> TilecError:
     """The error with what the kernel was called with."""
-    types = [(p.name, x) for p, x in zip(definition.params, held, strict=True) if p.dtype is None]
-    said = ", ".join(
-        f"{name} {argument_type(p, 0, x, frozenset()).dtype.name}{list(x.shape)}"  # type: ignore[union-attr]
-        for p, (name, x) in zip([p for p in definition.params if p.dtype is None], types, strict=True)
-    )
-    hint = ""
-    if any(getattr(x, "dtype", None) == np.float64 for _, x in types):
-        hint = "; numpy makes float64 unless told otherwise: x.astype(np.float32)"
-    error.message += f"\n    called with {said}{hint}"
+    arrays = [(p.name, x) for p, x in zip(definition.params, held, strict=True) if p.dtype is None]
+    said = ", ".join(f"{name} {array_type(x, name).dtype.name}{list(x.shape)}" for name, x in arrays)
+    doubles = [name for name, x in arrays if x.dtype == np.float64]
+    hint = f"; numpy makes float64 unless told otherwise: {doubles[0]}.astype(np.float32)" if doubles else ""
+    error.message += f"\n    called with {said}{hint}" if said else ""
     return error
 
 
@@ -168,6 +159,3 @@ def kernel_of(function: Any, alias: Sequence[str]) -> Kernel:
     if not isinstance(function, FunctionType):
         raise TilecError(f"@tc.kernel marks a function written with def, found {type(function).__name__}")
     return Kernel(function, alias)
-
-
-__all__ = ["ArrayType", "Kernel", "kernel"]

@@ -51,7 +51,7 @@ def rebuilt(path: str, value: Any, new: Rebuild) -> Any:
         return new(path, value)
     made = [rebuilt(each, child, new) for each, child in inner]
     if isinstance(value, tuple):
-        return type(value)._make(made) if hasattr(value, "_fields") else tuple(made)
+        return value._make(made) if hasattr(value, "_fields") else tuple(made)
     if isinstance(value, list):
         return made
     if isinstance(value, dict):

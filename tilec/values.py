@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from tilec.indexing import extract
 from tilec.ir import dtype as dt
@@ -19,13 +19,30 @@ from tilec.ir.inst import arith, mma, reduce
 from tilec.ir.inst import shape as shapes
 from tilec.ir.tile import TileType
 from tilec.literals import NUMBERS, Number, constant_shape, number
-from tilec.tracing import Scope, Tracer, current
+from tilec.run_time import RunTimeValue
+from tilec.tracing import Scope, current
 
 Operand = Any  # a Tile or a Python number
 _ENDED = "this tile was made inside a {what} that has ended: give it to a name that exists before the {what}"
 
 
-class Tile:
+def _operator(kind: type[Inst], swapped: bool = False) -> Callable[[Tile, Operand], Tile]:
+    def apply(self: Tile, other: Operand) -> Tile:
+        if not isinstance(other, OPERANDS):
+            return NotImplemented  # type: ignore[no-any-return]
+        return elementwise(kind, other, self) if swapped else elementwise(kind, self, other)
+
+    return apply
+
+
+def _comparison(op: str) -> Callable[[Tile, Operand], Tile]:
+    def apply(self: Tile, other: Operand) -> Tile:
+        return compare(op, self, other) if isinstance(other, OPERANDS) else NotImplemented
+
+    return apply
+
+
+class Tile(RunTimeValue):
     """A small array of one dtype, held by the threads of a block. Shape () is a scalar, the same in every thread."""
 
     __slots__ = ("_scope", "_value")
@@ -66,42 +83,6 @@ class Tile:
 
     def __repr__(self) -> str:
         return f"{'tile' if self.shape else 'scalar'} {self.type}"
-
-    # What Python would like to know now, and only the running kernel knows.
-
-    def __bool__(self) -> NoReturn:
-        if self.shape:
-            raise TilecError(
-                f"a tile cannot be a condition: {self.type} has many elements. "
-                "Choose between elements with tc.where, combine with & | ~, or reduce with .any() or .all()"
-            )
-        raise TilecError(
-            f"the scalar {self.type} is known only when the kernel runs: a condition on it belongs in an "
-            "if, while or conditional expression of the kernel itself"
-        )
-
-    def __index__(self) -> NoReturn:
-        raise TilecError(
-            f"the {self!r} is known only when the kernel runs, and a constant is needed here: "
-            "loop with tc.range, take shapes from constants or tc.static(x.shape[axis])"
-        )
-
-    def __int__(self) -> NoReturn:
-        raise TilecError(f"int() needs a constant, not the {self!r}; cast with .to(tc.i32)")
-
-    def __float__(self) -> NoReturn:
-        raise TilecError(f"float() needs a constant, not the {self!r}; cast with .to(tc.f32)")
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TilecError("a scalar has no length")
-        return self.shape[0]
-
-    def __iter__(self) -> Iterator[Tile]:
-        raise TilecError(
-            f"a {self!r} is not taken apart element by element: use slices with constants, x[0:1], "
-            "or a reduction"
-        )
 
     # Moving elements.
 
@@ -231,22 +212,6 @@ class Tile:
 
     def __round__(self) -> Tile:
         return emit(arith.Round, self.value)
-
-    @staticmethod
-    def _operator(kind: type[Inst], swapped: bool = False) -> Callable[[Tile, Operand], Tile]:
-        def apply(self: Tile, other: Operand) -> Tile:
-            if not isinstance(other, OPERANDS):
-                return NotImplemented
-            return elementwise(kind, other, self) if swapped else elementwise(kind, self, other)
-
-        return apply
-
-    @staticmethod
-    def _comparison(op: str) -> Callable[[Tile, Operand], Tile]:
-        def apply(self: Tile, other: Operand) -> Tile:
-            return compare(op, self, other) if isinstance(other, OPERANDS) else NotImplemented
-
-        return apply
 
     __add__, __radd__ = _operator(arith.Add), _operator(arith.Add, True)
     __sub__, __rsub__ = _operator(arith.Sub), _operator(arith.Sub, True)
@@ -404,15 +369,10 @@ def dot(a: Tile, b: Tile, acc: Tile | None = None) -> Tile:
 
 def _divide(a: Operand, b: Operand) -> Tile:
     if not (isinstance(a, OPERANDS) and isinstance(b, OPERANDS)):
-        return NotImplemented
-    dtype = a.dtype if isinstance(a, Tile) else b.dtype
-    if dtype.is_integer:
+        return NotImplemented  # type: ignore[no-any-return]
+    integer = next((x.dtype for x in (a, b) if isinstance(x, Tile) and x.dtype.is_integer), None)
+    if integer is not None:
         raise TilecError(
-            f"/ divides floats, not {dtype.name}: use // for whole numbers, or cast with .to(tc.f32)"
+            f"/ divides floats, not {integer.name}: use // for whole numbers, or cast to a float first"
         )
     return elementwise(arith.Div, a, b)
-
-
-def tile_of(tracer: Tracer, value: Value) -> Tile:
-    """A value of the innermost scope as a tile."""
-    return Tile(value, tracer.scope)
