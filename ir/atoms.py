@@ -33,15 +33,17 @@ class MmaAtom:
 
 @lru_cache(64)
 def mma_atom(m: int, n: int, k: int, operand_bits: int) -> MmaAtom:
-    """mma.sync.m16n8k*: k is 4 or 8 registers' worth of elements. TilecError for shapes that are not of this
-    kind.
+    """mma.sync: m16n8, k of 4 or 8 registers' worth of elements, or m8n8k4 of f64. TilecError for other
+    shapes.
     """
+    if (m, n, k, operand_bits) == (8, 8, 4, 64):
+        return MmaAtom(spatial(8, 4), column_spatial(4, 8), spatial(8, 4) * local(1, 2))
     per_register = 32 // operand_bits
     halves = k // (4 * per_register) if per_register else 0
     if (m, n) != (16, 8) or halves not in (1, 2) or k != halves * 4 * per_register:
         raise TilecError(
-            f"no mma of m{m}n{n}k{k} on {operand_bits}-bit operands: m is 16, n is 8, "
-            f"and k holds 128 or 256 bits"
+            f"no mma of m{m}n{n}k{k} on {operand_bits}-bit operands: m is 16, n is 8 "
+            "and k holds 128 or 256 bits, or it is m8n8k4 on 64 bits"
         )
     pair = local(1, per_register)
     a = column_local(2, halves) * spatial(8, 4) * pair
@@ -51,21 +53,26 @@ def mma_atom(m: int, n: int, k: int, operand_bits: int) -> MmaAtom:
 
 def full_mma_atom(operand_bits: int) -> MmaAtom:
     """The largest mma.sync for operands of this size: m16n8k16 for f16, k8 for tf32, k32 for 8 bits."""
-    return mma_atom(16, 8, 256 // operand_bits, operand_bits)
+    return mma_atom(8 if operand_bits == 64 else 16, 8, 256 // operand_bits, operand_bits)
+
+
+@dataclass(frozen=True)
+class WgmmaAtom:
+    """What 128 threads hold of a wgmma: accumulator c (64, n), and a (64, k) where it comes from
+    registers.
+    """
+
+    a: Layout
+    c: Layout
 
 
 @lru_cache(64)
-def wgmma_atom(n: int, operand_bits: int) -> MmaAtom:
-    """wgmma.mma_async.m64nNk*: accumulators, and a when it is in registers; 128 threads. b lies in shared
-    memory: its layout here has every thread hold all of it, for shapes' sake.
-    """
+def wgmma_atom(n: int, operand_bits: int) -> WgmmaAtom:
+    """wgmma.mma_async.m64nNk*: four warps' mma fragments below each other. b lies in shared memory."""
     if n % 8 or not 8 <= n <= 256:
         raise TilecError(f"wgmma's n is a multiple of 8 from 8 to 256, not {n}")
-    one = full_mma_atom(operand_bits)
-    k = 256 // operand_bits
-    whole = register((k, n), (Digit(4 * WARP, (0, 0)),), local(k, n).digits("slot"))
-    warps = spatial(4, 1)
-    return MmaAtom(warps * one.a, whole, warps * local(1, n // 8) * one.c)
+    one, warps = full_mma_atom(operand_bits), spatial(4, 1)
+    return WgmmaAtom(warps * one.a, warps * local(1, n // 8) * one.c)
 
 
 def ldmatrix_atom(element_bits: int = 16, trans: bool = False) -> Layout:

@@ -34,7 +34,7 @@ SECTOR = 8  # elements of 4 bytes in the 32 bytes that memory moves at once
 
 def mma_a(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
     """The left operand (m, k) for mma.sync on elements of this size, slots (m-subtile, k-step, atom)."""
-    wm, wn = warps if isinstance(warps, tuple) else (warps, 1)
+    wm, wn = _grid(warps if isinstance(warps, tuple) else (warps, 1))
     atom = full_mma_atom(dtype.bits).a
     rows, steps = _repeats(shape, (wm, 1), atom)
     return (spatial(wm, 1) * replicas(2, wn) * local(rows, steps) * atom).with_shape(shape)
@@ -46,26 +46,34 @@ def mma_b(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
     Neighbours along k that share a register are neighbouring slots, and a warp's columns are neighbours, so
     that `bytes` stores what a thread needs for one step in one piece.
     """
-    wm, wn = warps if isinstance(warps, tuple) else (1, warps)
+    wm, wn = _grid(warps if isinstance(warps, tuple) else (1, warps))
     atom = full_mma_atom(dtype.bits).b
     steps, columns = _repeats(shape, (1, wn), atom)
     return (replicas(2, wm) * spatial(1, wn) * local(steps, columns) * atom).with_shape(shape)
 
 
 def mma_c(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
-    """The accumulator (m, n) of mma.sync, slots (m-subtile, n-subtile, atom); the same for 32-bit types and
-    f16.
+    """The accumulator (m, n) of mma.sync, slots (m-subtile, n-subtile, atom); f64 has its own, f16 and
+    the 32-bit types one.
     """
-    if dtype.bits not in (16, 32):
-        raise TilecError(f"mma accumulates in f32, i32 or f16, not {dtype}")
-    wm, wn = warps if isinstance(warps, tuple) else (1, warps)
-    atom = full_mma_atom(16).c
+    if dtype.bits < 16:
+        raise TilecError(f"mma accumulates in f64, f32, i32 or f16, not {dtype}")
+    wm, wn = _grid(warps if isinstance(warps, tuple) else (1, warps))
+    atom = full_mma_atom(64 if dtype.bits == 64 else 16).c
     rows, columns = _repeats(shape, (wm, wn), atom)
     return (spatial(wm, wn) * local(rows, columns) * atom).with_shape(shape)
 
 
+def _grid(warps: tuple[int, int]) -> tuple[int, int]:
+    if min(warps) < 1:
+        raise TilecError(f"a product needs at least one warp on each axis, not {warps}")
+    return warps
+
+
 def _repeats(shape: tuple[int, int], warps: tuple[int, int], atom: Layout) -> list[int]:
     """How often each warp repeats the atom on each axis; it goes past the tile where that does not divide."""
+    if len(shape) != 2:
+        raise TilecError(f"a fragment of a matrix product has two axes, not {list(shape)}")
     return [-(-n // (w * a)) for n, w, a in zip(shape, warps, atom.shape, strict=True)]
 
 

@@ -54,8 +54,18 @@ def test_fragments_by_hand() -> None:
     assert mma_c(dt.f32, (64, 64), warps=4) == mma_c(dt.f16, (64, 64), warps=(1, 4))
     ragged = mma_b(dt.f16, (20, 24), warps=2)
     assert ragged.shape == (20, 24) and ragged.cover == (32, 32) and ragged.covers()
-    with pytest.raises(TilecError, match="mma accumulates in f32, i32 or f16, not i8"):
+    assert mma_c(dt.f64, (16, 16)) == local(2, 2) * full_mma_atom(64).c
+
+
+def test_wrong_fragments() -> None:
+    with pytest.raises(TilecError, match="mma accumulates in f64, f32, i32 or f16, not i8"):
         mma_c(dt.i8, (16, 16))
+    with pytest.raises(TilecError, match=r"a fragment of a matrix product has two axes, not \[64\]"):
+        mma_a(dt.f16, (64,))  # type: ignore[arg-type]
+    with pytest.raises(TilecError, match=r"needs at least one warp on each axis, not \(1, 0\)"):
+        mma_b(dt.f16, (64, 64), warps=0)
+    with pytest.raises(TilecError, match="no mma of m16n8k85 on 3-bit operands"):
+        mma_b(dt.u3, (64, 64))
 
 
 def test_all_names_are_there() -> None:
