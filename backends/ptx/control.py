@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilec.backends import emit
 from tilec.backends.ptx import approx, memory, mma, moves, reduce
+from tilec.backends.ptx.elementwise import elementwise
 from tilec.backends.ptx.emitter import ArrayRef, Fragment
 from tilec.backends.ptx.threads import per_thread
 from tilec.backends.writer import held
@@ -23,7 +24,8 @@ from tilec.ir.inst import reduce as reductions
 from tilec.ir.tile import TileType
 
 if TYPE_CHECKING:
-    from tilec.backends.ptx.emitter import Emitter
+    from tilec.backends.ptx.elementwise import elementwise
+from tilec.backends.ptx.emitter import Emitter
 
 
 def write_block(e: Emitter, block: Block) -> list[Any]:
@@ -32,7 +34,7 @@ def write_block(e: Emitter, block: Block) -> list[Any]:
     for inst in block.body:
         handler = HANDLERS.get(type(inst))
         try:
-            e.values[inst] = handler(e, inst) if handler else _elementwise(e, inst)
+            e.values[inst] = handler(e, inst) if handler else elementwise(e, inst)
         except TilecError as error:
             raise error.at(inst.loc) if inst.loc else error from None
     return [e.values[v] for v in block.results]
@@ -53,16 +55,6 @@ def _lazy_loads(users: dict[Value, list[Inst]], block: Block) -> set[Value]:
                 waiting |= set(inst.operands)
                 found.add(inst)
     return found
-
-
-def _elementwise(e: Emitter, inst: Inst) -> Any:
-    assert type(inst) in emit.EMITTERS, f"{type(inst).__name__} has no emitter for PTX"
-    if inst.tile.rank == 0:
-        return emit.elementwise(e.writer, inst, [e.scalar(v) for v in inst.operands])
-    parts = [e.fragment(v) for v in inst.operands]
-    rows = zip(*(part.slots for part in parts), strict=True)
-    slots = [emit.elementwise(e.writer, inst, row) for row in rows]
-    return Fragment(inst.tile.dtype, parts[0].layout, slots)
 
 
 def _full(e: Emitter, inst: arith.Full) -> Any:
