@@ -17,37 +17,10 @@ from tilec.ir import codec, dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Inst, Value, mnemonic
+from tilec.ir.inst.rules import Array, demand_kind, extreme, same_type, shift_amount, wrap
 from tilec.ir.layout import Layout
 from tilec.ir.run import State
 from tilec.ir.tile import TileType
-
-Array = np.ndarray[Any, Any]
-
-
-def wrap(values: Array, dtype: DType) -> Array:
-    """Integers of any width taken modulo 2**bits, as the reference holds them."""
-    if dtype.bits == 64:
-        return values.astype(dtype.reference)
-    low = values.astype(np.int64) & ((1 << dtype.bits) - 1)
-    if dtype.is_signed:
-        low = low - ((low >> (dtype.bits - 1)) << dtype.bits)
-    return low.astype(dtype.reference)
-
-
-def same_type(name: str, *values: Value) -> TileType:
-    """The one type of all operands, or an error that names both.
-
-    Until the layout pass only views have layouts, and what is made of them alone; others agree with any.
-    """
-    types = [value.tile for value in values]
-    if any(t.layout is None for t in types):
-        types = [TileType(t.dtype, t.shape) for t in types]
-    for other in types[1:]:
-        if other != types[0]:
-            said = f"{name} takes tiles of one dtype and shape: x is {types[0]}, y is {other}"
-            hint = "; cast one with .to(...)" if other.dtype != types[0].dtype else ""
-            raise TilecError(said + hint)
-    return types[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,19 +42,6 @@ class _Binary(Inst):
     def result(self) -> TileType:
         demand_kind(mnemonic(type(self)), self.a.tile.dtype, self.kinds)
         return same_type(mnemonic(type(self)), self.a, self.b)
-
-
-def kind_of(dtype: DType) -> str:
-    """int, float or bool: what an operator asks about a dtype."""
-    if dtype.is_bool:
-        return "bool"
-    return "int" if dtype.is_integer else "float"
-
-
-def demand_kind(name: str, dtype: DType, kinds: tuple[str, ...]) -> None:
-    """Operators that do not exist for a kind of dtype say so."""
-    if kind_of(dtype) not in kinds:
-        raise TilecError(f"{name} works on {' and '.join(kinds)} tiles, not on {dtype.name}; cast with .to(...) first")
 
 
 def _numeric(name: str, exact: Callable[[Array, Array], Array]) -> Callable[..., Array]:
@@ -151,23 +111,12 @@ class Mod(_Binary):
             return wrap(np.remainder(a, b), self.a.tile.dtype)
 
 
-def _extreme(a: Array, b: Array, pick: Callable[..., Array], of_zeros: Callable[..., Array]) -> Array:
-    """min or max: NaN if either is NaN, and -0 < +0."""
-    with np.errstate(all="ignore"):
-        best = pick(a, b)
-        if not np.issubdtype(best.dtype, np.floating):
-            return best
-        zeros = (a == 0) & (b == 0)
-        signed = np.where(of_zeros(np.signbit(a), np.signbit(b)), np.copysign(best, -1), np.copysign(best, 1))
-        return np.where(zeros, signed, best).astype(best.dtype)
-
-
 @dataclass(frozen=True, eq=False)
 class Minimum(_Binary):
     """The smaller; NaN if either is NaN; -0 < +0."""
 
     def meaning(self, state: State, a: Array, b: Array) -> Array:
-        return _extreme(a, b, np.minimum, np.logical_or)
+        return extreme(a, b, np.minimum, np.logical_or)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +124,7 @@ class Maximum(_Binary):
     """The larger; NaN if either is NaN; -0 < +0."""
 
     def meaning(self, state: State, a: Array, b: Array) -> Array:
-        return _extreme(a, b, np.maximum, np.logical_and)
+        return extreme(a, b, np.maximum, np.logical_and)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,12 +157,6 @@ class Xor(_Binary):
         return a ^ b
 
 
-def _shift_amount(b: Array, dtype: DType) -> tuple[Array, Array]:
-    """The amount clipped to the width, and where it was too large (negative amounts count as huge)."""
-    far = (b < 0) | (b >= dtype.bits)
-    return far, np.where(far, 0, b).astype(np.int64)
-
-
 @dataclass(frozen=True, eq=False)
 class Shl(_Binary):
     """a << b; 0 where b is the width or more."""
@@ -221,7 +164,7 @@ class Shl(_Binary):
     kinds = ("int",)
 
     def meaning(self, state: State, a: Array, b: Array) -> Array:
-        far, by = _shift_amount(b, self.a.tile.dtype)
+        far, by = shift_amount(b, self.a.tile.dtype)
         moved = a.astype(np.uint64) << by.astype(np.uint64)
         return np.where(far, 0, wrap(moved, self.a.tile.dtype)).astype(a.dtype)
 
@@ -233,7 +176,7 @@ class Shr(_Binary):
     kinds = ("int",)
 
     def meaning(self, state: State, a: Array, b: Array) -> Array:
-        far, by = _shift_amount(b, self.a.tile.dtype)
+        far, by = shift_amount(b, self.a.tile.dtype)
         moved = (a >> by.astype(a.dtype)).astype(a.dtype)
         return np.where(far, np.negative((a < 0).astype(a.dtype)), moved)
 

@@ -10,7 +10,7 @@ import numpy as np
 from tilec.ir import codec
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Inst, Value
-from tilec.ir.inst.arith import demand_kind, kind_of, wrap
+from tilec.ir.inst.rules import demand_kind, kind_of, wrap
 from tilec.ir.run import State
 from tilec.ir.tile import TileType
 

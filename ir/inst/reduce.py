@@ -16,7 +16,8 @@ from tilec.ir.digits import Digit, split, values
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Inst, Value
-from tilec.ir.inst.arith import Maximum, Minimum, demand_kind, wrap
+from tilec.ir.inst.arith import Maximum, Minimum
+from tilec.ir.inst.rules import demand_kind, wrap
 from tilec.ir.layout import Layout, register
 from tilec.ir.run import State
 from tilec.ir.tile import TileType
