@@ -20,7 +20,7 @@ from tilec.ir.packing import PackedArray
 from tilec.ir.tile import ArrayType, Dim, Extent, TileType, Type
 from tilec.literals import NUMBERS, number
 from tilec.places import element_strides
-from tilec.specialise import LIMIT, Spec, alignment, array_type
+from tilec.specialise import WIDEST, Spec, alignment, array_type
 
 Array = np.ndarray[Any, Any]
 Static = frozenset[tuple[int, int]]
@@ -75,7 +75,7 @@ def fast_key(held: Sequence[Any]) -> tuple[Any, ...]:
 def _key(x: Any) -> Any:
     if isinstance(x, np.ndarray):
         at = x.__array_interface__["data"][0]
-        return (x.dtype, x.shape, x.strides, at % LIMIT, x.flags.writeable)
+        return (x.dtype, x.shape, x.strides, at % WIDEST, x.flags.writeable)
     if isinstance(x, PackedArray):
         return (x.dtype, x.shape, _key(data_of(x)))
     return (type(x), x.tobytes())

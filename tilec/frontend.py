@@ -96,14 +96,13 @@ def _param(function: FunctionType, parameter: inspect.Parameter) -> Param:
 
 def _annotation(function: FunctionType, parameter: inspect.Parameter) -> Any:
     """An annotation as an object, also where the file postpones them (from __future__ import annotations)."""
-    if not isinstance(parameter.annotation, str):
-        return parameter.annotation
+    kind = parameter.annotation
     try:
-        return eval(parameter.annotation, dict(function.__globals__), cells_of(function))
+        while isinstance(kind, str):
+            kind = eval(kind, dict(function.__globals__), cells_of(function))
     except Exception as error:
-        raise TilecError(
-            f"the annotation {parameter.annotation!r} of {parameter.name} cannot be read: {error}"
-        ) from None
+        raise TilecError(f"the annotation {kind!r} of {parameter.name} cannot be read: {error}") from None
+    return kind
 
 
 def _check_alias(params: Sequence[Param], alias: Sequence[str]) -> None:

@@ -36,6 +36,8 @@ def default_dtype(x: Number) -> DType:
 def number(x: Any, dtype: DType) -> Number:
     """A Python number as a constant of a dtype; TilecError where it is not one or lies outside."""
     x = plain(x)
+    if not isinstance(x, int | float):
+        raise TilecError(f"expected a number, found {x!r}")
     if isinstance(x, bool) or dtype.is_bool:
         if isinstance(x, bool) and dtype.is_bool:
             return x

@@ -20,7 +20,8 @@ from tilec.ir.packing import PackedArray
 from tilec.ir.tile import ArrayType, Dim, Extent
 from tilec.literals import plain
 
-LIMIT = 128  # no access is wider, so no larger power of two matters
+LIMIT = 128  # larger powers of two in extents and strides change no code
+WIDEST = 16  # bytes of the widest access: alignment beyond it changes no code
 Extents = tuple[Extent, ...]
 
 
@@ -212,5 +213,5 @@ def power_of_two(n: int | Dim) -> int:
 
 
 def alignment(x: np.ndarray[Any, Any]) -> int:
-    """The largest power of two, up to a limit, that divides the address of the first element."""
-    return power_of_two(int(x.__array_interface__["data"][0]))
+    """The largest power of two, up to the widest access, that divides the address of the first element."""
+    return min(WIDEST, power_of_two(int(x.__array_interface__["data"][0])))

@@ -44,7 +44,7 @@ def assign(frame: Frame, target: ast.expr, value: Any) -> None:
         case ast.Attribute(base, attr):
             setattr(evaluate(frame, base), attr, value)
         case _:
-            raise frame.error(target, f"`{frame.code.text(target)}` cannot be assigned to")
+            raise AssertionError(f"Python's grammar has no assignment to {type(target).__name__}")
 
 
 def _unpack(frame: Frame, target: ast.expr, elts: list[ast.expr], value: Any) -> None:

@@ -187,7 +187,7 @@ class Tile(RunTimeValue):
 
     def __pow__(self, power: Operand) -> Tile:
         """Constant powers: small whole ones by multiplication, 0.5 by sqrt."""
-        if power == 0.5:
+        if isinstance(power, float) and power == 0.5:
             return emit(arith.Sqrt, self.value)
         if not isinstance(power, int) or not 1 <= power <= 8:
             raise TilecError(

@@ -125,7 +125,9 @@ class Softmax(NamedTuple):
 
 
 @tc.kernel
-def attention(q: tc.Array, k: tc.Array, v: tc.Array, out: tc.Array, scale: tc.f32, *, causal=False, bq=16, bk=32):
+def attention(
+    q: tc.Array, k: tc.Array, v: tc.Array, out: tc.Array, scale: tc.f32, *, causal=False, bq=16, bk=32
+):
     """softmax(q kT scale) v per head, without ever holding all logits; q, k, v [heads, length, d]."""
     d = tc.static(q.shape[2])
     length = q.shape[1]
