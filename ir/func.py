@@ -1,7 +1,8 @@
 """The nodes of the IR: values, instructions, blocks, functions.
 
-An instruction *is* the value that it computes: its operands are the instructions that made them, so a rewrite can
-match `Add(Dot(a, b, c), d)`. It says all about itself: its type rule `result`, its numpy `meaning`, its `effects`.
+An instruction *is* the value that it computes: its operands are the instructions that made them, so a rewrite
+can match `Add(Dot(a, b, c), d)`. It says all about itself: its type rule `result`, its numpy `meaning`, its
+`effects`.
     x = Full(TileType(f32, (4,)), 1.0);  y = Add(x, x);  y.type == TileType(f32, (4,))
 """
 

@@ -1,7 +1,7 @@
 """The reference runner: a kernel means what its instructions mean, one after another, on numpy.
 
-It runs the IR after any pass, block by block in ticket order, with shared memory poisoned and copies completed at
-their wait. Slow and plain on purpose: this is the definition that every other runner is held to.
+It runs the IR after any pass, block by block in ticket order, with shared memory poisoned and copies
+completed at their wait. Slow and plain on purpose: this is the definition that every other runner is held to.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Memory:
-    """An array as the reference sees it: the caller's elements (a numpy view), and the dtype they are codes of."""
+    """An array as the reference sees it: the caller's elements (a numpy view), and the dtype they are codes
+    of.
+    """
 
     data: Array
     dtype: DType
@@ -146,6 +148,8 @@ def _for(inst: Any, env: Mapping[Value, Any], state: State) -> tuple[Any, ...]:
 
 def _while(inst: Any, env: Mapping[Value, Any], state: State) -> tuple[Any, ...]:
     carried = tuple(env[v] for v in inst.init)
-    while bool(run_block(inst.condition, {**env, **dict(zip(inst.condition.args, carried, strict=True))}, state)[0]):
+    while bool(
+        run_block(inst.condition, {**env, **dict(zip(inst.condition.args, carried, strict=True))}, state)[0]
+    ):
         carried = run_block(inst.body, {**env, **dict(zip(inst.body.args, carried, strict=True))}, state)
     return carried

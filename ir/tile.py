@@ -1,8 +1,8 @@
 """Types of values: tiles, arrays, tokens.
 
-A tile is a small array of one dtype; a scalar is a tile of rank 0, the same in every thread. After the layout pass a
-tile also says who holds which element. An array is memory: its extents and strides (in elements) are integers where
-they are known, and `Dim`s where only the launch knows them.
+A tile is a small array of one dtype; a scalar is a tile of rank 0, the same in every thread. After the layout
+pass a tile also says who holds which element. An array is memory: its extents and strides (in elements) are
+integers where they are known, and `Dim`s where only the launch knows them.
     TileType(f32, (16, 8))          prints as f32[16, 8]
     ArrayType(f16, (Dim("m"), 64), (64, 1))    prints as f16[m, 64]
 """
@@ -59,8 +59,8 @@ class TileType:
 class ArrayType:
     """Memory seen as an n-dimensional array; strides in elements, `align` in bytes of its first element.
 
-    `layout` places the elements of a shared array (swizzled by the places pass); `packed` arrays hold elements of
-    fewer than 8 bits one after the other.
+    `layout` places the elements of a shared array (swizzled by the places pass); `packed` arrays hold
+    elements of fewer than 8 bits one after the other.
     """
 
     dtype: DType

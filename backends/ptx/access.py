@@ -54,14 +54,18 @@ def _list(first: int, count: int) -> str:
     return f"${first}" if count == 1 else "{" + ", ".join(f"${first + i}" for i in range(count)) + "}"
 
 
-def load_if(e: Emitter, condition: str, pointer: str, size: int, space: str, other: Sequence[str], nc: bool) -> list[str]:
+def load_if(
+    e: Emitter, condition: str, pointer: str, size: int, space: str, other: Sequence[str], nc: bool
+) -> list[str]:
     """As `load`, and `other` (words) where the condition is false."""
     suffix, register, kind, count = _shape(size)
     keep = [o if size > 1 else e.let(f"zext i8 {o} to i16") for o in other]
     moves = " ".join(f"mov.{'b32' if size >= 4 else 'b16'} ${i}, ${count + 2 + i};" for i in range(count))
     path = f"{space}.nc" if nc else space
     text = f"{moves} @${count} ld.{path}.{suffix} {_list(0, count)}, [${count + 1}];"
-    constraints = ",".join([f"=&{register}"] * count + ["b", "l" if space == "global" else "r"] + [register] * count)
+    constraints = ",".join(
+        [f"=&{register}"] * count + ["b", "l" if space == "global" else "r"] + [register] * count
+    )
     given = ", ".join([f"i1 {condition}", _address(e, pointer, space), *(f"{kind} {o}" for o in keep)])
     returns = kind if count == 1 else "{ " + ", ".join([kind] * count) + " }"
     whole = e.let(f'call {returns} asm sideeffect "{text}", "{constraints},~{{memory}}"({given})')
@@ -107,7 +111,9 @@ def _taken(e: Emitter, inside: str, size: int) -> str:
     return e.let(f"select i1 {inside}, i32 {size}, i32 0")
 
 
-def reduce_if(e: Emitter, condition: str, pointer: str, op: str, value: str, dtype: DType, space: str) -> None:
+def reduce_if(
+    e: Emitter, condition: str, pointer: str, op: str, value: str, dtype: DType, space: str
+) -> None:
     """red: op with an element in memory, indivisibly, where the condition holds; its old value is not wanted."""
     if dtype.is_float:
         kind, register = ("f", "f") if dtype.bits == 32 else ("f", "d") if dtype.bits == 64 else ("", "h")
@@ -123,4 +129,6 @@ def reduce_if(e: Emitter, condition: str, pointer: str, op: str, value: str, dty
     text = f"@$0 red.{space}.{op}.{suffix} [$1], $2;"
     address = _address(e, pointer, space)
     constraint = "l" if space == "global" else "r"
-    e.line(f'call void asm sideeffect "{text}", "b,{constraint},{register},~{{memory}}"(i1 {condition}, {address}, {lane} {given})')
+    e.line(
+        f'call void asm sideeffect "{text}", "b,{constraint},{register},~{{memory}}"(i1 {condition}, {address}, {lane} {given})'
+    )

@@ -1,7 +1,7 @@
 """Addresses and masks of a tile's elements: who reads what, how many at once, under which condition.
 
-`runs` groups a fragment's slots into runs that one instruction moves. A run is as wide as alignment, the layout and
-the masks prove: elements next to each other in memory, all inside or all outside.
+`runs` groups a fragment's slots into runs that one instruction moves. A run is as wide as alignment, the
+layout and the masks prove: elements next to each other in memory, all inside or all outside.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ WIDEST = 16  # bytes that one instruction moves
 
 @dataclass(frozen=True)
 class Window:
-    """A tile at `at` of an array, spread over threads by a layout. `masked`: axes on which it may leave the array."""
+    """A tile at `at` of an array, spread over threads by a layout. `masked`: axes on which it may leave the
+    array.
+    """
 
     array: Value
     at: tuple[Value, ...]
@@ -41,7 +43,9 @@ class Window:
 
 
 def run_length(e: Emitter, w: Window, static: Points | None = None) -> int:
-    """Slots that one instruction moves: a power of two. `static` (bool [threads, slots]) must agree within a run."""
+    """Slots that one instruction moves: a power of two. `static` (bool [threads, slots]) must agree within a
+    run.
+    """
     bits = memory_bits(w.type.dtype)
     length = min(WIDEST * 8 // bits, w.layout.slots & -w.layout.slots)
     while length > 1 and not _movable(e, w, length, static):
@@ -65,9 +69,12 @@ def neighbours(e: Emitter, w: Window, length: int, static: Points | None) -> boo
     step[axis] = 1
     if not (slots == slots[:, :1] + np.arange(length)[:, None] * step).all():
         return False
-    if static is not None and (static.reshape(len(static), -1, length) != static[:, ::length][..., None]).any():
+    if (
+        static is not None
+        and (static.reshape(len(static), -1, length) != static[:, ::length][..., None]).any()
+    ):
         return False
-    return axis not in w.masked and not w.type.packed or _uniform(e, w, slots[:, 0], length, axis)
+    return (axis not in w.masked and not w.type.packed) or _uniform(e, w, slots[:, 0], length, axis)
 
 
 def _fastest(array: ArrayType) -> int | None:
@@ -143,7 +150,9 @@ class Coordinates:
             if isinstance(stride, int):
                 fixed += int(c) * stride * size
             elif c:
-                pointer = self.e.let(f"getelementptr i8, {self.space} {pointer}, i64 {self._step(axis, int(c), stride)}")
+                pointer = self.e.let(
+                    f"getelementptr i8, {self.space} {pointer}, i64 {self._step(axis, int(c), stride)}"
+                )
         return self.e.let(f"getelementptr i8, {self.space} {pointer}, i64 {fixed}") if fixed else pointer
 
     def _step(self, axis: int, c: int, stride: str) -> str:
@@ -182,6 +191,8 @@ def runs(e: Emitter, w: Window, length: int, static: Points) -> Iterator[tuple[r
         slot = w.layout.slot_part()[first]
         conditions = place.inside(slot)
         who = predicate(e, taking)
-        yield range(first, first + length), place.pointer(slot), conjunction(e, [*conditions, *([who] if who else [])])
-
-
+        yield (
+            range(first, first + length),
+            place.pointer(slot),
+            conjunction(e, [*conditions, *([who] if who else [])]),
+        )

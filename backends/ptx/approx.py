@@ -1,6 +1,7 @@
 """The hardware's own approximations, where a kernel asks for them: approx=True.
 
-Bounds are the PTX ISA's: ex2 and lg2 2^-22, sin and cos 2^-20.5 within [-pi, pi], tanh 2^-11 relative, rsqrt 2^-22.4.
+Bounds are the PTX ISA's: ex2 and lg2 2^-22, sin and cos 2^-20.5 within [-pi, pi], tanh 2^-11 relative, rsqrt
+2^-22.4.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ def write_block(e: Emitter, block: Block) -> list[Any]:
 
 
 def _lazy_loads(users: dict[Value, list[Inst]], block: Block) -> set[Value]:
-    """Loads from shared memory that only products of this block use, with no write, wait or barrier in between."""
+    """Loads from shared memory that only products of this block use, with no write, wait or barrier in
+    between.
+    """
     found: set[Value] = set()
     waiting: set[Value] = set()
     for inst in reversed(block.body):
@@ -51,7 +53,10 @@ def _lazy_loads(users: dict[Value, list[Inst]], block: Block) -> set[Value]:
             waiting |= {inst, inst.a, inst.b}
         elif isinstance(inst, shape.Permute | shape.Reshape | mem.Load) and inst in waiting:
             mine = users.get(inst, [])
-            if all(isinstance(user, products.Dot | shape.Permute | shape.Reshape) and user in waiting for user in mine):
+            if all(
+                isinstance(user, products.Dot | shape.Permute | shape.Reshape) and user in waiting
+                for user in mine
+            ):
                 waiting |= set(inst.operands)
                 found.add(inst)
     return found
@@ -89,7 +94,9 @@ def _alloc(e: Emitter, inst: mem.Alloc) -> ArrayRef:
 
 def _array_reshape(e: Emitter, inst: mem.ArrayReshape) -> ArrayRef:
     kind = inst.array_type
-    return ArrayRef(e.array(inst.array).base, inst.shape, tuple(int(s) for s in kind.strides if isinstance(s, int)))
+    return ArrayRef(
+        e.array(inst.array).base, inst.shape, tuple(int(s) for s in kind.strides if isinstance(s, int))
+    )
 
 
 def _block_index(e: Emitter, inst: sync.BlockIndex) -> str:
@@ -121,7 +128,11 @@ def _assert(e: Emitter, inst: sync.Assert) -> None:
     held_ = e.values[inst.condition]
     whole: str | None = None
     slots = held_.slots if isinstance(held_, Fragment) else [held_]
-    real = reduce.without_pad(e, list(slots), held_.layout, "true", "i1") if isinstance(held_, Fragment) else slots
+    real = (
+        reduce.without_pad(e, list(slots), held_.layout, "true", "i1")
+        if isinstance(held_, Fragment)
+        else slots
+    )
     for slot in real:
         whole = slot if whole is None else e.let(f"and i1 {whole}, {slot}")
     failed, fine = e.writer.label("failed"), e.writer.label("fine")
@@ -133,10 +144,12 @@ def _assert(e: Emitter, inst: sync.Assert) -> None:
 
 
 def _print(e: Emitter, inst: sync.Print) -> None:
-    raise TilecError(f'tc.print is not written for {e.target.name} yet; run the kernel with tc.target("cpu") to see it')
+    raise TilecError(
+        f'tc.print is not written for {e.target.name} yet; run the kernel with tc.target("cpu") to see it'
+    )
 
 
-# -- control flow ---------------------------------------------------------------------------------------------------
+# -- control flow -----------------------------------------------------------------------------------
 
 
 def _names(value: Any) -> list[str]:
@@ -252,12 +265,11 @@ HANDLERS: dict[type[Inst], Callable[..., Any]] = {
     shape.Reshape: moves.reshape, shape.Permute: moves.same_slots, shape.Broadcast: moves.broadcast,
     shape.Extract: moves.extract, shape.Stack: moves.stack, shape.Convert: moves.convert,
     shape.Annotate: _same, shape.View: moves.view,
-    reductions.Reduce: reduce.reduce, reductions.Partial: reduce.reduce, reductions.ArgReduce: reduce.arg_reduce,
-    products.Dot: mma.dot,
-    mem.Size: _size, mem.ArraySlice: memory.array_slice, mem.Alloc: _alloc, mem.ArrayReshape: _array_reshape,
-    mem.Load: memory.load, mem.Store: memory.store, mem.Gather: memory.gather, mem.Scatter: memory.scatter,
-    mem.Atomic: memory.atomic, mem.Copy: memory.copy, mem.Wait: memory.wait,
-    sync.BlockIndex: _block_index, sync.Barrier: _barrier, sync.Require: _nothing, sync.Breakpoint: _nothing,
-    sync.Assert: _assert, sync.Print: _print,
-    control.For: _for, control.While: _while, control.If: _if, Item: _item,
+    reductions.Reduce: reduce.reduce, reductions.Partial: reduce.reduce, reductions.ArgReduce:
+    reduce.arg_reduce, products.Dot: mma.dot, mem.Size: _size, mem.ArraySlice: memory.array_slice, mem.Alloc:
+    _alloc, mem.ArrayReshape: _array_reshape, mem.Load: memory.load, mem.Store: memory.store, mem.Gather:
+    memory.gather, mem.Scatter: memory.scatter, mem.Atomic: memory.atomic, mem.Copy: memory.copy, mem.Wait:
+    memory.wait, sync.BlockIndex: _block_index, sync.Barrier: _barrier, sync.Require: _nothing,
+    sync.Breakpoint: _nothing, sync.Assert: _assert, sync.Print: _print, control.For: _for, control.While:
+    _while, control.If: _if, Item: _item,
 }  # fmt: skip

@@ -1,10 +1,11 @@
 """Elementwise instructions on fragments: two elements at a time where 16-bit floats share a register.
 
-Also the way from small integers to 16-bit floats: an integer of no more bits than the mantissa, put into the mantissa
-of 2^mantissa, is that number plus the integer, so one subtraction makes the cast (the numbers are exact throughout).
+Also the way from small integers to 16-bit floats: an integer of no more bits than the mantissa, put into the
+mantissa of 2^mantissa, is that number plus the integer, so one subtraction makes the cast (the numbers are
+exact throughout).
     u4 -> f16:  (0x6400 | q) - 1024        for both halves of a register at once
-A float of fewer exponent bits, its fields moved to where the wider float has them, is right but for the exponent's
-bias: one multiplication by a power of two, exact for subnormals too.
+A float of fewer exponent bits, its fields moved to where the wider float has them, is right but for the
+exponent's bias: one multiplication by a power of two, exact for subnormals too.
 """
 
 from __future__ import annotations
@@ -114,5 +115,3 @@ def _from_integers(e: Emitter, slots: list[str], source: DType, into: DType) -> 
     with e.writer.at_width(2):
         base = e.writer.constant(float(2**into.mantissa + offset), into)
         return e.writer.op("fsub", kind, e.let(f"bitcast i32 {biased} to <2 x {kind}>"), base)
-
-

@@ -1,7 +1,8 @@
-"""The state of one kernel being written: what each IR value is in one thread, and the words that pack small elements.
+"""The state of one kernel being written: what each IR value is in one thread, and the words that pack small
+elements.
 
-A tile is a `Fragment`: one LLVM scalar per slot of its layout. A scalar is its LLVM name. An array is a pointer with
-its extents and strides, each an LLVM name or an integer.
+A tile is a `Fragment`: one LLVM scalar per slot of its layout. A scalar is its LLVM name. An array is a
+pointer with its extents and strides, each an LLVM name or an integer.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ class Emitter:
         """A module constant in constant memory: its name."""
         name = f"@table{len(self.globals)}"
         text = ", ".join(f"{kind} {item}" for item in items)
-        self.globals.append(f"{name} = internal addrspace(4) constant [{len(items)} x {kind}] [{text}], align 16")
+        self.globals.append(
+            f"{name} = internal addrspace(4) constant [{len(items)} x {kind}] [{text}], align 16"
+        )
         return name
 
     def scalar(self, value: Value) -> str:
@@ -116,7 +119,7 @@ class Emitter:
         assert isinstance(found, ArrayRef), f"{value} is no array"
         return found
 
-    # -- words: several small elements in one 32-bit register ---------------------------------------------------
+    # -- words: several small elements in one 32-bit register ---------------------------------------
 
     def word(self, slots: Sequence[str], dtype: DType) -> str:
         """The integer (of 8 to 32 bits) whose bits are these elements, the first lowest."""

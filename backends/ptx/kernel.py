@@ -61,7 +61,10 @@ def compile(func: Func, target: Target) -> PtxKernel:  # noqa: A001 - the word t
             "for a block: choose smaller tiles or fewer stages", func.loc,
         )  # fmt: skip
     if func.warps > target.max_warps:
-        raise TilecError(f"{func.name} asks for {func.warps} warps, {target.name} runs at most {target.max_warps}", func.loc)
+        raise TilecError(
+            f"{func.name} asks for {func.warps} warps, {target.name} runs at most {target.max_warps}",
+            func.loc,
+        )
     text = module(func, target)
     return PtxKernel(func, target, text, llvm.to_ptx(text, target), size)
 
@@ -77,7 +80,9 @@ def module(func: Func, target: Target) -> str:
     writer = Writer("ptx")
     written = written_arrays(func)
     aliased = bool(func.schedule.get("alias"))
-    read_only = frozenset(p for p in func.params if isinstance(p.type, ArrayType) and p not in written and not aliased)
+    read_only = frozenset(
+        p for p in func.params if isinstance(p.type, ArrayType) and p not in written and not aliased
+    )
     e = Emitter(func, target, analyse(func), writer, read_only=read_only, users=uses(func))
     parameters = _parameters(e)
     e.start_block("body")
@@ -99,7 +104,13 @@ def _attributes(func: Func, e: Emitter) -> list[str]:
     named = {"nvvm.maxntid": e.threads, "nvvm.minctasm": func.schedule.get("blocks_per_sm"),
              "nvvm.maxnreg": func.schedule.get("max_registers")}  # fmt: skip
     text = " ".join(f'"{name}"="{value}"' for name, value in named.items() if value)
-    return [f"attributes #0 = {{ nounwind {text} }}", "attributes #1 = { convergent nounwind memory(none) }", "!1 = !{}", "!2 = distinct !{!2, !3}", "!3 = !{!\"llvm.loop.unroll.disable\"}"]
+    return [
+        f"attributes #0 = {{ nounwind {text} }}",
+        "attributes #1 = { convergent nounwind memory(none) }",
+        "!1 = !{}",
+        "!2 = distinct !{!2, !3}",
+        '!3 = !{!"llvm.loop.unroll.disable"}',
+    ]
 
 
 def _parameters(e: Emitter) -> list[str]:
@@ -121,6 +132,8 @@ def _parameters(e: Emitter) -> list[str]:
             continue
         kind = param.type
         extents = tuple(n if isinstance(n, int) else names["extent", i, a] for a, n in enumerate(kind.shape))
-        strides = tuple(n if isinstance(n, int) else names["stride", i, a] for a, n in enumerate(kind.strides))
+        strides = tuple(
+            n if isinstance(n, int) else names["stride", i, a] for a, n in enumerate(kind.strides)
+        )
         e.values[param] = ArrayRef(names["pointer", i, 0], extents, strides)
     return found

@@ -1,6 +1,7 @@
 """Loads, stores, copies to shared memory, gathers, scatters and atomics of one thread.
 
-Each element of a store, scatter or atomic is done once, by its owner; every holder of a loaded element loads it.
+Each element of a store, scatter or atomic is done once, by its owner; every holder of a loaded element loads
+it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilec.backends.ptx import access, packed
+from tilec.backends.ptx import access, packed, shared
 from tilec.backends.ptx.address import Window, conjunction, run_length, runs
-from tilec.backends.ptx import shared
 from tilec.backends.ptx.emitter import ArrayRef, Fragment, memory_bits
 from tilec.backends.ptx.threads import predicate
 from tilec.backends.ptx.words import as_words, from_words
@@ -157,7 +157,9 @@ def atomic(e: Emitter, inst: memory.Atomic) -> None:
 
 
 def copy(e: Emitter, inst: memory.Copy) -> str:
-    """Global to shared memory: cp.async in runs of 4, 8 or 16 bytes where that is proven, else through registers."""
+    """Global to shared memory: cp.async in runs of 4, 8 or 16 bytes where that is proven, else through
+    registers.
+    """
     kind = inst.array.array_type
     bits = memory_bits(kind.dtype)
     layout = blocked(inst.shape, e.threads, max(1, 128 // bits))
@@ -231,7 +233,9 @@ def _count(e: Emitter, low: str, high: str, step: int) -> str:
     return e.let(f"udiv i32 {e.let(f'add i32 {span}, {step - 1}')}, {step}")
 
 
-def _advance(e: Emitter, kind: ArrayType, base: str, offset: str | int, elements: str) -> tuple[str, str | int]:
+def _advance(
+    e: Emitter, kind: ArrayType, base: str, offset: str | int, elements: str
+) -> tuple[str, str | int]:
     """The base moved by some elements; packed arrays count elements, as they may start inside a byte."""
     if kind.packed:
         return base, e.let(f"add i64 {offset}, {elements}")

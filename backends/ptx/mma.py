@@ -1,7 +1,7 @@
 """The matrix product of one block: mma.sync on fragments, or fused multiply-adds where no matrix unit serves.
 
-The pass that chose the layouts guarantees that a, b and c are tilings of the atom's fragments by the same warps, so
-that slots with the same atom coordinates belong together in every thread.
+The pass that chose the layouts guarantees that a, b and c are tilings of the atom's fragments by the same
+warps, so that slots with the same atom coordinates belong together in every thread.
 """
 
 from __future__ import annotations
@@ -81,11 +81,18 @@ def _zero_padded(e: Emitter, tile: Fragment, axis: int) -> Fragment:
 def _words(e: Emitter, tile: Fragment, slots: list[int]) -> list[str]:
     """Registers of one operand: as many elements as fit 32 bits in each."""
     per = 32 // tile.dtype.bits
-    return [e.word([tile.slots[s] for s in slots[i : i + per]], tile.dtype) for i in range(0, len(slots), per)]
+    return [
+        e.word([tile.slots[s] for s in slots[i : i + per]], tile.dtype) for i in range(0, len(slots), per)
+    ]
 
 
 def _mma(
-    e: Emitter, shape: tuple[int, int, int], types: tuple[DType, DType, DType], a: list[str], b: list[str], c: list[str]
+    e: Emitter,
+    shape: tuple[int, int, int],
+    types: tuple[DType, DType, DType],
+    a: list[str],
+    b: list[str],
+    c: list[str],
 ) -> list[str]:
     """One mma.sync: d = a @ b + c on a warp's fragments."""
     m, n, k = shape
@@ -104,7 +111,9 @@ def _mma(
 
 
 def _fma(e: Emitter, a: Fragment, b: Fragment, c: Fragment) -> Fragment:
-    """c[r, s] += a[r, k] * b[k, s] element by element; a thread holds the rows of a and columns of b that it needs."""
+    """c[r, s] += a[r, k] * b[k, s] element by element; a thread holds the rows of a and columns of b that it
+    needs.
+    """
     left, right, mine = by_coordinates(a.layout), by_coordinates(b.layout), by_coordinates(c.layout)
     out = list(c.slots)
     for k in range(a.layout.shape[1]):

@@ -1,4 +1,5 @@
-"""Instructions that move elements: most are a choice among a thread's own registers, some shuffle within a warp.
+"""Instructions that move elements: most are a choice among a thread's own registers, some shuffle within a
+warp.
 
 What would need shared memory has been written out as a store and a load by the exchange pass.
 """
@@ -36,7 +37,9 @@ def reshape(e: Emitter, inst: moves.Reshape) -> Fragment | str:
     x = e.fragment(inst.x)
     if inst.tile.rank == 0:
         return x.slots[0]
-    assert inst.layout is not None and inst.layout == x.layout.reshape(inst.shape), "reshape keeps every register"
+    assert inst.layout is not None and inst.layout == x.layout.reshape(inst.shape), (
+        "reshape keeps every register"
+    )
     return Fragment(x.dtype, inst.layout, x.slots)
 
 
@@ -75,7 +78,9 @@ def convert(e: Emitter, inst: moves.Convert) -> Fragment:
 
 
 def _shuffled(e: Emitter, x: Fragment, way: Conversion, s: int) -> str:
-    assert way.lanes is not None and way.sources is not None and way.sent is not None, "a shuffle has its tables"
+    assert way.lanes is not None and way.sources is not None and way.sent is not None, (
+        "a shuffle has its tables"
+    )
     kind, lanes, sources = held(x.dtype), way.lanes[s], way.sources[s]
     if way.shuffles[s] == 0:
         return _choose(e, x, sources, kind)
@@ -86,7 +91,9 @@ def _shuffled(e: Emitter, x: Fragment, way: Conversion, s: int) -> str:
     for source in sorted(set(sources.tolist())):
         moved = shuffle(e, x.slots[source], x.dtype, "idx", lane)
         mine = predicate(e, sources == source)
-        found = moved if not found or mine is None else e.let(f"select i1 {mine}, {kind} {moved}, {kind} {found}")
+        found = (
+            moved if not found or mine is None else e.let(f"select i1 {mine}, {kind} {moved}, {kind} {found}")
+        )
     return found
 
 
@@ -96,7 +103,11 @@ def _choose(e: Emitter, x: Fragment, table: np.ndarray, kind: str) -> str:  # ty
     for source in sorted(set(table.tolist())):
         mine = predicate(e, table == source)
         mine_now = x.slots[source]
-        found = mine_now if not found or mine is None else e.let(f"select i1 {mine}, {kind} {mine_now}, {kind} {found}")
+        found = (
+            mine_now
+            if not found or mine is None
+            else e.let(f"select i1 {mine}, {kind} {mine_now}, {kind} {found}")
+        )
     return found
 
 
@@ -104,7 +115,9 @@ def view(e: Emitter, inst: moves.View) -> Fragment:
     """The same bits as other elements: words of the old ones, fields of those."""
     x = e.fragment(inst.x)
     if x.layout != inst.source:
-        assert conversion(x.layout, inst.source).slots is not None, "the layout pass brings a view its source layout"
+        assert conversion(x.layout, inst.source).slots is not None, (
+            "the layout pass brings a view its source layout"
+        )
     per = 32 // x.dtype.bits if 32 % x.dtype.bits == 0 else 0
     assert per and x.dtype.bits >= 8, "a view reads whole bytes"
     words = [_padded_word(e, x, i, per) for i in range(0, x.layout.slots, per)]
@@ -140,4 +153,3 @@ def _field(e: Emitter, words: list[str], start: int, dtype: DType) -> str:
     if dtype.is_bool:
         return e.let(f"icmp ne i8 {field}, 0")
     return field if small == kind else e.let(f"bitcast {small} {field} to {kind}")
-

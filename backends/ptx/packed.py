@@ -79,7 +79,9 @@ def store(e: Emitter, w: Window, tile: Fragment) -> None:
         condition = conjunction(e, [*place.inside(slot), *([who] if who else [])]) or "true"
         codes = [to_code(e.writer, x, dtype)[0] for x in tile.slots[first : first + run]]
         bit = e.let(f"mul i64 {_element(e, w, place, slot)}, {dtype.bits}")
-        start = e.let(f"getelementptr i8, ptr addrspace(1) {place.ref.base}, i64 {e.let(f'lshr i64 {bit}, 3')}")
+        start = e.let(
+            f"getelementptr i8, ptr addrspace(1) {place.ref.base}, i64 {e.let(f'lshr i64 {bit}, 3')}"
+        )
         whole = "0"
         for i, code in enumerate(codes):
             kind = held(dtype) if held(dtype).startswith("i") else "i8"

@@ -1,7 +1,7 @@
 """Reductions of one thread and one warp: slots by a tree, lanes by butterflies.
 
-The layout pass guarantees that the reduced axis lies in slots and in whole bits of the lane number; what lies across
-warps has been split off (Partial) and goes through shared memory.
+The layout pass guarantees that the reduced axis lies in slots and in whole bits of the lane number; what lies
+across warps has been split off (Partial) and goes through shared memory.
 """
 
 from __future__ import annotations
@@ -99,9 +99,13 @@ def shuffle(e: Emitter, x: str, dtype: DType, mode: str, lane: str) -> str:
     bits = max(8, 1 if kind == "i1" else dtype.bits) if kind != "float" else 32
     if bits == 64:
         both = e.let(f"bitcast {kind} {x} to <2 x i32>")
-        moved = [_shuffle32(e, e.let(f"extractelement <2 x i32> {both}, i32 {i}"), mode, lane) for i in range(2)]
+        moved = [
+            _shuffle32(e, e.let(f"extractelement <2 x i32> {both}, i32 {i}"), mode, lane) for i in range(2)
+        ]
         half = e.let(f"insertelement <2 x i32> poison, i32 {moved[0]}, i32 0")
-        return e.let(f"bitcast <2 x i32> {e.let(f'insertelement <2 x i32> {half}, i32 {moved[1]}, i32 1')} to {kind}")
+        return e.let(
+            f"bitcast <2 x i32> {e.let(f'insertelement <2 x i32> {half}, i32 {moved[1]}, i32 1')} to {kind}"
+        )
     if kind in ("i32", "float"):
         word = x if kind == "i32" else e.let(f"bitcast float {x} to i32")
         moved32 = _shuffle32(e, word, mode, lane)
@@ -137,7 +141,9 @@ def arg_reduce(e: Emitter, inst: ArgReduce) -> Fragment | str:
     return Fragment(dt.i32, result, totals) if inst.tile.rank else totals[0]
 
 
-def _pair(e: Emitter, tile: Fragment, s: int, start: np.ndarray, real: np.ndarray, axis: int) -> tuple[str, str]:  # type: ignore[type-arg]
+def _pair(
+    e: Emitter, tile: Fragment, s: int, start: np.ndarray, real: np.ndarray, axis: int
+) -> tuple[str, str]:  # type: ignore[type-arg]
     """A slot's value and its index along the axis; pad has a huge index and loses by it (-1 unsigned)."""
     from tilec.backends.ptx.threads import per_thread
 
@@ -166,4 +172,7 @@ def _better(e: Emitter, op: str, dtype: DType, a: tuple[str, str], b: tuple[str,
     real = e.let(f"icmp ne i32 {b[1]}, -1")
     missing = e.let(f"icmp eq i32 {a[1]}, -1")
     wins = e.let(f"and i1 {real}, {e.let(f'or i1 {wins}, {missing}')}")
-    return (e.let(f"select i1 {wins}, {kind} {b[0]}, {kind} {a[0]}"), e.let(f"select i1 {wins}, i32 {b[1]}, i32 {a[1]}"))
+    return (
+        e.let(f"select i1 {wins}, {kind} {b[0]}, {kind} {a[0]}"),
+        e.let(f"select i1 {wins}, i32 {b[1]}, i32 {a[1]}"),
+    )

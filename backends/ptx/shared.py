@@ -1,7 +1,7 @@
 """Tiles in shared memory at places known at compile time: wide accesses and ldmatrix.
 
-Every thread's byte offsets are a static table. `Places` writes them as (base ^ x) + c: one base per thread, an xor per
-distinct swizzled part, and a constant that becomes part of the instruction.
+Every thread's byte offsets are a static table. `Places` writes them as (base ^ x) + c: one base per thread,
+an xor per distinct swizzled part, and a constant that becomes part of the instruction.
 """
 
 from __future__ import annotations
@@ -29,12 +29,16 @@ LANES, ROW = 32, 16  # of a warp; bytes of a row that ldmatrix reads
 
 
 def byte_offsets(kind: ArrayType, layout: Layout, at: Sequence[int]) -> Offsets:
-    """Byte offset of each (thread, slot) of a tile at `at`, int64 [threads, slots]; pad is put at the tile's edge."""
+    """Byte offset of each (thread, slot) of a tile at `at`, int64 [threads, slots]; pad is put at the tile's
+    edge.
+    """
     shape = tuple(n for n in kind.shape if isinstance(n, int))
     points = np.clip(layout.points(), 0, np.array(layout.shape) - 1).astype(np.int64) + np.array(at, np.int64)
     memory = kind.layout or row_major(shape)
     bits = memory_bits(kind.dtype)
-    return np.asarray(memory.byte_offset(tuple(np.moveaxis(points, -1, 0)), bits), np.int64).reshape(points.shape[:2])
+    return np.asarray(memory.byte_offset(tuple(np.moveaxis(points, -1, 0)), bits), np.int64).reshape(
+        points.shape[:2]
+    )
 
 
 class Places:
@@ -89,7 +93,9 @@ def run_length(offsets: Offsets, bits: int, static: Mask) -> int:
 
 
 class Lazy(Sequence[str]):
-    """Slots that are loaded when they are first asked for, a group at a time: fragments live as short as they can."""
+    """Slots that are loaded when they are first asked for, a group at a time: fragments live as short as they
+    can.
+    """
 
     def __init__(self, count: int, group: int, load: Callable[[int], list[str]]) -> None:
         self.count, self.group, self.load_group = count, group, load
@@ -136,7 +142,11 @@ def _by_runs(e: Emitter, buffer: Value, kind: ArrayType, offsets: Offsets, lengt
 def store(e: Emitter, buffer: Value, tile: Fragment, at: Sequence[int]) -> None:
     """A tile into a shared buffer, each element by its owner."""
     kind = buffer.array_type
-    offsets, bits, taking = byte_offsets(kind, tile.layout, at), memory_bits(kind.dtype), tile.layout.owner_mask()
+    offsets, bits, taking = (
+        byte_offsets(kind, tile.layout, at),
+        memory_bits(kind.dtype),
+        tile.layout.owner_mask(),
+    )
     length = run_length(offsets, bits, taking)
     starts = places(e, buffer, offsets[:, ::length])
     for i in range(tile.layout.slots // length):
@@ -151,7 +161,7 @@ def store(e: Emitter, buffer: Value, tile: Fragment, at: Sequence[int]) -> None:
             access.store_if(e, condition, starts[i], words, length * bits // 8, "shared")
 
 
-# -- ldmatrix: four 8x8 blocks of 16-bit units per instruction ------------------------------------------------------
+# -- ldmatrix: four 8x8 blocks of 16-bit units per instruction --------------------------------------
 
 
 def _matrices(offsets: Offsets, bits: int) -> tuple[Offsets, bool] | None:

@@ -1,8 +1,8 @@
 """Static functions of the thread's number, as code.
 
 A layout says at compile time, for every thread, which coordinate it has. `per_thread` turns such a table into
-instructions: a constant, shifts and masks of the thread's number where the table is linear in its bits (nearly
-always), divisions where it repeats with another period, else a look-up in constant memory.
+instructions: a constant, shifts and masks of the thread's number where the table is linear in its bits
+(nearly always), divisions where it repeats with another period, else a look-up in constant memory.
     [0, 0, 8, 8, 16, 16, ...]  ->  (tid >> 1) << 3
 """
 

@@ -14,12 +14,16 @@ def _instructions() -> dict[str, type[Inst]]:
     for room in ROOMS:
         for kind in vars(room).values():
             if isinstance(kind, type) and issubclass(kind, Inst) and "result" in _rules(kind):
-                assert found.setdefault(mnemonic(kind), kind) is kind, f"two instructions named {mnemonic(kind)}"
+                assert found.setdefault(mnemonic(kind), kind) is kind, (
+                    f"two instructions named {mnemonic(kind)}"
+                )
     return found
 
 
 def _rules(kind: type[Inst]) -> set[str]:
-    """What a concrete instruction has: a type rule of its own or of a parent below Inst, and no leading underscore."""
+    """What a concrete instruction has: a type rule of its own or of a parent below Inst, and no leading
+    underscore.
+    """
     if kind.__name__.startswith("_") or kind is Inst or kind.__subclasses__():
         return set()
     return {name for parent in kind.__mro__ if parent not in (Inst, object) for name in vars(parent)}

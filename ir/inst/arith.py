@@ -1,7 +1,7 @@
 """Elementwise instructions: one result element from the same element of each operand.
 
-Operands have one shape, one layout, one dtype (the exceptions say so); broadcasting and promotion are instructions of
-their own. Integers wrap, floats are rounded once.
+Operands have one shape, one layout, one dtype (the exceptions say so); broadcasting and promotion are
+instructions of their own. Integers wrap, floats are rounded once.
     Add(x, y): i4 7 + 1 == -8
 """
 
@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tilec.ir import codec, dtype as dt
+from tilec.ir import codec
+from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Inst, Value, mnemonic
@@ -372,7 +373,8 @@ class Iota(Inst):
 
 @dataclass(frozen=True, eq=False)
 class Math(Inst):
-    """exp, sin, erf ...: a program of the instructions above (tilec.ir.math), so every runner gives the same bits.
+    """exp, sin, erf ...: a program of the instructions above (tilec.ir.math), so every runner gives the same
+    bits.
 
     `approx` takes the target's own instruction where it has one, within the function's stated bound.
     """

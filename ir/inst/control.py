@@ -1,6 +1,6 @@
 """Loops and branches: structured, with the values that they carry.
 
-    For(0, n, 1, (x,), body): body.args = (index, x'), body.results = (next x',)
+For(0, n, 1, (x,), body): body.args = (index, x'), body.results = (next x',)
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def _same(what: str, have: tuple[Type, ...], give: tuple[Type, ...]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class For(Inst):
-    """index from start to stop (exclusive) by a positive step; `stages` asks for a pipelined loop of that depth."""
+    """index from start to stop (exclusive) by a positive step; `stages` asks for a pipelined loop of that
+    depth.
+    """
 
     start: Value
     stop: Value

@@ -172,7 +172,9 @@ class Load(Inst):
         return out
 
 
-def window(extents: tuple[int, ...], at: list[int], shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def window(
+    extents: tuple[int, ...], at: list[int], shape: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """The part of the array that a tile at `at` covers, and the part of the tile that it fills."""
     low = [min(max(0, x), e) for x, e in zip(at, extents, strict=True)]
     high = [max(b, min(x + n, e)) for b, x, n, e in zip(low, at, shape, extents, strict=True)]
@@ -195,7 +197,9 @@ class Store(Inst):
         a, tile = self.array.array_type, self.tile_.tile
         _check_window("a store", a, self.at, tile.shape)
         if a.dtype != tile.dtype:
-            raise TilecError(f"a store keeps the dtype: the array is {a}, the tile is {tile}; cast it with .to({a.dtype.name})")
+            raise TilecError(
+                f"a store keeps the dtype: the array is {a}, the tile is {tile}; cast it with .to({a.dtype.name})"
+            )
         return UNIT
 
     @property

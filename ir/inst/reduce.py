@@ -1,6 +1,6 @@
 """Reductions along one axis, and scans.
 
-    Reduce("sum", x, axis=1): f32[16, 8] -> f32[16]
+Reduce("sum", x, axis=1): f32[16, 8] -> f32[16]
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tilec.ir import codec, dtype as dt
+from tilec.ir import codec
+from tilec.ir import dtype as dt
 from tilec.ir.digits import Digit, split, values
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
@@ -36,7 +37,9 @@ def without(x: TileType, axis: int) -> TileType:
 
 @dataclass(frozen=True, eq=False)
 class Reduce(Inst):
-    """sum, max, min, any or all along an axis. Sums of floats: any order, accumulated in the tile's dtype or wider."""
+    """sum, max, min, any or all along an axis. Sums of floats: any order, accumulated in the tile's dtype or
+    wider.
+    """
 
     op: str
     x: Value
@@ -80,8 +83,8 @@ def identity(op: str, dtype: DType) -> int | float | bool:
 
 @dataclass(frozen=True, eq=False)
 class Partial(Inst):
-    """The part of a reduction that each warp can do alone: the axis shrinks to one element per warp that holds a
-    part of it. Only after the layout pass, which puts the rest through shared memory.
+    """The part of a reduction that each warp can do alone: the axis shrinks to one element per warp that
+    holds a part of it. Only after the layout pass, which puts the rest through shared memory.
     """
 
     op: str
@@ -126,7 +129,9 @@ def partial_layout(layout: Layout, axis: int) -> Layout:
         else:
             counted.append(d)
     rest = tuple(Digit(d.extent, (*d.stride[:axis], 0, *d.stride[axis + 1 :])) for d in lanes)
-    slots = tuple(Digit(d.extent, (*d.stride[:axis], 0, *d.stride[axis + 1 :])) for d in layout.digits("slot"))
+    slots = tuple(
+        Digit(d.extent, (*d.stride[:axis], 0, *d.stride[axis + 1 :])) for d in layout.digits("slot")
+    )
     return register(tuple(shape), (*counted, *rest), tuple(d for d in slots if any(d.stride)))
 
 
@@ -165,7 +170,9 @@ def reducible(layout: Layout, axis: int) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class ArgReduce(Inst):
-    """The index (i32) of the largest or smallest element along an axis, the first of equals; NaN counts as extreme."""
+    """The index (i32) of the largest or smallest element along an axis, the first of equals; NaN counts as
+    extreme.
+    """
 
     op: str
     x: Value

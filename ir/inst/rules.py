@@ -1,6 +1,6 @@
 """What elementwise instructions share: their type rules, and pieces of their meanings.
 
-    wrap(np.array([9]), i4) == -7
+wrap(np.array([9]), i4) == -7
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def kind_of(dtype: DType) -> str:
 def demand_kind(name: str, dtype: DType, kinds: tuple[str, ...]) -> None:
     """Operators that do not exist for a kind of dtype say so."""
     if kind_of(dtype) not in kinds:
-        raise TilecError(f"{name} works on {' and '.join(kinds)} tiles, not on {dtype.name}; cast with .to(...) first")
+        raise TilecError(
+            f"{name} works on {' and '.join(kinds)} tiles, not on {dtype.name}; cast with .to(...) first"
+        )
 
 
 def extreme(a: Array, b: Array, pick: Callable[..., Array], of_zeros: Callable[..., Array]) -> Array:

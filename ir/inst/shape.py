@@ -34,7 +34,9 @@ class Reshape(Inst):
     def result(self) -> TileType:
         x = self.x.tile
         if prod(self.shape) != x.size:
-            raise TilecError(f"reshape keeps the number of elements: {x} has {x.size}, {self.shape} has {prod(self.shape)}")
+            raise TilecError(
+                f"reshape keeps the number of elements: {x} has {x.size}, {self.shape} has {prod(self.shape)}"
+            )
         return TileType(x.dtype, self.shape, self.layout)
 
     def meaning(self, state: State, x: Array) -> Array:
@@ -69,7 +71,9 @@ class Broadcast(Inst):
 
     def result(self) -> TileType:
         x = self.x.tile
-        fits = x.rank == 0 or (x.rank == len(self.shape) and all(a in (1, b) for a, b in zip(x.shape, self.shape)))  # noqa: B905
+        fits = x.rank == 0 or (
+            x.rank == len(self.shape) and all(a in (1, b) for a, b in zip(x.shape, self.shape))
+        )
         if not fits:
             raise TilecError(f"{x} does not broadcast to {list(self.shape)}: extents must be equal or 1")
         return TileType(x.dtype, self.shape, self.layout)
@@ -90,10 +94,13 @@ class Extract(Inst):
     def result(self) -> TileType:
         x = self.x.tile
         inside = len(self.start) == len(self.shape) == x.rank and all(
-            0 <= at and at + n <= extent for at, n, extent in zip(self.start, self.shape, x.shape, strict=True)
+            at >= 0 and at + n <= extent
+            for at, n, extent in zip(self.start, self.shape, x.shape, strict=True)
         )
         if not inside:
-            raise TilecError(f"a slice must lie inside its tile: start {self.start}, shape {self.shape} of {x}")
+            raise TilecError(
+                f"a slice must lie inside its tile: start {self.start}, shape {self.shape} of {x}"
+            )
         return TileType(x.dtype, self.shape, self.layout)
 
     def meaning(self, state: State, x: Array) -> Array:
@@ -168,7 +175,9 @@ class View(Inst):
     def result(self) -> TileType:
         x, into = self.x.tile, self.layout
         if self.source.shape != x.shape:
-            raise TilecError(f"view reads {list(self.source.shape)} through its source layout, but the tile is {x}")
+            raise TilecError(
+                f"view reads {list(self.source.shape)} through its source layout, but the tile is {x}"
+            )
         if not (self.source.is_bijection and into.is_bijection):
             raise TilecError("view needs layouts in which every element has exactly one holder")
         old, new = (self.source.slots * x.dtype.bits, into.slots * self.dtype.bits)

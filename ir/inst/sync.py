@@ -49,7 +49,9 @@ class Require(Inst):
 
 @dataclass(frozen=True, eq=False)
 class Barrier(Inst):
-    """All threads of the block arrive before any goes on; shared and global writes before it are seen after it."""
+    """All threads of the block arrive before any goes on; shared and global writes before it are seen after
+    it.
+    """
 
     effects: ClassVar[Effects] = Effects(ordered=True)
 

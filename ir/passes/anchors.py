@@ -1,7 +1,7 @@
 """What proposes layouts, and what each costs: matrix atoms, wide accesses to memory, reductions, views.
 
-Prices are in cycles of one SM for one warp, as in tilec.ir.conversion: an access of a warp costs one cycle per 32-byte
-sector or shared wavefront that it touches.
+Prices are in cycles of one SM for one warp, as in tilec.ir.conversion: an access of a warp costs one cycle
+per 32-byte sector or shared wavefront that it touches.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ WARP, SECTOR = 32, 32  # threads; bytes
 Trio = tuple[Layout, Layout, Layout]
 
 
-# -- products -------------------------------------------------------------------------------------------------------
+# -- products ---------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1024)
-def dot_layouts(shape: tuple[int, int, int], dtypes: tuple[DType, DType, DType], atom: bool, warps: int, chained: bool) -> Trio:
-    """Layouts of a, b and c for a product of (m, n, k). `chained`: a comes from another product, so that warps lie
-    below each other and its accumulators are this one's fragments."""
+def dot_layouts(
+    shape: tuple[int, int, int], dtypes: tuple[DType, DType, DType], atom: bool, warps: int, chained: bool
+) -> Trio:
+    """Layouts of a, b and c for a product of (m, n, k). `chained`: a comes from another product, so that
+    warps lie below each other and its accumulators are this one's fragments."""
     if not atom:
         return _fma_layouts(shape, warps * WARP)
     m, n, k = shape
@@ -55,13 +57,23 @@ def _traffic(shape: tuple[int, int, int], warps: tuple[int, int], chained: bool)
 def _fma_layouts(shape: tuple[int, int, int], threads: int) -> Trio:
     """Each thread a rectangle of c, as square as can be: rows * columns products for rows + columns reads."""
     m, n, k = shape
-    down = min((d for d in range(1, threads + 1) if threads % d == 0),
-               key=lambda d: (-(-m // d) * -(-n // (threads // d)), -(-m // d) + -(-n // (threads // d))))  # fmt: skip
+    down = min(
+        (d for d in range(1, threads + 1) if threads % d == 0),
+        key=lambda d: (-(-m // d) * -(-n // (threads // d)), -(-m // d) + -(-n // (threads // d))),
+    )
     across = threads // down
     rows, columns = -(-m // down), -(-n // across)
-    a = register((m, k), (Digit(down, (rows, 0)), Digit(across, (0, 0))), (Digit(rows, (1, 0)), Digit(k, (0, 1))))
-    b = register((k, n), (Digit(down, (0, 0)), Digit(across, (0, columns))), (Digit(k, (1, 0)), Digit(columns, (0, 1))))
-    c = register((m, n), (Digit(down, (rows, 0)), Digit(across, (0, columns))), (Digit(rows, (1, 0)), Digit(columns, (0, 1))))
+    a = register(
+        (m, k), (Digit(down, (rows, 0)), Digit(across, (0, 0))), (Digit(rows, (1, 0)), Digit(k, (0, 1)))
+    )
+    b = register(
+        (k, n), (Digit(down, (0, 0)), Digit(across, (0, columns))), (Digit(k, (1, 0)), Digit(columns, (0, 1)))
+    )
+    c = register(
+        (m, n),
+        (Digit(down, (rows, 0)), Digit(across, (0, columns))),
+        (Digit(rows, (1, 0)), Digit(columns, (0, 1))),
+    )
     return a, b, c
 
 
@@ -71,7 +83,7 @@ def layouts_of_dot(dot: Dot, warps: int, chained: bool) -> Trio:
     return dot_layouts((m, n, k), dtypes, bool(dot.atom), warps, chained)
 
 
-# -- memory ---------------------------------------------------------------------------------------------------------
+# -- memory -----------------------------------------------------------------------------------------
 
 
 def wide(inst: Load | Store, shape: tuple[int, ...], threads: int, facts: Facts) -> Layout:
@@ -92,7 +104,11 @@ def _vector(inst: Load | Store, shape: tuple[int, ...], axis: int, facts: Facts,
     size = max(1, kind.dtype.bits // 8)
     vector = 1 << (max(1, min(16 // size, most)).bit_length() - 1)
     while vector > 1:
-        steps = [facts.multiple(at[a]) * facts.stride_multiple(inst.array, a) for a in range(kind.rank) if a != axis]
+        steps = [
+            facts.multiple(at[a]) * facts.stride_multiple(inst.array, a)
+            for a in range(kind.rank)
+            if a != axis
+        ]
         moves = [facts.stride_multiple(inst.array, a) for a in range(kind.rank) if a != axis and shape[a] > 1]
         starts = int(np.gcd.reduce([shape[axis], facts.multiple(at[axis]), *steps, *moves]))
         whole = axis not in inst.masked or facts.extent_multiple(inst.array, axis) % vector == 0
@@ -109,7 +125,12 @@ def access_cost(layout: Layout, kind: ArrayType, vector_limit: int) -> float:
     size = max(1, kind.dtype.bits // 8)
     slots = layout.slot_part()
     run = 1
-    while axis is not None and run * 2 <= vector_limit and layout.slots % (run * 2) == 0 and _contiguous(slots, run * 2, axis):
+    while (
+        axis is not None
+        and run * 2 <= vector_limit
+        and layout.slots % (run * 2) == 0
+        and _contiguous(slots, run * 2, axis)
+    ):
         run *= 2
     points = layout.points()[:, ::run].astype(np.int64)
     last = axis if axis is not None else kind.rank - 1
@@ -117,7 +138,11 @@ def access_cost(layout: Layout, kind: ArrayType, vector_limit: int) -> float:
     for a in range(layout.rank):
         if a != last:
             rows = rows * 4096 + points[..., a]
-    sectors = rows * (1 << 20) + points[..., last] * size // SECTOR if axis is not None else rows * (1 << 20) + points[..., last]
+    sectors = (
+        rows * (1 << 20) + points[..., last] * size // SECTOR
+        if axis is not None
+        else rows * (1 << 20) + points[..., last]
+    )
     warps = np.sort(sectors.reshape(-1, WARP, sectors.shape[1]), axis=1)
     touched = (np.diff(warps, axis=1) != 0).sum() + warps.shape[0] * warps.shape[2]
     return float(touched) / warps.shape[0] + sectors.shape[1]
@@ -130,7 +155,7 @@ def _contiguous(slots: np.ndarray, run: int, axis: int) -> bool:  # type: ignore
     return bool((grouped == grouped[:, :1] + np.arange(run)[:, None] * step).all())
 
 
-# -- reductions, scans, scalars -------------------------------------------------------------------------------------
+# -- reductions, scans, scalars ---------------------------------------------------------------------
 
 
 def in_warp(shape: tuple[int, ...], axis: int, warps: int) -> Layout:
@@ -154,10 +179,14 @@ def _along(outer: Layout, axis: int, slots: int, lanes: int) -> Layout:
 
 def everywhere(shape: tuple[int, ...], threads: int) -> Layout:
     """Every thread holds all of it."""
-    return blocked(shape, threads, 1) if prod(shape) == 1 else register(shape, (Digit(threads, (0,) * len(shape)),), local(*shape).digits("slot"))
+    return (
+        blocked(shape, threads, 1)
+        if prod(shape) == 1
+        else register(shape, (Digit(threads, (0,) * len(shape)),), local(*shape).digits("slot"))
+    )
 
 
-# -- conversions ----------------------------------------------------------------------------------------------------
+# -- conversions ------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=4096)
@@ -171,9 +200,9 @@ def collapsed(layout: Layout, operand: tuple[int, ...]) -> Layout:
     kept = tuple(0 if n == 1 and m != 1 else 1 for n, m in zip(operand, layout.shape, strict=True))
 
     def strides(digits: tuple[Digit, ...]) -> tuple[Digit, ...]:
-        return tuple(Digit(d.extent, tuple(s * k for s, k in zip(d.stride, kept, strict=True))) for d in digits)
+        return tuple(
+            Digit(d.extent, tuple(s * k for s, k in zip(d.stride, kept, strict=True))) for d in digits
+        )
 
     slots = tuple(d for d in strides(layout.digits("slot")) if any(d.stride))
     return register(operand, strides(layout.digits("thread")), slots)
-
-

@@ -1,8 +1,8 @@
 """Barriers, where one thread's write and another's access to the same memory must not be reordered.
 
-The pass keeps what has been read and written since the last barrier and puts a barrier before an instruction that
-conflicts with it. A copy's data arrives at its wait. Atomics are free among themselves. It runs after shared memory is
-planned, as buffers that share bytes conflict.
+The pass keeps what has been read and written since the last barrier and puts a barrier before an instruction
+that conflicts with it. A copy's data arrives at its wait. Atomics are free among themselves. It runs after
+shared memory is planned, as buffers that share bytes conflict.
 """
 
 from __future__ import annotations
@@ -104,5 +104,3 @@ def _same_bytes(a: Value, b: Value) -> bool:
     if isinstance(a, Alloc) and isinstance(b, Alloc) and a.offset is not None and b.offset is not None:
         return a.offset < b.offset + b.nbytes and b.offset < a.offset + a.nbytes
     return a is b
-
-

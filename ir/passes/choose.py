@@ -1,8 +1,8 @@
 """Choosing layouts: per component the cheapest of what its border proposes.
 
-Matrix products, views and annotations fix the layout of their components; from there decisions spread along the links
-(reductions, broadcasts, reshapes, permutations), first to the components that know most about their neighbours.
-`TILEC_DEBUG=1` prints each decision with the prices of the candidates.
+Matrix products, views and annotations fix the layout of their components; from there decisions spread along
+the links (reductions, broadcasts, reshapes, permutations), first to the components that know most about their
+neighbours. `TILEC_DEBUG=1` prints each decision with the prices of the candidates.
 """
 
 from __future__ import annotations
@@ -65,10 +65,14 @@ class Choice:
 
     def _known(self, component: Component) -> int:
         """How many border instructions already know what they want."""
-        return sum(1 for inst in component.border if any(True for _ in self._proposals(component, inst, False)))
+        return sum(
+            1 for inst in component.border if any(True for _ in self._proposals(component, inst, False))
+        )
 
     def _cheapest(self, component: Component) -> Layout:
-        candidates = [layout for inst in component.border for layout in self._proposals(component, inst, True)]
+        candidates = [
+            layout for inst in component.border for layout in self._proposals(component, inst, True)
+        ]
         candidates = list(dict.fromkeys(candidates)) or [blocked(component.shape, self.threads, 1)]
         prices = {layout: self.price(component, layout) for layout in candidates}
         chosen = min(candidates, key=lambda layout: prices[layout])
@@ -77,7 +81,7 @@ class Choice:
             print(f"layout of {list(component.shape)} (component {component.number}): {chosen}  [{told}]")
         return chosen
 
-    # -- what the border proposes -----------------------------------------------------------------------------------
+    # -- what the border proposes -------------------------------------------------------------------
 
     def _proposals(self, c: Component, inst: Inst, memory: bool) -> Iterator[Layout]:
         """Layouts that an instruction at the border would like; `memory`: loads and stores too."""
@@ -121,7 +125,7 @@ class Choice:
         if found is not None:
             yield found
 
-    # -- prices -----------------------------------------------------------------------------------------------------
+    # -- prices -------------------------------------------------------------------------------------
 
     def price(self, c: Component, layout: Layout) -> float:
         """What a layout costs a component: work on its elements, and every step over its border."""
@@ -146,7 +150,9 @@ class Choice:
         return 0.0
 
     def access(self, inst: mem.Load | mem.Store, layout: Layout) -> tuple[float, Layout]:
-        """The cheaper of reaching memory in this layout, and in the widest one with a conversion; and that layout."""
+        """The cheaper of reaching memory in this layout, and in the widest one with a conversion; and that
+        layout.
+        """
         kind = inst.array.array_type
         if kind.space != "global":
             return float(layout.slots), layout
@@ -169,9 +175,13 @@ class Choice:
         left = layout.reduce(inst.axis).slots
         across = ACROSS_WARPS + 2 * left if crosses_warps(layout, inst.axis) else 0.0
         known = self.of.get(result) if result else None
-        return across + 5.0 * left + (anchors.conversion_cost(layout.reduce(inst.axis), known) if known else 0.0)
+        return (
+            across + 5.0 * left + (anchors.conversion_cost(layout.reduce(inst.axis), known) if known else 0.0)
+        )
 
-    def _move_price(self, c: Component, inst: Broadcast | Permute | Reshape | Extract, layout: Layout) -> float:
+    def _move_price(
+        self, c: Component, inst: Broadcast | Permute | Reshape | Extract, layout: Layout
+    ) -> float:
         source, result = self.components.of(inst.x), self.components.of(inst)
         if result is c and source in self.of and source is not None:
             return _move_cost(inst, self.of[source], layout)

@@ -1,8 +1,11 @@
-"""Components: tiles that share one layout, because elementwise instructions, loops and branches tie them together.
+"""Components: tiles that share one layout, because elementwise instructions, loops and branches tie them
+together.
 
-    y = x * 2;  for ...: acc = acc + y        {x, x * 2, y, acc before, in and after the loop} is one component
-Constants, indices and broadcasts are in none: they are made again wherever another layout is wanted. Every instruction
-that a component's members come from or go to is its border: it proposes layouts and says what each costs.
+    y = x * 2;  for ...: acc = acc + y        {x, x * 2, y, acc before, in and after the loop} is one
+    component
+Constants, indices and broadcasts are in none: they are made again wherever another layout is wanted. Every
+instruction that a component's members come from or go to is its border: it proposes layouts and says what
+each costs.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from tilec.ir.inst import arith, control
 from tilec.ir.inst.memory import Atomic, Gather, Scatter
 from tilec.ir.inst.mma import Dot
 from tilec.ir.inst.reduce import Scan
-from tilec.ir.inst.shape import Annotate, Broadcast
+from tilec.ir.inst.shape import Annotate, Broadcast, Permute, Reshape
 from tilec.ir.rewrite import uses
 from tilec.ir.tile import TileType
 
@@ -23,7 +26,6 @@ ELEMENTWISE = tuple(
     for kind in vars(arith).values()
     if isinstance(kind, type) and issubclass(kind, Inst) and kind.__module__ == arith.__name__
 )
-REMADE = (arith.Full, arith.Iota, Broadcast)
 
 
 def is_tile(value: Value) -> bool:
@@ -31,15 +33,22 @@ def is_tile(value: Value) -> bool:
     return isinstance(value.type, TileType) and value.type.rank > 0
 
 
-def remade(value: Value, depth: int = 6) -> bool:
-    """Whether a tile is cheaper to make again than to convert: constants, indices, and a few operations on them."""
-    if isinstance(value, arith.Full | arith.Iota):
-        return True
-    if isinstance(value, Broadcast):
-        return value.x.tile.rank == 0
-    if not isinstance(value, ELEMENTWISE) or depth == 0 or isinstance(value, arith.Math):
+def remade(value: Value, depth: int = 8) -> bool:
+    """Whether a tile is cheaper to make again than to convert: constants, indices, and a few operations on
+    them.
+    """
+    if not is_tile(value) or depth == 0:
         return False
-    return is_tile(value) and all(remade(v, depth - 1) for v in value.operands)
+    match value:
+        case arith.Full() | arith.Iota():
+            return True
+        case Broadcast(x=x) | Reshape(x=x):
+            return x.tile.rank == 0 or remade(x, depth - 1)
+        case Permute(x=x):
+            return remade(x, depth - 1)
+    if not isinstance(value, ELEMENTWISE) or isinstance(value, arith.Math):
+        return False
+    return all(remade(v, depth - 1) for v in value.operands)
 
 
 @dataclass(eq=False)
@@ -138,5 +147,3 @@ class Components:
         members = self._of[head].members
         if value not in members:
             members.append(value)
-
-

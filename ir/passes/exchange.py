@@ -1,18 +1,19 @@
 """Conversions that cross warps become a store to shared memory and a load from it.
 
     convert(x, layout)  ->  buffer = alloc; store(buffer, x); load(buffer, layout)
-The buffer's layout is the one in which the two meet the fewest bank conflicts. Barriers and places come later.
+The buffer's layout is the one in which the two meet the fewest bank conflicts. Barriers and places come
+later.
 """
 
 from __future__ import annotations
 
 from tilec.ir import dtype as dt
 from tilec.ir.conversion import conversion
+from tilec.ir.exchange import exchange_layout
 from tilec.ir.func import Func, Inst
 from tilec.ir.inst.arith import Full
 from tilec.ir.inst.memory import Alloc, Load, Store
 from tilec.ir.inst.shape import Convert
-from tilec.ir.exchange import exchange_layout
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.target import Target
 

@@ -1,8 +1,9 @@
 """Waits and reads of shared buffers move down to the first instruction that needs them.
 
     copy a; wait a; load a; copy b; wait b; load b; dot  ->  copy a; copy b; wait (a, b); load a; load b; dot
-All copies of a step are under way before anybody waits, and fragments are in registers only while they are used. A copy
-fills a buffer of its own, so a read may move past other copies; it does not move past loops, branches or barriers.
+All copies of a step are under way before anybody waits, and fragments are in registers only while they are
+used. A copy fills a buffer of its own, so a read may move past other copies; it does not move past loops,
+branches or barriers.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def _needed(delayed: list[Inst], operands: tuple[Value, ...]) -> set[Inst]:
     wanted: set[Value] = set(operands)
     found: set[Inst] = set()
     for inst in reversed(delayed):
-        waited = isinstance(inst, Wait) and any(isinstance(t, Copy) and t.buffer in wanted for t in inst.tokens)
+        waited = isinstance(inst, Wait) and any(
+            isinstance(t, Copy) and t.buffer in wanted for t in inst.tokens
+        )
         if inst in wanted or waited:
             found.add(inst)
             wanted.update(inst.operands)
@@ -91,5 +94,3 @@ def _flush(delayed: list[Inst], body: list[Inst], chosen: set[Inst]) -> None:
         body.append(replace(first, tokens=tokens))
     body.extend(inst for inst in mine if not isinstance(inst, Wait))
     delayed[:] = [inst for inst in delayed if inst not in chosen]
-
-

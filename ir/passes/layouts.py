@@ -1,14 +1,13 @@
 """Layouts: every tile gets one, and conversions stand where neighbours differ.
 
-The choice is made per component (tilec.ir.passes.choose); here it is written into the function. Constants, indices and
-broadcasts are made again in the layout that a use wants. What has to cross warps in a reduction is split off: each warp
-reduces its part, and the parts travel to every thread.
+The choice is made per component (tilec.ir.passes.choose); here it is written into the function. Constants,
+indices and broadcasts are made again in the layout that a use wants. What has to cross warps in a reduction
+is split off: each warp reduces its part, and the parts travel to every thread.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 from tilec.ir import dtype as dt
 from tilec.ir.facts import analyse
@@ -25,7 +24,7 @@ from tilec.ir.layouts import blocked
 from tilec.ir.passes import anchors
 from tilec.ir.passes.choose import Choice, backward
 from tilec.ir.passes.components import ELEMENTWISE, Components, is_tile, remade
-from tilec.ir.rewrite import Emit, Rewritten, rebuild
+from tilec.ir.rewrite import Emit, Rewritten, rebuild, with_parts
 from tilec.ir.target import Target
 
 
@@ -35,7 +34,7 @@ def assign_layouts(func: Func, target: Target) -> Func:
     components = Components(func)
     choice = Choice(func, components, analyse(func), threads)
     writer = _Assignment(choice, threads)
-    return rebuild(func, writer.visit, writer.enter, writer.leave)
+    return rebuild(func, writer.visit, writer.enter, writer.leave, writer.take)
 
 
 class _Assignment:
@@ -48,7 +47,7 @@ class _Assignment:
         component = self.choice.components.of(old)
         return self.choice.of[component] if component else blocked(old.tile.shape, self.threads, 1)
 
-    # -- adapting a value to a layout -------------------------------------------------------------------------------
+    # -- adapting a value to a layout ---------------------------------------------------------------
 
     def adapt(self, v: Value, layout: Layout, emit: Emit) -> Value:
         """The value in this layout: itself, made again, or converted."""
@@ -63,10 +62,18 @@ class _Assignment:
         match v:
             case arith.Full() | arith.Iota():
                 return replace(v, layout=layout)
-            case Broadcast(x=x) if x.tile.rank == 0 or _free(v, layout):
+            case Broadcast(x=x) if x.tile.rank == 0 or remade(x) or _free(v, layout):
                 return self.broadcast(v, layout, emit)
+            case Reshape(x=x) | Permute(x=x) if remade(v):
+                before = backward(v, layout)
+                if x.tile.rank == 0:
+                    return replace(v, layout=layout)
+                if before is not None:
+                    again = replace(v, x=self.adapt(x, before, emit))
+                    return replace(again, layout=layout) if isinstance(again, Reshape) else again
         if isinstance(v, ELEMENTWISE) and isinstance(v, Inst) and remade(v):
-            return v.mapped(lambda x: self.adapt(x, layout, emit))
+            operands = [self.adapt(x, layout, emit) for x in v.operands]
+            return with_parts(v, operands, ())
         return Convert(v, layout)
 
     def broadcast(self, inst: Broadcast, layout: Layout, emit: Emit) -> Value:
@@ -75,7 +82,7 @@ class _Assignment:
             x = self.adapt(x, anchors.collapsed(layout, x.tile.shape), emit)
         return replace(inst, x=x, layout=layout)
 
-    # -- the walk ---------------------------------------------------------------------------------------------------
+    # -- the walk -----------------------------------------------------------------------------------
 
     def enter(self, old: Inst, values: tuple[Value, ...], emit: Emit) -> tuple[Value, ...]:
         """Carried tiles enter a loop in their component's layout."""
@@ -87,7 +94,21 @@ class _Assignment:
         if len(values) == 1 and not is_tile(values[0]):
             return values
         slots = _carried_slots(old)
-        return tuple(self.adapt(v, self.wanted(o), emit) if is_tile(v) else v for v, o in zip(values, slots, strict=True))
+        return tuple(
+            self.adapt(v, self.wanted(o), emit) if is_tile(v) else v
+            for v, o in zip(values, slots, strict=True)
+        )
+
+    def take(self, old: Inst, values: tuple[Value, ...], emit: Emit) -> tuple[Value, ...]:
+        """Operands of an elementwise instruction come in its layout: that of its first operand that is held."""
+        if not isinstance(old, ELEMENTWISE) or not is_tile(old):
+            return values
+        if remade(old):
+            held = [v.tile.layout for v in values if is_tile(v)]
+            layout = held[0]
+        else:
+            layout = self.wanted(old)
+        return tuple(self.adapt(v, layout, emit) if is_tile(v) and layout else v for v in values)
 
     def visit(self, inst: Inst, emit: Emit) -> Rewritten:
         match inst:
@@ -132,9 +153,6 @@ class _Assignment:
                 return inst.mapped(lambda v: self.adapt(v, layout, emit) if is_tile(v) else v)
             case Assert():
                 return None
-            case _ if isinstance(inst, ELEMENTWISE) and is_tile(inst):
-                layout = self.wanted(emit.old)
-                return self.settle(_retyped(inst, partial(self.adapt, layout=layout, emit=emit)), emit)
         return None
 
     def settle(self, inst: Inst, emit: Emit) -> Value:
@@ -144,14 +162,16 @@ class _Assignment:
             return inst
         return self.adapt(inst, self.wanted(emit.old), emit)
 
-    # -- one instruction each ---------------------------------------------------------------------------------------
+    # -- one instruction each -----------------------------------------------------------------------
 
     def _dot(self, inst: Dot, emit: Emit) -> Inst:
         assert isinstance(emit.old, Dot), "a product was a product"
         a, b, c = self.choice.dot_layouts(emit.old)
         layout = self.wanted(emit.old)
         assert layout == c, "products that share an accumulator share its layout"
-        return replace(inst, a=self.adapt(inst.a, a, emit), b=self.adapt(inst.b, b, emit), c=self.adapt(inst.c, c, emit))
+        return replace(
+            inst, a=self.adapt(inst.a, a, emit), b=self.adapt(inst.b, b, emit), c=self.adapt(inst.c, c, emit)
+        )
 
     def _reduce(self, inst: Reduce | ArgReduce, emit: Emit) -> Value:
         x, axis = inst.x, inst.axis
@@ -181,7 +201,9 @@ class _Assignment:
             return replace(inst, x=self.adapt(x, before, emit), layout=want)
         return self._through_memory(x, inst.shape, (0,) * len(inst.shape), want, emit)
 
-    def _through_memory(self, x: Value, shape: tuple[int, ...], start: tuple[int, ...], want: Layout, emit: Emit) -> Value:
+    def _through_memory(
+        self, x: Value, shape: tuple[int, ...], start: tuple[int, ...], want: Layout, emit: Emit
+    ) -> Value:
         """Part of a tile by way of shared memory: stored in one layout, loaded in another."""
         buffer = emit(mem.Alloc(x.tile.dtype, x.tile.shape))
         zero = arith.Full(0, dt.i32)
@@ -209,7 +231,9 @@ class _Assignment:
             tiles = tuple(self.adapt(v, layout, emit) for v in inst.tiles)
         ones = [1] * (layout.rank + 1)
         ones[inst.axis] = len(inst.tiles)
-        return self.settle(replace(inst, tiles=tiles, layout=local(*ones) * layout.insert_axis(inst.axis)), emit)
+        return self.settle(
+            replace(inst, tiles=tiles, layout=local(*ones) * layout.insert_axis(inst.axis)), emit
+        )
 
     def _store(self, inst: mem.Store, emit: Emit) -> Inst:
         assert isinstance(emit.old, mem.Store), "a store was a store"
@@ -229,11 +253,9 @@ def _part(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
 def _free(inst: Broadcast, layout: Layout) -> bool:
     """Whether the operand, as it is held, broadcasts to this layout without moving."""
     have = inst.x.tile.layout
-    return have is not None and anchors.conversion_cost(have, anchors.collapsed(layout, inst.x.tile.shape)) == 0
-
-
-def _retyped(inst: Inst, adapt: partial[Value]) -> Inst:
-    return inst.mapped(lambda v: adapt(v) if is_tile(v) else v)
+    return (
+        have is not None and anchors.conversion_cost(have, anchors.collapsed(layout, inst.x.tile.shape)) == 0
+    )
 
 
 def _all_parts(layout: Layout | None, axis: int) -> Layout:

@@ -1,6 +1,6 @@
 """The passes, in order, and which targets each serves.
 
-    lower(func, target("sm_80"))        the function that tilec.backends.ptx writes out
+lower(func, target("sm_80"))        the function that tilec.backends.ptx writes out
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Where operands of matrix products live: what comes from global memory goes through a buffer in shared memory.
+"""Where operands of matrix products live: what comes from global memory goes through a buffer in shared
+memory.
 
     dot(load(a), ...)  ->  token = copy(a, buffer); wait(token); dot(load(buffer), ...)
-The matrix units of sm_80 take their operands from registers, in fragments that ldmatrix fills from shared memory. The
-copy is one wide, coalesced access per element; every warp then reads what it needs.
+The matrix units of sm_80 take their operands from registers, in fragments that ldmatrix fills from shared
+memory. The copy is one wide, coalesced access per element; every warp then reads what it needs.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from tilec.ir.target import Target
 
 
 def widen_dots(func: Func, target: Target) -> Func:
-    """Operands that the matrix units do not know become the narrowest dtype that they do and that holds them exactly;
-    the product gets its `atom`."""
+    """Operands that the matrix units do not know become the narrowest dtype that they do and that holds them
+    exactly; the product gets its `atom`."""
 
     def visit(inst: Inst, emit: Emit) -> Rewritten:
         if not isinstance(inst, Dot):
@@ -53,7 +54,9 @@ def _operand_dtype(dtype: DType, sum_: DType, target: Target) -> DType:
 
 def _atom(a: DType, b: DType, c: DType, target: Target) -> tuple[int, ...]:
     """The shape of the largest mma.sync for these dtypes, () where there is none."""
-    shapes = [(m.m, m.n, m.k) for m in target.mma if (m.a, m.b, m.acc) == (a.name, b.name, c.name) and m.m == 16]
+    shapes = [
+        (m.m, m.n, m.k) for m in target.mma if (m.a, m.b, m.acc) == (a.name, b.name, c.name) and m.m == 16
+    ]
     return max(shapes, key=lambda shape: shape[2], default=())
 
 

@@ -1,7 +1,7 @@
 """Where each buffer lies in shared memory: buffers that are never in use at once share bytes.
 
-A buffer lives from its first to its last use; one that is made outside a loop and used inside lives through the loop.
-First fit, largest first: deterministic, and near the optimum on the few buffers that a kernel has.
+A buffer lives from its first to its last use; one that is made outside a loop and used inside lives through
+the loop. First fit, largest first: deterministic, and near the optimum on the few buffers that a kernel has.
 """
 
 from __future__ import annotations
