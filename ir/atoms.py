@@ -1,12 +1,11 @@
 """What one warp's matrix instructions hold, as layouts.
 
-With lane = 4 * g + t and p elements of an operand in a 32-bit register (f32, tf32: 1; f16: 2; 8 bits: 4),
+With lane = 4 * g + t and p elements of an operand in a 32-bit register (tf32: 1; f16: 2; 8 bits: 4),
 mma.sync's
     a (m, k): register r, element h is row g + 8 * (r & 1), column t * p + h + 4 * p * (r >> 1)
     b (k, n): register r, element h is row t * p + h + 4 * p * r, column g
     c (m, n): registers are (g, 2t) (g, 2t + 1) (g + 8, 2t) (g + 8, 2t + 1)
-One rule for every type (PTX ISA, "Matrix fragments for mma"); wgmma's are the same, four warps below each
-other.
+One rule for every type (PTX ISA, "Matrix fragments for mma"); wgmma's are the same for each of four warps.
 """
 
 from dataclasses import dataclass, replace
@@ -33,9 +32,7 @@ class MmaAtom:
 
 @lru_cache(64)
 def mma_atom(m: int, n: int, k: int, operand_bits: int) -> MmaAtom:
-    """mma.sync: m16n8, k of 4 or 8 registers' worth of elements, or m8n8k4 of f64. TilecError for other
-    shapes.
-    """
+    """mma.sync: m16n8 with k of 4 or 8 registers, or m8n8k4 of f64. TilecError for other shapes."""
     if (m, n, k, operand_bits) == (8, 8, 4, 64):
         return MmaAtom(spatial(8, 4), column_spatial(4, 8), spatial(8, 4) * local(1, 2))
     per_register = 32 // operand_bits
@@ -58,9 +55,7 @@ def full_mma_atom(operand_bits: int) -> MmaAtom:
 
 @dataclass(frozen=True)
 class WgmmaAtom:
-    """What 128 threads hold of a wgmma: accumulator c (64, n), and a (64, k) where it comes from
-    registers.
-    """
+    """What 128 threads hold of a wgmma: accumulator c (64, n), and a (64, k) if it comes from registers."""
 
     a: Layout
     c: Layout
@@ -90,8 +85,7 @@ class LdMatrix:
     """How ldmatrix fills a register layout: `count` instructions .x`matrices` in each warp.
 
     `rows`: thread and slot (instruction, element) -> coordinates: the row of 16 bytes whose address (of
-    element 0) the thread gives to that instruction. Instruction i fills the next `matrices` registers of the
-    target, in slot order.
+    element 0) the thread gives. Each instruction fills the target's next `matrices` registers in slot order.
     """
 
     matrices: int

@@ -65,9 +65,7 @@ def conversion(a: Layout, b: Layout) -> Conversion:
 
 
 def _rename(held: Ints, wanted: Ints) -> tuple[int, ...] | None:
-    """One slot of a for each slot of b, the same in all threads. Tried at b's first thread inside the
-    tile.
-    """
+    """One slot of a for each of b, the same in all threads: candidates are what b's first thread needs."""
     slots = np.arange(wanted.shape[1])
     thread = (wanted >= 0).argmax(axis=0)
     element = wanted[thread, slots]

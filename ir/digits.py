@@ -132,8 +132,7 @@ Parts = tuple[Digits, ...]  # the digits of several groups, whose vectors are su
 
 
 def merge_axes(parts: Parts, first: int, extents: tuple[int, ...]) -> Parts | None:
-    """Axes first, first + 1, ... of these extents as one, in row-major order (no extents: a new axis of
-    extent 1).
+    """Axes first, first + 1, ... of these extents as one, row-major (no extents: a new axis of extent 1).
 
     None where a coordinate but the leading one goes past its extent: it would run into the next row.
     """
@@ -153,8 +152,7 @@ def merge_axes(parts: Parts, first: int, extents: tuple[int, ...]) -> Parts | No
 def split_axis(parts: Parts, axis: int, extents: tuple[int, ...]) -> Parts | None:
     """One axis as several of these extents, in row-major order; the first may go past its own.
 
-    None where digits would carry from one of the new axes into the next, or where there is no new axis to
-    carry on.
+    None where digits would carry from one new axis into the next, or there is no new axis to carry on.
     """
     if not extents:
         flat = [digit for part in parts for digit in part]
@@ -169,9 +167,7 @@ def split_axis(parts: Parts, axis: int, extents: tuple[int, ...]) -> Parts | Non
 
 
 def _cut(digit: Digit, axis: int, inner: int) -> Digits:
-    """The digit over axes (axis // inner, axis % inner): two digits where it counts across a multiple of
-    inner.
-    """
+    """The digit over axes (axis // inner, axis % inner): two where it counts across a multiple of inner."""
     turn = inner // gcd(digit.stride[axis], inner)
     if turn < 2 or turn >= digit.extent or digit.extent % turn:
         return (_divmod(digit, axis, inner),)
@@ -201,8 +197,7 @@ def ladders(parts: Parts, rank: int) -> tuple[Ladder, ...] | None:
     """Each axis's digits by growing stride, where they count the axis without overlap; None where they do
     not.
 
-    Then a coordinate c on the axis has digit c // stride % extent of each rung. Digits of stride 0 are left
-    out.
+    Then a coordinate c on the axis has digit c // stride % extent of each rung. Stride 0 is left out.
     """
     rungs: list[list[Rung]] = [[] for _ in range(rank)]
     for index, part in enumerate(parts):
@@ -241,9 +236,7 @@ def matched_axes(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[slice
 
 
 def reshape_axes(parts: Parts, old: tuple[int, ...], new: tuple[int, ...]) -> Parts | None:
-    """All axes as others in row-major order, run by run (from the last, so that the others keep their
-    numbers).
-    """
+    """All axes as others in row-major order, run by run (from the last: the others keep their numbers)."""
     for here, there in reversed(matched_axes(old, new)):
         if old[here] == new[there]:
             continue

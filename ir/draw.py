@@ -49,8 +49,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def formula(layout: Layout) -> tuple[Any, ...]:
     """Each coordinate of the point as a sympy expression in the groups' names (axes "0", "1" are x0, x1),
-    which stand for integers from 0. A swizzled layout gives the byte offset of one-byte elements as
-    swizzle_bits_base_shift(...).
+    which stand for integers from 0. A swizzled byte offset is swizzle_bits_base_shift(...).
     """
     import sympy
 

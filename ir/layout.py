@@ -1,7 +1,6 @@
 """Layouts: functions from an index to a point.
 
-A layout's index is split into groups, each read in mixed radix by its digits; digits times strides are
-summed.
+A layout's index is split into groups, each read in mixed radix by its digits; digits times strides add up.
     c = spatial(8, 4) * local(1, 2)          a register layout: 32 threads, 2 slots, over a tile of 8 x 8
     c.at(thread=5, slot=1) == (1, 3)         thread 5 is (1, 1) of 8 x 4, each holds 1 x 2 neighbours
     row_major((8, 64)).offset((2, 3)) == 131 a memory layout: one group per axis, coordinates to an offset
@@ -178,20 +177,17 @@ class Layout:
         return section_layout(self)
 
     def find_slots(self, offsets: Ints) -> Ints:
-        """For each vector of `offsets` [n, rank] the lowest slot whose slot_part it is, else -1: int64
-        [n].
-        """
+        """For each vector of `offsets` [n, rank] the lowest slot with that slot_part, else -1: int64 [n]."""
         same = (self.slot_part()[None] == offsets[:, None]).all(axis=2)
         return np.where(same.any(axis=1), same.argmax(axis=1), -1)
 
     # Other layouts from it
 
     def __mul__(self, inner: Layout) -> Layout:
-        """Tiling: every element of this layout becomes a tile of `inner`; (a*b)(i, j) = a(i) * b.shape +
-        b(j).
+        """Tiling: every element of this layout becomes a tile of `inner`.
 
-        Associative. Each group counts this layout's digits first, then inner's. Where inner has pad, its
-        tiles overlap: the pad holds the neighbour's elements.
+        (a * b)(i, j) = a(i) * b.shape + b(j); associative. Each group counts this layout's digits first, then
+        inner's. Where inner has pad, its tiles overlap: the pad holds the neighbour's elements.
         """
         if self.rank != inner.rank:
             raise TilecError(f"a product needs layouts of one rank: {self} and {inner}")
@@ -246,9 +242,7 @@ class Layout:
         return replace(self, groups=tuple(groups))
 
     def broadcast(self, axis: int, extent: int) -> Layout | None:
-        """An axis of extent 1 repeated, in new slots (the most significant digit); None where there is pad on
-        it.
-        """
+        """An axis of extent 1 repeated in new slots (their digit leads); None if there is pad on it."""
         if self.shape[axis] != 1:
             raise TilecError(f"broadcast needs an axis of extent 1: axis {axis} of {list(self.shape)} is not")
         if self.cover[axis] != 1:

@@ -16,9 +16,7 @@ from tilec.ir.layout import Layout, Shape, axis_names, register
 
 
 def divide(a: Layout, b: Layout) -> Layout | None:
-    """The c with a == c * b: how instructions that hold their operands like b tile one that is held like
-    a.
-    """
+    """The c with a == c * b: how instructions that hold their operands like b tile one held like a."""
     if a.rank != b.rank or any(x % y for x, y in zip(a.shape, b.shape, strict=True)):
         return None
     names = dict.fromkeys([*dict(a.groups), *dict(b.groups)])
@@ -32,9 +30,7 @@ def divide(a: Layout, b: Layout) -> Layout | None:
 
 
 def _divide(a: Digits, b: Digits, shape: Shape) -> Digits | None:
-    """Both are canonical, so a = c * b exactly if a's last digits are b's and the others count whole
-    tiles.
-    """
+    """Both are canonical: a = c * b exactly if a's last digits are b's and the others count whole tiles."""
     halves = dg.split(a, dg.size(b))
     if halves is None or dg.canonical(halves[1]) != b:
         return None
@@ -42,10 +38,9 @@ def _divide(a: Digits, b: Digits, shape: Shape) -> Digits | None:
 
 
 def compose(outer: Layout, inner: Layout) -> Layout | None:
-    """outer after inner: outer has a group for each axis of inner's tile, in order; the result has inner's
-    groups.
+    """outer after inner: outer has a group for each axis of inner's tile; the result has inner's groups.
 
-    Of a memory layout and a register layout: where in memory each (thread, slot) lies, swizzle and all.
+    Of a memory and a register layout: where in memory each (thread, slot) lies, swizzle and all.
     """
     if len(outer.groups) != inner.rank:
         raise TilecError(f"compose needs a group of {outer} for each axis of {list(inner.shape)}")
@@ -81,8 +76,7 @@ def inverse(layout: Layout, names: tuple[str, ...] = ()) -> Layout:
 
 
 def section_layout(layout: Layout) -> Layout | None:
-    """The owner of each element as a layout: axes "0", "1", ... to (thread, slot); None where no digits say
-    it.
+    """The owner of each element as a layout, axes "0", "1", ... to (thread, slot); None if no digits say it.
 
     Replicated threads and slots are left at 0. Its domain is `layout.cover`, which may go past the tile.
     """
@@ -98,8 +92,7 @@ def section_layout(layout: Layout) -> Layout | None:
 
 
 def complement(layout: Layout, shape: Shape | None = None) -> Layout | None:
-    """The slots with which the layout counts every point of `shape` (its own, if None) once, least slot
-    first.
+    """The slots with which the layout counts every point of `shape` (its own, if None) once, in order.
 
     None where its digits overlap. Where the extents do not divide, the two together go past the tile.
     """
@@ -131,8 +124,8 @@ def _gaps(ladder: dg.Ladder, extent: int) -> list[tuple[int, int]]:
 def slice_tile(layout: Layout, start: Shape, shape: Shape) -> Layout | None:
     """The part of the tile at `start` with each element where it was; None where that is not a layout.
 
-    Thread t's slot of the part is the slot of the whole that holds the same element (see `part_slots`). Slots
-    that are all outside are left out, and of overlapping ones (a halo) as many as the part does not need.
+    Thread t's slot of the part is the slot of the whole that holds the same element (see `part_slots`). Of
+    slots that overlap (a halo) only those are kept that the part needs.
     """
     if not all(0 <= at <= at + n <= extent for at, n, extent in zip(start, shape, layout.shape, strict=True)):
         raise TilecError(f"a slice must lie inside its tile: {list(shape)} at {list(start)} of {layout}")
@@ -154,9 +147,7 @@ def part_slots(layout: Layout, start: Shape, part: Layout) -> tuple[int, ...]:
 
 
 def _needed_slots(layout: Layout, start: Shape, shape: Shape) -> Digits | None:
-    """The fewest slots that complete the threads, in the order that the layout has them if digits can say
-    it.
-    """
+    """The fewest slots that complete the threads, in the layout's order if digits can say it."""
     needed = complement(register(layout.shape, layout.digits("thread")), shape)
     if needed is None:
         return None

@@ -3,8 +3,7 @@
     mma_b(f16, (64, 128), warps=4)        a fragment of weights: what each thread feeds to the matrix units
     blocked((64, 128), threads=128, vector=8)     wide, coalesced accesses to a row-major array
 A matrix product over warps=(wm, wn) puts wm warps below each other and wn beside each other: a is the same in
-the wn warps of a row, b in the wm of a column. An integer: all warps beside each other (b, c), or below each
-other (a).
+the wn warps of a row, b in the wm of a column. An integer: all warps side by side (b, c), or stacked (a).
 """
 
 from functools import lru_cache
@@ -53,9 +52,7 @@ def mma_b(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
 
 
 def mma_c(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
-    """The accumulator (m, n) of mma.sync, slots (m-subtile, n-subtile, atom); f64 has its own, f16 and
-    the 32-bit types one.
-    """
+    """The accumulator (m, n) of mma.sync, slots (m-subtile, n-subtile, atom); only f64's differs."""
     if dtype.bits < 16:
         raise TilecError(f"mma accumulates in f64, f32, i32 or f16, not {dtype}")
     wm, wn = _grid(warps if isinstance(warps, tuple) else (1, warps))
@@ -103,18 +100,14 @@ def blocked(shape: Shape, threads: int, vector: int = 1) -> Layout:
 
 
 def _cost(cells: Shape, threads: int, width: int, vector: int) -> float:
-    """Slots if `width` threads share the last axis, times what is lost where they are narrower than a
-    sector.
-    """
+    """Slots if `width` threads share the last axis, times what rows narrower than a sector lose."""
     steps = -(-cells[-1] // width) * _shares(cells[:-1], threads // width)[0]
     return steps * max(1.0, min(SECTOR, cells[-1] * vector) / (width * vector))
 
 
 @lru_cache(4096)
 def _shares(extents: Shape, threads: int) -> tuple[int, Shape]:
-    """The fewest steps in which `threads` go over the axes, and how many go along each (they divide
-    `threads`).
-    """
+    """The fewest steps in which `threads` go over the axes, and how many go along each (divisors)."""
     if not extents:
         return 1, ()
     options = (

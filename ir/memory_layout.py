@@ -54,12 +54,10 @@ def memory_bytes(layout: Layout, element_bits: int) -> int:
 
 @lru_cache(512)
 def vectors(place: Layout, tile: Layout, element_bits: int, max_bytes: int = CHUNK) -> Slots:
-    """The slots of a register layout in groups that one access each can move, all of the largest power of
-    two.
+    """The slots of a register layout in groups that one access moves, all of the largest power of two.
 
     A group's elements are neighbours in memory, aligned to their size, in every thread, swizzled or not, and
-    all inside the tile or all pad. Groups are in the order of their first slots; elements in the order of
-    memory.
+    all inside the tile or all pad. Groups come in the order of their first slots, elements as in memory.
     """
     swizzled = min(max_bytes, 1 << place.swizzle.base) if place.swizzle else max_bytes
     return grouped(place, tile.points(), tile.pad_mask(), element_bits, swizzled)
@@ -109,9 +107,7 @@ def bank_conflicts(place: Layout, tile: Layout, element_bits: int, vector: int =
 
 
 def trips(addresses: Ints, pad: Ints, groups: Slots, element_bits: int) -> Ints:
-    """Wavefronts of every access of every warp, int64 [warps * groups], from byte addresses [threads,
-    slots].
-    """
+    """Wavefronts of every access of every warp, [warps * groups], from byte addresses [threads, slots]."""
     heads = [group[0] for group in groups]
     filler = ((0, -len(addresses) % WARP), (0, 0))
     by_warp = [

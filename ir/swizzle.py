@@ -2,8 +2,7 @@
 
     Swizzle(bits=3, base=4, shift=3).apply(x) == x ^ (x >> 3 & 0b111_0000)
 is for rows of 128 bytes: the 16-byte chunk of a row is xored with the number of the row. Like CuTe's
-Swizzle<b, m, s>; the hardware's 128-, 64- and 32-byte swizzles of TMA and wgmma are bits = 3, 2, 1 with base
-4 and shift 3.
+Swizzle<b, m, s>; the 128-, 64- and 32-byte swizzles of TMA and wgmma are bits 3, 2, 1, base 4, shift 3.
 """
 
 from dataclasses import dataclass
