@@ -146,8 +146,8 @@ def check_apart(definition: Definition, pairs: Sequence[tuple[int, int]], held: 
         if overlap(data_of(held[i]), data_of(held[j])):
             name, theirs = definition.params[i].name, definition.params[j].name
             raise TilecError(
-                f"{definition.name} writes {name}, whose bytes overlap those of {theirs}: pass a copy, or say that "
-                f'this is meant, @tc.kernel(alias=("{name}",))'
+                f"{definition.name} writes {name}, whose bytes overlap those of {theirs}: pass a copy, or "
+                f'say that this is meant, @tc.kernel(alias=("{name}",))'
             )
 
 
@@ -173,7 +173,7 @@ def data_of(x: Array | PackedArray) -> Array:
 
 
 def check_fits(definition: Definition, types: Sequence[Type], args: Sequence[Any]) -> None:
-    """Arguments of code that was compiled beforehand: every extent, stride and alignment that it counts on."""
+    """Arguments of code compiled beforehand: every extent, stride and alignment that it counts on."""
     known: dict[str, int] = {}
     for param, kind, x in zip(definition.params, types, args, strict=True):
         if isinstance(kind, ArrayType):

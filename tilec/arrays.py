@@ -103,7 +103,7 @@ class Array:
     # Writing.
 
     def store(self, at: Sequence[Index] | Index, tile: Operand) -> None:
-        """Writes a tile with its first element at element offsets `at`; leading axes of extent 1 may be left out."""
+        """Writes a tile, its first element at offsets `at`; leading axes of extent 1 may be left out."""
         offsets = self._offsets(at, "store")
         value = self._written(tile, None)
         self._check_not_block_numbers(offsets, value)
@@ -138,7 +138,7 @@ class Array:
     # Views.
 
     def __getitem__(self, index: Any) -> Array:
-        """A view: integers and scalars drop an axis, slices have any bounds and a constant step of 1 or more."""
+        """A view: integers and scalars drop an axis, slices have any bounds and a constant step."""
         items = split_ellipsis(index, self.rank, repr(self))
         if any(item is None for item in items):
             raise TilecError("an array takes no new axes: load a tile, then write tile[:, None]")
@@ -227,7 +227,7 @@ class Array:
         return tuple(expand(Tile(x, scope), shape) for x in places), self._written(tile, shape)
 
     def _written(self, tile: Operand, shape: tuple[int, ...] | None) -> Value:
-        """What is written: literals take the array's dtype, a scalar is one element, missing leading axes are 1."""
+        """Literals take the array's dtype, a scalar is one element, missing leading axes are 1."""
         if not isinstance(tile, OPERANDS):
             raise TilecError(f"{self.name} is written with a tile or a number, found {type(tile).__name__}")
         if not isinstance(tile, Tile):
@@ -237,7 +237,7 @@ class Array:
         return reshape(tile, (1,) * (self.rank - tile.rank) + tile.shape).value
 
     def _check_not_block_numbers(self, offsets: tuple[Value, ...], tile: Value) -> None:
-        """Neighbouring blocks that store tiles one element apart overlap: a tile number where an offset is meant."""
+        """A tile number where an offset is meant: neighbouring blocks store tiles one element apart."""
         for axis, (at, extent) in enumerate(zip(offsets, tile.tile.shape, strict=False)):
             if isinstance(at, BlockIndex) and extent > 1:
                 raise TilecError(

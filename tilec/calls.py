@@ -1,8 +1,9 @@
 """Reading calls: the user's Python functions are inlined, everything else is called.
 
-A function of the user's is read statement by statement, like the kernel, so that an `if` on a scalar works inside it.
-Functions of the language, numpy, math and the standard library, classes, and functions whose source cannot be had
-(or that use syntax we do not read) are called as they are.
+The user's functions are read statement by statement, like the kernel, so that `if` on a scalar works in them:
+    def clipped(x, limit): return tc.minimum(x, limit) if limit > 0 else x
+Functions of the language, numpy, math and the standard library, classes, and functions whose source cannot be
+had (or that use syntax we do not read) are called as they are.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ FUNCTIONS = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictCom
 
 
 def assigned(frame: Frame, node: ast.stmt) -> list[str]:
-    """The names that a loop or branch may change, in order: assigned, or of a list or dict that it changes."""
+    """The names that a loop or branch may change, in order: assigned, or of lists and dicts."""
     stored, touched = _names(node)
     changeable = [name for name in touched if isinstance(frame.locals.get(name), list | dict)]
     return [*stored, *(name for name in changeable if name not in stored)]
@@ -34,7 +34,7 @@ def assigned(frame: Frame, node: ast.stmt) -> list[str]:
 
 @cache
 def _names(node: ast.stmt) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names that are assigned, and names of what is assigned into (x[i] = y) or asked to do something (x.append(y))."""
+    """Names that are assigned, and names of what is assigned into, x[i] = y, or may be: x.append(y)."""
     stored: dict[str, None] = {}
     touched: dict[str, None] = {}
     for part in ("target", "body", "orelse"):
@@ -97,7 +97,7 @@ class Carried:
             self.frame.locals[name] = rebuilt(name, tree, lambda path, leaf: tiles.get(path, leaf))
 
     def changed(self) -> bool:
-        """Whether numbers turned out to change: they are scalars from now on, and the body must be read again."""
+        """Whether numbers turned out to change: they are scalars from now on, the body is read again."""
         after, known = self._after(), len(self.scalars)
         for path, old in self.before.items():
             if not isinstance(old, Tile) and path not in self.scalars and not same(old, after[path]):
@@ -133,7 +133,7 @@ class Carried:
         raise self._changes(path, str(want), new, _hint(want, new))
 
     def _scalar_dtype(self, path: str, old: Any, new: Any) -> DType:
-        """The dtype of a number that changes at run time: that of the scalar it becomes, else i32, f32 or bool."""
+        """The dtype of a number that changes: that of the scalar it becomes, else i32, f32 or bool."""
         if isinstance(old, NUMBERS) and isinstance(new, Tile) and not new.shape:
             return new.dtype
         if isinstance(old, NUMBERS) and isinstance(new, NUMBERS):

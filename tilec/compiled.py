@@ -159,7 +159,7 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Launch:
-    """A grid of compiled code, ready for all arguments with one `fast_key`. `apart`: arrays that may not overlap."""
+    """Compiled code and its grid, for arguments of one `fast_key`. `apart`: arrays that may not overlap."""
 
     compiled: Compiled
     blocks: int

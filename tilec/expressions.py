@@ -102,7 +102,7 @@ def unary(frame: Frame, node: ast.UnaryOp) -> Any:
 
 @expression(ast.BoolOp)
 def boolean(frame: Frame, node: ast.BoolOp) -> Any:
-    """`and`, `or`: constants decide while compiling; scalars are both computed (reading is harmless) and combined."""
+    """`and`, `or`: constants decide while compiling; scalars are all computed, and combined."""
     stops, kind, word = (False, arith.And, "and") if isinstance(node.op, ast.And) else (True, arith.Or, "or")
     so_far: Tile | None = None
     value: Any = None

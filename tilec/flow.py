@@ -1,8 +1,9 @@
 """Run-time control flow: loops and branches on scalars become For, While and If.
 
-What a block assigns and what existed before it is carried: each such value, taken apart into tiles (trees.py), enters
-the block as an argument and leaves it as a result. A loop is read once to see which Python numbers change in it
-(`count = 0` before, `count = count + 1` inside); those become scalars, and it is read again.
+    for s in tc.range(n): acc = acc + x      For(0, n, 1, (acc,), body), whose body leaves with acc + x
+What a block assigns and what existed before it is carried: each such value, apart in tiles (trees.py),
+enters the block as an argument and leaves it as a result. A loop is read once to see which Python numbers
+change in it (`count = 0` before, `count = count + 1` inside); those become scalars, and it is read again.
 """
 
 from __future__ import annotations
@@ -224,7 +225,7 @@ def _merge(
 
 
 def _common(a: Any, b: Any) -> DType | None:
-    """The dtype that two branches' values share, numbers taking the scalars'; None where they differ in type."""
+    """The dtype that two branches' values share, numbers taking the scalars'; None without one."""
     if isinstance(a, Tile) and isinstance(b, Tile):
         return a.dtype if a.type == b.type else None
     if isinstance(a, Tile) or isinstance(b, Tile):

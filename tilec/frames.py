@@ -1,8 +1,10 @@
 """Where the front end stands: the names of the function that it is reading, and the line.
 
-The front end reads a kernel's syntax tree as Python would run it, with ordinary objects for what is known while
-compiling and `Tile` and `Array` for what is not; operators on those emit instructions. `evaluate` reads an expression,
-`execute` statements; their handlers are in expressions.py, statements.py and flow.py, looked up by the node's type.
+The front end reads a kernel's syntax tree as Python would run it, with ordinary objects for what is known
+while compiling and `Tile` and `Array` for what is not; operators on those emit instructions.
+    evaluate(frame, ast.parse("x + y", mode="eval").body)       emits an Add where x and y are tiles
+`evaluate` reads an expression, `execute` statements; their handlers are in expressions.py, statements.py and
+calls.py, looked up by the node's type.
 """
 
 from __future__ import annotations

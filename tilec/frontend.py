@@ -40,7 +40,7 @@ class Param:
 
 @dataclass(frozen=True)
 class Definition:
-    """A kernel as written: its text, run-time parameters, constants with their defaults, arrays that may overlap."""
+    """A kernel as written: text, run-time parameters, constants and defaults, arrays that may overlap."""
 
     function: FunctionType
     code: Code

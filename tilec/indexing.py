@@ -1,6 +1,6 @@
-"""What x[...] means: indices of a tile, which are constants, and of an array, which may be known at run time only.
+"""What x[...] means: indices of a tile are constants, those of an array may be known at run time only.
 
-extract((slice(None), None, 3), f32[4, 8]) == ((0, 3), (4, 1), (4, 1)):  start, extents, then the shape it takes
+extract((slice(None), None, 3), f32[4, 8]) == ((0, 3), (4, 1), (4, 1)): start, extents, shape after
 """
 
 from __future__ import annotations

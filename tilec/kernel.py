@@ -149,7 +149,7 @@ def kernel(*, alias: Sequence[str] = ()) -> Callable[[Callable[..., None]], Kern
 
 
 def kernel(function: Callable[..., None] | None = None, *, alias: Sequence[str] = ()) -> Any:
-    """Marks a function as a kernel. `alias`: arrays that may share bytes with others although they are written."""
+    """Marks a function as a kernel. `alias`: arrays that may overlap others although they are written."""
     if function is None:
         return lambda each: kernel_of(each, alias)
     return kernel_of(function, alias)

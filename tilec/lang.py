@@ -221,7 +221,7 @@ def annotate(x: Tile, layout: Layout) -> Tile:
 
 
 def dot(a: Tile, b: Tile, acc: Tile | None = None) -> Tile:
-    """a @ b + acc: a (m, k), b (k, n), acc (m, n). Products and sums in acc's dtype: f32 or wider, i32 for integers."""
+    """a @ b + acc: a (m, k), b (k, n), acc (m, n), summed in acc's dtype: f32, i32 or wider."""
     return values.dot(a, b, acc)
 
 

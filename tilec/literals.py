@@ -48,7 +48,7 @@ def number(x: Any, dtype: DType) -> Number:
 def _integer(x: Number, dtype: DType) -> int:
     if not isinstance(x, int):
         raise TilecError(
-            f"the constant {x!r} is not an integer, but meets {dtype.name}: write an integer, or cast the tile"
+            f"the constant {x!r} is not an integer, but meets {dtype.name}: write one, or cast the tile"
         )
     if not dtype.min <= x <= dtype.max:
         raise TilecError(f"the constant {x} is outside {dtype.name}, which holds {dtype.min} to {dtype.max}")

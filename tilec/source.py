@@ -1,8 +1,9 @@
 """The text of a Python function: its syntax tree, and which line each node stands on.
 
-    code = code_of(function);  code.node is its ast.FunctionDef;  code.loc(12) == Loc("kernel.py", 12, "    x = a + b")
-Whole files are parsed once, so that no text has to be cut out; the source is whatever Python's own tracebacks show:
-a file, a notebook cell, or text given to exec that linecache knows.
+    code = code_of(function)        code.node is its ast.FunctionDef
+    code.loc(12)                    Loc("kernel.py", 12, "    x = a + b")
+Whole files are parsed once, so that no text has to be cut out; the source is whatever Python's own tracebacks
+show: a file, a notebook cell, or text given to exec that linecache knows.
 """
 
 from __future__ import annotations
@@ -59,9 +60,10 @@ def code_of(function: FunctionType) -> Code:
     if found is None:
         code = function.__code__
         raise TilecError(
-            f"the source of {function.__qualname__} cannot be read ({code.co_filename}, line {code.co_firstlineno}): "
-            "a kernel is compiled from its text, so write it in a file or a notebook cell, not at a prompt or in exec; "
-            "and if the file was edited after it was imported, import it again"
+            f"the source of {function.__qualname__} cannot be read "
+            f"({code.co_filename}, line {code.co_firstlineno}): a kernel is compiled from its text, so write it "
+            "in a file or a notebook cell, not at a prompt or in exec; and if the file was edited after it was "
+            "imported, import it again"
         )
     return found
 

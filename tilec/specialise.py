@@ -35,8 +35,8 @@ def dim(name: str, multiple: int = 1) -> Dim:
 
 
 class Spec:
-    """An array that there is no data for yet: dtype, shape (integers, names, tc.dim), strides in elements, alignment
-    of its first element in bytes."""
+    """An array that there is no data for yet: dtype, shape (integers, names, tc.dim), strides in elements,
+    alignment of its first element in bytes."""
 
     def __init__(
         self,

@@ -1,4 +1,7 @@
-"""Reading statements: assignments, unrolled loops, constant branches, definitions. Run-time control flow is flow.py's."""
+"""Reading statements: assignments, unrolled loops, constant branches, definitions.
+
+for s in tc.static_range(4): ...        read four times; over tc.range it is flow.py's
+"""
 
 from __future__ import annotations
 

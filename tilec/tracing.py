@@ -1,4 +1,4 @@
-"""What is being traced: instructions pile up in scopes, one scope per block of the function, each at the user's line.
+"""What is being traced: instructions pile up in scopes, one per block of the function, each at its line.
 
 tracer.emit(Add, x, y)      appends an Add to the innermost scope and returns it
 current()                   the tracer of the kernel that is being traced in this thread, or an error

@@ -43,7 +43,7 @@ def _comparison(op: str) -> Callable[[Tile, Operand], Tile]:
 
 
 class Tile(RunTimeValue):
-    """A small array of one dtype, held by the threads of a block. Shape () is a scalar, the same in every thread."""
+    """A small array of one dtype, held by the threads of a block. Shape () is a scalar."""
 
     __slots__ = ("_scope", "_value")
     __array_ufunc__: ClassVar[None] = None  # numpy's scalars leave the operation to us
@@ -140,11 +140,11 @@ class Tile(RunTimeValue):
         return self._reduce("all", axis, keepdims)
 
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tile:
-        """Index (i32) of the first largest element; NaN counts as largest. Axis None counts in row-major order."""
+        """Index (i32) of the first largest element, NaN above all; axis None counts in row-major order."""
         return self._arg("max", axis, keepdims)
 
     def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tile:
-        """Index (i32) of the first smallest element; NaN counts as smallest. Axis None counts in row-major order."""
+        """Index (i32) of the first smallest element, NaN below all; axis None counts in row-major order."""
         return self._arg("min", axis, keepdims)
 
     def _reduce(self, op: str, axis: Any, keepdims: bool) -> Tile:
