@@ -1,4 +1,13 @@
-"""Operators written in the language, and their array-facing functions."""
+"""Operators written in the language, and their array-facing functions.
+
+from tilec import ops
+y = ops.linear(x, ops.quantize(w, "u4"), bias, activation="gelu")
+"""
 
 if __name__ != "tilec.ops":
     raise ImportError(f"{__name__!r} is the source folder of tilec.ops: import that")
+
+from tilec.ops.linear import linear as linear
+from tilec.ops.matmul import matmul as matmul
+from tilec.ops.quantize import quantize as quantize
+from tilec.ops.weight import QuantizedWeight as QuantizedWeight

@@ -6,8 +6,7 @@ Without zeros of its own a weight has its type's: 0 for signed integers and floa
 """
 
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,7 @@ from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout
 from tilec.ir.packing import pack_codes, packed_bytes
-
-Array = np.ndarray[Any, Any]
+from tilec.ops.arrays import NOTHING, Array, in_numpy, to_numpy
 
 
 def default_zero(dtype: DType) -> float:
@@ -82,6 +80,17 @@ class QuantizedWeight:
     def _spread(self, per_group: Array) -> NDArray[np.float32]:
         """One number per group as one per element, [N, K]."""
         return np.repeat(per_group.astype(np.float32), self.group_size, axis=1)[:, : self.shape[1]]
+
+    @cached_property
+    def kernel_scales(self) -> Array:
+        """The scales as kernels take them: [groups, N], in f32 where numpy lacks their dtype."""
+        held = np.ascontiguousarray(self.scales.T)
+        return to_numpy(held, self.scale_dtype) if in_numpy(self.scale_dtype) else held
+
+    @cached_property
+    def kernel_zeros(self) -> Array:
+        """The zeros likewise."""
+        return NOTHING if self.zeros is None else np.ascontiguousarray(self.zeros.T)
 
     def packed(self, layout: Layout) -> NDArray[np.uint8]:
         """The bytes uint8 [ceil(N / bn), ceil(K / bk), layout.nbytes(dtype)] of the weight's transpose in

@@ -1,0 +1,75 @@
+"""Which tiles the products are cut into, per target and problem: data for the kernels, never their meaning.
+
+linear_tiling(16, f16, 128, "sm_90a")       Weighted(bm=16, fragment=mma_b(f16, (128, 128), 4), ...)
+"""
+
+from typing import NamedTuple
+
+from tilec.ir.dtype import DType
+from tilec.ir.layout import Layout, local
+from tilec.ir.layouts import mma_b
+from tilec.ir.target import parse_target
+
+Extent = int | str  # a name: known at the launch
+WARPS = 4
+MMA_ROWS = 16
+
+
+class Dense(NamedTuple):
+    """Tiles of a (bm, bk) and b (bk, bn)."""
+
+    bm: int
+    bn: int
+    bk: int
+    stages: int = 3
+    warps: int = WARPS
+
+
+class Weighted(NamedTuple):
+    """Tiles of x (bm, bk), and the layout in which weights come, over (bk, bn)."""
+
+    bm: int
+    fragment: Layout
+    stages: int = 3
+    warps: int = WARPS
+
+
+def has_threads(target: str) -> bool:
+    """Does the target spread tiles over threads? A GPU that only its driver knows does."""
+    machine = parse_target(target).target
+    return machine is None or machine.needs_layouts
+
+
+def dense_tiling(m: Extent, n: Extent, dtype: DType, target: str) -> Dense:
+    """For a [m, k] @ [k, n]."""
+    if not has_threads(target):
+        return Dense(_rows(m, 1, 64), _rows(n, 8, 128), 128)
+    if dtype.bits == 32:  # no matrix instruction is exact enough
+        return Dense(_rows(m, MMA_ROWS, 64), 64, 16)
+    return Dense(_rows(m, MMA_ROWS, 64), 128 if _large(n) else 64, 64 if _rows(m, 16, 64) < 64 else 32)
+
+
+def linear_tiling(m: Extent, dtype: DType, group: int, target: str) -> Weighted:
+    """For a [m, K] times weights in groups of `group` (0: the whole row)."""
+    if not has_threads(target):
+        return Weighted(_rows(m, 1, 64), local(_steps(group, 128), 64))
+    bm = _rows(m, MMA_ROWS, 64)
+    most = 128 if bm == MMA_ROWS and dtype.bits == 16 else 64 if dtype.bits == 16 else 32
+    return Weighted(bm, mma_b(dtype, (_steps(group, most), 128 if dtype.bits == 16 else 64), WARPS))
+
+
+def _rows(m: Extent, least: int, most: int) -> int:
+    """The power of two that is as large as m, between bounds; an extent known at the launch is large."""
+    rows = least
+    while rows < most and (isinstance(m, str) or rows < m):
+        rows *= 2
+    return rows
+
+
+def _large(n: Extent) -> bool:
+    return isinstance(n, str) or n >= 1024
+
+
+def _steps(group: int, most: int) -> int:
+    """The longest step along K of which a group is made; 32 where no step of 16 or more divides it."""
+    return next((bk for bk in (128, 64, 32, 16) if bk <= most and group % bk == 0), 32)
