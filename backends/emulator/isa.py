@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tilec.backends.emulator import (
+    async_copy,
     atomic,
     barrier,
     bitwise,
@@ -19,7 +20,9 @@ from tilec.backends.emulator import (
     convert,
     floating,
     integer,
+    matrix,
     memory,
+    mma,
     warp,
 )
 from tilec.backends.emulator.decode import Context, Form, Step
@@ -37,7 +40,7 @@ INTEGER = {
     "abs": integer.absolute, "neg": integer.neg, "min": integer.extremum(np.minimum),
     "max": integer.extremum(np.maximum),
 }  # fmt: skip
-TABLES = (integer, bitwise, floating, compare, convert, memory, control, warp, barrier, atomic)
+TABLES = (integer, bitwise, floating, compare, convert, memory, control, warp, barrier, atomic, async_copy, matrix, mma)
 
 
 def by_type(root: str) -> Builder:

@@ -107,11 +107,13 @@ class Machine:
         self.param.data[: len(self.launch.params)] = self.launch.params
 
     def make_parts(self) -> None:
+        from tilec.backends.emulator.async_copy import Copies
         from tilec.backends.emulator.barrier import Barriers
         from tilec.backends.emulator.race import SharedRace
 
         self.race = SharedRace(self)
         self.barriers = Barriers(self)
+        self.copies = Copies(self)
 
     # --- registers
     def make_views(self) -> list[Array]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # a stamp: clock << 32 | pc << 12 | atomic << 11 | agent << 5 | lane
 ATOMIC = 1 << 11
+WRITING, READING = 1, 2  # what an asynchronous operation in flight does with a granule
 
 
 class SharedRace:
@@ -43,21 +44,59 @@ class SharedRace:
         self.read = np.zeros((count if self.on else 0, self.agents), np.int32)
         self.read_pc = np.zeros(count if self.on else 0, np.int32)
         self.known = np.zeros(count if self.init else 0, bool)
+        self.tracks_flight = "async" in m.program.context.features and "async" in checks
+        self.flight = np.zeros(count if self.tracks_flight else 0, np.uint8)  # WRITING, READING
+        self.flight_pc = np.zeros(count if self.tracks_flight else 0, np.int32)
         self.local_known = np.zeros(len(m.local.data) if self.init else 0, bool)
 
     # --- accesses
     def access(self, m: Machine, s: Sel, at: Array, width: int, write: bool, strong: bool) -> None:
-        if not (self.on or self.init):
+        if not (self.on or self.init or self.tracks_flight):
             return
-        granule, lanes = at >> self.shift, lanes_of(s)
-        if width > self.granule:
-            count = width >> self.shift
-            granule = (granule[:, None] + np.arange(count)).reshape(-1)
-            lanes = np.repeat(lanes, count)
+        granule, lanes = self.spread(at, lanes_of(s), width)
+        if self.tracks_flight:
+            self.in_flight(m, lanes, granule, write)
         if self.init:
             self.initialised(m, lanes, granule, write)
         if self.on:
             self.check(m, lanes, granule, write, strong)
+
+    def spread(self, at: Array, lanes: Array, width: int) -> tuple[Array, Array]:
+        """The granules of each lane's bytes, and the lanes repeated to match."""
+        granule = at >> self.shift
+        if width <= self.granule:
+            return granule, lanes
+        count = width >> self.shift
+        return (granule[:, None] + np.arange(count)).reshape(-1), np.repeat(lanes, count)
+
+    # --- asynchronous copies
+    def take_off(self, at: Array, width: int, pc: int, state: int = WRITING) -> None:
+        """Marks bytes as being written (or read) by an asynchronous operation."""
+        if self.tracks_flight:
+            granule, _ = self.spread(at, at, width)
+            self.flight[granule] |= state
+            self.flight_pc[granule] = pc
+
+    def land(self, m: Machine, lanes: Sel, at: Array, width: int, pc: int) -> None:
+        """Copies of these lanes are complete: the data is as new as if the lanes had written it now."""
+        granule, each = self.spread(at, lanes_of(lanes), width)
+        if self.tracks_flight:
+            self.flight[granule] &= ~np.uint8(WRITING)
+        if self.on:
+            own = self.flat_clock[self.own[each]]
+            self.written[granule] = (own << 32) | (pc << 12) | (m.warp[each] << 5) | m.lane[each]
+
+    def in_flight(self, m: Machine, lanes: Array, granule: Array, write: bool) -> None:
+        state = self.flight[granule]
+        bad = (state != 0) if write else (state & WRITING) != 0
+        if not bad.any():
+            return
+        n = int(np.flatnonzero(bad)[0])
+        name, offset = self.name(m, int(granule[n]))
+        other = int(self.flight_pc[granule[n]])
+        verb, doing = "overwrites" if write else "reads", "writing" if state[n] & WRITING else "reading"
+        message = f"{verb} {name} at shared offset {offset} while {m.line_of(other)} is still {doing} it: wait for it first"
+        m.record("async", int(lanes[n]), message, address=SHARED + offset, array=name, other=other, times=int(bad.sum()))
 
     def initialised(self, m: Machine, lanes: Array, granule: Array, write: bool) -> None:
         if write:

@@ -75,7 +75,8 @@ def launch():
         registers = ".reg .b64 %p<8>, %a<16>; .reg .b32 %r<32>; .reg .f32 %f<16>; .reg .pred %q<8>;\n"
         head = f".version 8.7\n.target {target}\n.address_size 64\n"
         ptx = f"{head}.visible .entry k({params})\n{{\n{registers}{loads}mov.u32 %r0, %tid.x;\n{body}\nret;\n}}\n"
+        module = emulator.load(ptx)
         assembled(ptx)
-        return emulator.load(ptx).launch("k", grid, block, args, **options)
+        return module.launch("k", grid, block, args, **options)
 
     return run

@@ -82,3 +82,19 @@ def test_half_pairs():
     expected = (np.tile(a, 250).astype(np.float64) * x + y).astype(np.float16)
     clean(module("basic").launch("half_saxpy", 1, 256, (x, y, a.view(np.uint32)[0], np.int32(250))))
     np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(64, 64, 32), (128, 192, 96), (256, 256, 256)])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_hgemm(m, n, k, seed):
+    """cp.async ring, ldmatrix and mma.sync."""
+    rng = np.random.default_rng(k)
+    a, b = rng.standard_normal((m, k)).astype(np.float16), rng.standard_normal((k, n)).astype(np.float16)
+    c = np.full((m, n), np.nan, np.float16)
+    args = (a, b, c, np.int32(m), np.int32(n), np.int32(k))
+    report = clean(module("hgemm").launch("hgemm", (n // 64, m // 64), 128, args, seed=seed))
+    expected = a.astype(np.float64) @ b.astype(np.float64)
+    assert np.linalg.norm(c - expected) / np.linalg.norm(expected) < 1e-3
+    lines = (FOLDER / "hgemm.ptx").read_text().splitlines()
+    ratios = {t.ratio for line, t in report.metrics.shared.items() if "ldmatrix" in lines[line - 1]}
+    assert ratios == {4.0}  # x4 without conflicts
