@@ -69,10 +69,12 @@ def _floored(w: Writer, element: str, a: str, divisor: str) -> tuple[str, str]:
 
 def shl(w: Writer, dtype: DType, a: str, b: str) -> str:
     """a << b; 0 for amounts of the width or more (a negative one counts as huge)."""
-    element, zero = held(dtype), w.integer(0, held(dtype))
-    far = w.compare("uge", element, b, w.integer(dtype.bits, element))
-    moved = w.op("shl", element, a, w.select(far, element, zero, b))
-    return wrapped(w, w.select(far, element, zero, moved), dtype)
+    element = held(dtype)
+    last = w.integer(int(element[1:]) - 1, element)
+    far = w.compare("ugt", element, b, last)
+    # Not `b` itself where it is far: LLVM's NVPTX would leave the select to shl.b64, which sees 32 bits of b.
+    moved = w.op("shl", element, a, w.call("llvm.umin", element, b, last))
+    return wrapped(w, w.select(far, element, w.integer(0, element), moved), dtype)
 
 
 def shr(w: Writer, dtype: DType, a: str, b: str) -> str:
