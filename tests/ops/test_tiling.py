@@ -1,0 +1,34 @@
+"""Tiles that kernels can take: fragments that are views, steps that groups are made of, rows for every m."""
+
+import pytest
+
+from tilec.ir import dtype as dt
+from tilec.ops.tiling import dense_tiling, has_threads, linear_tiling
+
+TARGETS = ("cpu", "reference", "sm_80", "emulator:sm_90a", "cuda:0")
+ROWS = (1, 2, 16, 17, 33, 64, 1000, "m")
+
+
+def test_who_has_threads():
+    assert [has_threads(t) for t in TARGETS] == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize("m", ROWS)
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("group", [0, 16, 32, 48, 64, 100, 128, 256])
+def test_fragments(m, dtype: str, target: str, group: int):
+    tiling = linear_tiling(m, dt.dtype(dtype), group, target)
+    bk, bn = tiling.fragment.shape
+    assert group % bk == 0 or group % 16
+    assert tiling.fragment.is_bijection and tiling.fragment.slots % 8 == 0  # whole bytes at any width
+    assert tiling.fragment.threads == (32 * tiling.warps if has_threads(target) else 1)
+    assert tiling.bm & (tiling.bm - 1) == 0 and tiling.bm * bn >= 64
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_rows_fit_m(target: str):
+    for tiling in (dense_tiling, lambda m, *rest: linear_tiling(m, rest[1], 128, target)):
+        rows = [tiling(m, 4096, dt.dtype("f16"), target).bm for m in ROWS]
+        assert rows == sorted(rows) and rows[-1] == rows[-2] == 64
+        assert rows[0] == (16 if has_threads(target) else 1)
