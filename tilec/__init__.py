@@ -24,6 +24,7 @@ if not (_here / "ir").is_dir():  # a checkout: the rooms lie beside this folder,
 from tilec.arrays import Array as Array
 from tilec.arrays import Tiles as Tiles
 from tilec.compiled import Compiled as Compiled
+from tilec.ir import debug as _debug
 from tilec.ir import layouts as layouts
 from tilec.ir.dtype import _OWN_NAMES, DType
 from tilec.ir.dtype import dtype as dtype
@@ -81,6 +82,7 @@ from tilec.specialise import dim as dim
 from tilec.values import Tile as Tile
 
 __version__ = "0.1.0"
+debug = _debug.at
 
 
 def pack(codes: Any, dtype: Any) -> Any:

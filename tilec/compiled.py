@@ -30,6 +30,15 @@ from tilec.ir.tile import ArrayType, Type
 from tilec.places import Emulated, Program, Reference, runner_of
 
 
+@dataclass(frozen=True)
+class Resources:
+    """Registers and spilled bytes of a thread, shared memory of a block."""
+
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+
+
 class Compiled:
     """What `kernel.compile` gives. Callable with arrays that fit the types it was compiled for."""
 
@@ -107,14 +116,13 @@ class Compiled:
     @cached_property
     def sass(self) -> str:
         """The GPU's machine code; needs ptxas and nvdisasm."""
-        from tilec.backends.ptx.assemble import sass
+        return str(self._of("sass", "SASS", "sm_90a"))
 
-        return sass(self._of("assembled", "SASS", "sm_90a").cubin)
-
-    @property
-    def resources(self) -> Any:
-        """.registers .spill_bytes .shared_bytes, of a thread and a block; needs ptxas."""
-        return self._of("assembled", "resources", "sm_90a")
+    @cached_property
+    def resources(self) -> Resources:
+        """What a thread and a block take; needs ptxas."""
+        usage = self._of("assembled", "resources", "sm_90a")
+        return Resources(usage.registers, usage.spill_bytes, usage.shared_bytes + self.code.shared_bytes)
 
     def _of(self, name: str, what: str, other: str) -> Any:
         if not hasattr(type(self.code), name) and not hasattr(self.code, name):
@@ -130,7 +138,7 @@ class Compiled:
         if place.runner == "reference":
             return Reference(self.func)
         if place.runner == "emulator":
-            return Emulated(self.func, self.ptx)
+            return Emulated(self.code)
         program: Program = self.code
         return program
 

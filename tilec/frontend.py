@@ -163,13 +163,9 @@ def trace(
     with trace_into(tracer):
         _read(frame)
     tracer.root.open = False
-    return Func(
-        definition.name,
-        args,
-        Block((), tuple(tracer.root.instructions)),
-        dict(schedule),
-        code.loc(code.node.lineno),
-    )
+    body = Block((), tuple(tracer.root.instructions))
+    words = {**schedule, "alias": tuple(sorted(definition.alias))} if definition.alias else dict(schedule)
+    return Func(definition.name, args, body, words, code.loc(code.node.lineno))
 
 
 def _held(arg: Arg, tracer: Tracer) -> Array | Tile:

@@ -18,6 +18,7 @@ import numpy as np
 from tilec.arguments import Static, argument_type, bind, checked, constant_key, fast_key
 from tilec.compiled import Compiled, Launch
 from tilec.frontend import Definition, constants_of, define, trace
+from tilec.ir import debug
 from tilec.ir.errors import TilecError
 from tilec.ir.tile import Type
 from tilec.places import current_target, runner_of
@@ -102,7 +103,8 @@ class Kernel:
                 key = (target, types, chosen)
                 try:
                     if key not in self._compiled:
-                        func = trace(self.definition, types, values, schedule)
+                        with debug.stage("front end"):
+                            func = trace(self.definition, types, values, schedule)
                         self._compiled[key] = Compiled(self.definition, func, target)
                     return self._compiled[key]
                 except Respecialise as wanted:

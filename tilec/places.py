@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from tilec.ir.run import Memory, run
 from tilec.ir.signature import Slot, signature
 from tilec.ir.target import Place, parse_target
 from tilec.ir.tile import ArrayType
+
+if TYPE_CHECKING:
+    from tilec.backends.ptx import PtxKernel
 
 DEFAULT = "cpu"
 _target: ContextVar[str] = ContextVar("tilec_target", default=DEFAULT)
@@ -83,12 +86,13 @@ class Reference:
 class Emulated:
     """Compiled PTX, run and checked on numpy; a finding raises TilecError with its report."""
 
-    def __init__(self, func: Func, ptx: str) -> None:
+    def __init__(self, code: PtxKernel) -> None:
         from tilec.backends.emulator import load
 
-        self.func = func
-        self.slots = signature(func)
-        self.module = load(ptx)
+        self.code = code
+        self.func = code.func
+        self.slots = signature(code.func)
+        self.module = load(code.ptx)
 
     def launch(self, args: Sequence[Any], blocks: int) -> None:
         buffers = [
@@ -96,7 +100,7 @@ class Emulated:
             for arg, param in zip(args, self.func.params, strict=True)
         ]
         words = [machine_word(slot, args, buffers) for slot in self.slots]
-        report = self.module.launch(self.func.name, blocks, self.func.warps * 32, words)
+        report = self.module.launch(self.func.name, blocks, self.code.threads, words, self.code.shared_bytes)
         report.raise_if_any()
 
 

@@ -61,9 +61,9 @@ def code_of(function: FunctionType) -> Code:
         code = function.__code__
         raise TilecError(
             f"the source of {function.__qualname__} cannot be read "
-            f"({code.co_filename}, line {code.co_firstlineno}): a kernel is compiled from its text, so write it "
-            "in a file or a notebook cell, not at a prompt or in exec; and if the file was edited after it was "
-            "imported, import it again"
+            f"({code.co_filename}, line {code.co_firstlineno}): a kernel is compiled from its text, so "
+            "write it in a file or a notebook cell, not at a prompt or in exec; and if the file was edited "
+            "after it was imported, import it again"
         )
     return found
 

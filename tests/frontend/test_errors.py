@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one case a line
 """Every message of the front end: a kernel of a few lines, what it says, and at which line."""
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ def test_strided_views(n: int) -> None:
 
 @tc.kernel
 def sum_until(x: tc.Array, out: tc.Array, limit: tc.f32):
-    """while, if, and numbers that turn into scalars: the length of the first run whose sum reaches a limit."""
+    """while, if, and numbers that turn into scalars: how many elements it takes to reach a limit."""
     tc.blocks(1)
     total, count = 0.0, 0
     while (total < limit) and (count < x.shape[0]):
