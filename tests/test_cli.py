@@ -1,0 +1,265 @@
+"""The command line: every command, and every way to use it wrongly."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tilec as tc
+from tilec.__main__ import main
+from tilec.checking import Outcome, check, told
+from tilec.doctor import tried
+from tilec.scripts import first_call
+from tilec.show import evaluated, parsed
+
+ROOT = Path(__file__).parents[1]
+KERNEL = '''"""A script."""
+import numpy as np
+import tilec as tc
+
+
+@tc.kernel
+def scale(x: tc.Array, y: tc.Array, alpha: tc.f32, *, block=64):
+    X, Y = x.tiles((block,)), y.tiles((block,))
+    i = tc.blocks(*Y.shape)
+    Y[i] = X[i] * alpha
+
+
+@tc.kernel
+def crowd(x: tc.Array, y: tc.Array):
+    """Every block writes the same element."""
+    i = tc.blocks(x.shape[0])
+    y.store(0, x.load(i, 1))
+
+
+@tc.kernel
+def idle(x: tc.Array):
+    tc.blocks(1)
+
+
+'''
+CALL = """
+if __name__ == "__main__":
+    x = np.ones(100, np.float32)
+    y = np.zeros(100, np.float32)
+    print("before")
+    scale(x, y, 2.0)
+    print("after")
+"""
+CLEAN = CALL + "    assert (y == 2).all()\n"
+CROWDED = CALL.replace("scale(x, y, 2.0)", "crowd(x, y); crowd(x, y)")
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Any:
+    def write(end: str = CLEAN) -> Path:
+        path = tmp_path / "script.py"
+        path.write_text(KERNEL + end)
+        return path
+
+    return write
+
+
+Output = pytest.CaptureFixture[str]
+
+
+def fails(capsys: Output, *arguments: str) -> str:
+    """What a command that ends with 1 says."""
+    assert main(arguments) == 1
+    printed = capsys.readouterr()
+    assert not printed.out
+    return printed.err
+
+
+# Wrong use.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((), "the following arguments are required: COMMAND"),
+        (("sing",), "invalid choice: 'sing'"),
+        (("show", "a.py:b", "--stage", "c"), "argument --stage: invalid choice: 'c'"),
+        (("show", "a.py:b", "--set", "bm"), "expected NAME=VALUE, found 'bm'"),
+        (("bench", "compile", "--runs", "0"), "expected a number of 1 or more, found '0'"),
+    ],
+)
+def test_wrong_use(arguments: tuple[str, ...], text: str, capsys: Output) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "tilec", "bench"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "tilec: bench takes a name; there is compile\n")
+
+
+def test_help_imports_little() -> None:
+    code = "import sys; from tilec.__main__ import parser; parser(); print('llvmlite' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+# demo
+
+
+def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tilec.ops import demo
+
+    called = []
+    monkeypatch.setattr(demo, "main", lambda: called.append(True))
+    assert main(["demo"]) == 0
+    assert called
+
+
+# show
+
+
+@pytest.mark.parametrize(
+    ("stage", "text"),
+    [("ir", "scale"), ("llvm", "define"), ("ptx", ".visible .entry scale"), ("sass", "EXIT")],
+)
+def test_show_what_a_script_calls(stage: str, text: str, script: Any, capsys: Output) -> None:
+    if stage == "sass":
+        pytest.importorskip("nvidia")
+    assert main(["show", f"{script()}:scale", "--stage", stage, "--target", "sm_80"]) == 0
+    printed = capsys.readouterr()
+    assert text in printed.out
+    assert printed.err == "before\n", "the script stops at the call, and prints elsewhere"
+
+
+def test_show_specifications(script: Any, capsys: Output) -> None:
+    path = script("")
+    assert main(["show", f"{path}:scale", "--specs", "f32[n:4] f32[n]", "--set", "block=128"]) == 0
+    wide = capsys.readouterr().out
+    assert ".target sm_90a" in wide and "ld.global.v4" in wide.replace("ld.global.nc.v4", "ld.global.v4")
+    assert main(["show", f"{path}:scale", "--specs", "f32[n], f32[n], f32"]) == 0
+    assert ".v4" not in capsys.readouterr().out
+
+
+def test_show_the_cpu(script: Any, capsys: Output) -> None:
+    assert main(["show", f"{script()}:scale", "--target", "cpu", "--stage", "asm"]) == 0
+    assert "ret" in capsys.readouterr().out
+
+
+def test_specifications() -> None:
+    m, k, alpha = parsed("f16[m, k:8] u4[16,k] f32")
+    assert repr(m) == repr(tc.Spec("f16", ("m", tc.dim("k", multiple=8))))
+    assert repr(k) == repr(tc.Spec("u4", (16, "k")))
+    assert alpha == 0.0 and isinstance(alpha, float)
+    assert parsed("i32") == (0,)
+
+
+@pytest.mark.parametrize("text", ["", "f16[m", "f16[m:]", "f16[]", "f16 [m] ]", "f16[-1]", "f16[m;n]"])
+def test_specifications_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(tc.TilecError, match=r"--specs cannot be read: expected one entry per argument"):
+        parsed(text)
+
+
+def test_constants() -> None:
+    assert [evaluated("x", text) for text in ("64", "(8, 8)", "True")] == [64, (8, 8), True]
+    assert evaluated("x", "u4") == evaluated("x", "tc.u4") == tc.u4
+    with pytest.raises(tc.TilecError, match=r"--set x=y cannot be evaluated: name 'y' is not defined"):
+        evaluated("x", "y")
+
+
+def test_show_says_what_is_missing(script: Any, tmp_path: Path, capsys: Output) -> None:
+    path = script()
+    assert "show takes FILE:KERNEL, as in matmul.py:matmul, found 'scale'" in fails(capsys, "show", "scale")
+    assert f"there is no file {tmp_path}/no.py" in fails(capsys, "show", f"{tmp_path}/no.py:scale")
+    said = fails(capsys, "show", f"{path}:scales", "--specs", "f32[n]")
+    assert f"{path} has no kernel scales; it has scale, crowd, idle" in said
+    said = fails(capsys, "show", f"{path}:idle", "--target", "sm_80")
+    assert "ran to its end without calling idle: it called scale" in said
+    said = fails(capsys, "show", f"{path}:scale", "--target", "sm_81")
+    assert "no target 'sm_81'" in said
+
+
+def test_scripts_that_call_nothing_or_fail(script: Any) -> None:
+    with pytest.raises(tc.TilecError, match="without calling a kernel of its own: it called no kernel"):
+        first_call(script(""))
+    with pytest.raises(tc.TilecError, match=r"failed before it called scale: ZeroDivisionError"):
+        first_call(script("1 / 0"), "scale")
+    with pytest.raises(tc.TilecError, match=r"failed before it called scale: SystemExit\(3\)"):
+        first_call(script("raise SystemExit(3)"), "scale")
+
+
+# check
+
+
+def test_check_finds_nothing(script: Any, capsys: Output) -> None:
+    assert main(["check", str(script())]) == 0
+    assert capsys.readouterr().out.endswith("checked 1 launch on emulator:sm_80: no findings\n")
+
+
+def test_check_finds_a_race_at_its_line(script: Any, capsys: Output) -> None:
+    path = script(CROWDED)
+    assert main(["check", str(path)]) == 1
+    printed = capsys.readouterr().out
+    line = 1 + path.read_text().splitlines().index("    y.store(0, x.load(i, 1))")
+    assert f"{path}:{line}: crowd: global-race" in printed
+    assert "after" in printed, "the script goes on"
+    assert re.search(r"checked 2 launches on emulator:sm_80: [1-9]\d* findings?\n$", printed)
+
+
+def test_check_tells_of_scripts_that_fail(script: Any) -> None:
+    outcome = check(script("1 / 0"), "emulator:sm_80")
+    assert outcome.failed and "ZeroDivisionError" in outcome.error
+    outcome = check(script("scale(np.ones(3), np.ones(3), 1.0)"), "emulator:sm_80")
+    assert outcome.failed and "X[i] * alpha" in outcome.error
+    outcome = check(script("raise SystemExit(2)"), "emulator:sm_80")
+    assert outcome.failed and "ended with 2" in outcome.error
+
+
+def test_check_needs_a_launch(script: Any) -> None:
+    path = script("")
+    outcome = check(path, "emulator:sm_80")
+    assert outcome.failed
+    assert told(path, "emulator:sm_80", outcome) == (
+        f"{path} launched no kernel on emulator:sm_80: there was nothing to check"
+    )
+    assert not Outcome(launches=1).failed
+
+
+# bench and doctor
+
+
+def test_bench_says_what_there_is(capsys: Output) -> None:
+    assert fails(capsys, "bench", "speed") == "tilec: no such bench: 'speed'; there is compile\n"
+    assert fails(capsys, "bench") == "tilec: bench takes a name; there is compile\n"
+
+
+def test_bench_compile(script: Any, capsys: Output) -> None:
+    assert main(["bench", "compile", str(script()), "--runs", "1", "--target", "sm_80"]) == 0
+    head, row, foot = capsys.readouterr().out.splitlines()
+    assert head.split() == ["milliseconds", "for", "sm_80", "trace", "passes", "emit", "llvm", "ptxas", "sum"]
+    assert row.startswith("script.py:scale") and len(row.split()) == 7
+    assert foot.startswith("medians of 1 run")
+
+
+def test_bench_without_examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Output) -> None:
+    monkeypatch.setattr("tilec.bench.EXAMPLES", tmp_path)
+    assert "there is no folder examples/ beside this tilec" in fails(capsys, "bench", "compile")
+
+
+def test_doctor(capsys: Output) -> None:
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "\nok numpy " in printed and '\nok run: cpu        kernels run on "cpu"' in printed
+    assert printed.endswith("tilec works here.\n")
+
+
+def test_doctor_names_what_fails(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    def broken() -> str:
+        raise OSError("no such library\nand more")
+
+    assert str(tried("run: cpu", broken)) == "NO run: cpu        no such library"
+    assert str(tried("assemble", broken)) == "-- assemble        no such library"
+    monkeypatch.setattr("tilec.doctor.ATTEMPTS", {"run: cpu": broken})
+    assert main(["doctor"]) == 1
+    assert "tilec does not work here: see the lines marked NO." in capsys.readouterr().out

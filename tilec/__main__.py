@@ -1,0 +1,144 @@
+"""The command line: `tilec`, or `python -m tilec`.
+
+tilec demo                                      digits read with weights of 8 bits to 1
+tilec show matmul.py:matmul --stage ptx         a kernel's text at any stage
+tilec check matmul.py                           a script's kernels on the emulator
+tilec bench compile                             what a compile costs
+tilec doctor                                    what is installed, what works
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from tilec.ir.errors import TilecError
+
+SPECS = '"f16[m, k:8] f16[k:8, 4096] f16[m, 4096] f32"'
+BENCHES = ("compile",)
+
+
+def demo(options: Namespace) -> int:
+    """Runs the demo, which lives a floor above: it calls the ops."""
+    import_module("tilec.ops.demo").main()
+    return 0
+
+
+def show(options: Namespace) -> int:
+    """Prints a kernel's text at one stage."""
+    from tilec.show import show
+
+    print(show(options.kernel, options.stage, options.target, options.specs, dict(options.set)))
+    return 0
+
+
+def check(options: Namespace) -> int:
+    """Runs a script on the emulator; 1 where something is wrong with it."""
+    from tilec.checking import check, told
+
+    outcome = check(options.file, options.target)
+    print(told(options.file, options.target, outcome))
+    return 1 if outcome.failed else 0
+
+
+def bench(options: Namespace) -> int:
+    """Measures something, and prints a table."""
+    from tilec.bench import compile_times
+
+    if options.name not in BENCHES:
+        found = f"no such bench: {options.name!r}" if options.name else "bench takes a name"
+        raise TilecError(f"{found}; there is {', '.join(BENCHES)}")
+    for line in compile_times(options.files, options.target, options.runs):
+        print(line, flush=True)
+    return 0
+
+
+def doctor(options: Namespace) -> int:
+    """Says what is there; 1 where something is missing without which nothing works."""
+    from tilec.doctor import diagnosis
+
+    good = True
+    for finding in diagnosis():
+        print(finding, flush=True)
+        good &= finding.good or not finding.needed
+    print("tilec works here." if good else "tilec does not work here: see the lines marked NO.")
+    return 0 if good else 1
+
+
+def parser() -> ArgumentParser:
+    """All commands and what they take."""
+    top = ArgumentParser(prog="tilec", description="A tile-level GPU kernel language, and its compiler.")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[Namespace], int], text: str) -> ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        return made
+
+    command("demo", demo, "Reads handwritten digits with weights of 8 bits to 1, then shows a kernel's PTX.")
+    _show_options(command("show", show, "Prints the text of a kernel at one stage of its compilation."))
+    _check_options(command("check", check, "Runs a script's kernels on the emulator; prints what is wrong."))
+    _bench_options(command("bench", bench, "Measures something, and prints a table."))
+    command("doctor", doctor, "Says what is installed, and what works as a consequence.")
+    return top
+
+
+def _show_options(made: ArgumentParser) -> None:
+    made.add_argument("kernel", metavar="FILE:KERNEL", help="a kernel in a file: matmul.py:matmul")
+    made.add_argument("--stage", choices=("ir", "llvm", "ptx", "sass", "asm"), default="ptx")
+    made.add_argument("--target", default="sm_90a", help="sm_80, sm_90a, cpu, ... (%(default)s)")
+    made.add_argument(
+        "--specs",
+        help=f"what to compile for, one entry per argument: {SPECS}; without it FILE is run, and "
+        "the kernel is compiled for what it is first called with",
+    )
+    made.add_argument(
+        "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE",
+        help="a constant of the kernel: --set bm=64 --set warps=8",
+    )  # fmt: skip
+
+
+def _check_options(made: ArgumentParser) -> None:
+    made.add_argument("file", metavar="FILE", type=Path, help="a script that calls kernels with numpy arrays")
+    made.add_argument("--target", default="emulator:sm_80", help="the emulated GPU (%(default)s)")
+
+
+def _bench_options(made: ArgumentParser) -> None:
+    made.add_argument("name", metavar="NAME", nargs="?", help=f"what to measure: {', '.join(BENCHES)}")
+    made.add_argument("files", metavar="FILE", nargs="*", type=Path, help="scripts (those of examples/)")
+    made.add_argument("--target", default="sm_90a", help="(%(default)s)")
+    made.add_argument("--runs", type=_positive, default=5, help="how often to measure (%(default)s)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"expected a number of 1 or more, found {text!r}")
+    return int(text)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier() or not value:
+        raise ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
+    return name, value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; its exit status. A TilecError is printed, and gives 1."""
+    options = parser().parse_args(arguments)
+    run: Callable[[Namespace], int] = options.run
+    try:
+        return run(options)
+    except TilecError as error:
+        print(f"tilec: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # what we print to has read enough: tilec show ... | head
+        sys.stderr.close()
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
