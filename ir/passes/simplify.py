@@ -1,0 +1,122 @@
+"""Fewer instructions of the same meaning: equations, constants folded, equal values computed once, dead code
+gone.
+
+    x * 1 + (2 + 3)     x + 5
+Equations are in tilec.ir.passes.identities; here is what needs to see more than one expression. Bits stay as
+they are, but for dot(a, b, 0) + c, whose sums may be made in any order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tilec.ir.dead import dce
+from tilec.ir.func import Func, Inst, Value, field_names
+from tilec.ir.inst import arith
+from tilec.ir.inst.arith import Add, Full, Math
+from tilec.ir.inst.control import For, If, While
+from tilec.ir.inst.mma import Dot
+from tilec.ir.passes.identities import is_exactly, number, rewritten
+from tilec.ir.rewrite import Emit, Rewritten, inline, rebuild, uses
+from tilec.ir.run import State
+from tilec.ir.target import Target
+
+ROUNDS = 8  # of all rules; two or three are usual
+
+
+def simplify(func: Func, target: Target) -> Func:
+    """The function after all rules, until none applies. Every target takes part."""
+    for _ in range(ROUNDS):
+        before, func = func, dce(rebuild(func, _Round(func)))
+        if func is before:
+            break
+    return func
+
+
+class _Round:
+    """One walk: a visit that also remembers which pure values stand where."""
+
+    def __init__(self, func: Func) -> None:
+        self.uses = uses(func)
+        self.seen: dict[tuple[Any, ...], Inst] = {}
+
+    def __call__(self, inst: Inst, emit: Emit) -> Rewritten:
+        if inst.blocks:
+            return settled(inst, emit)
+        value = self._simpler(inst, emit)
+        if not isinstance(value, Inst) or not value.pure or emit.visible(value):
+            return None if value is inst else value
+        first = self.seen.get(key := _key(value))
+        if first is not None and emit.visible(first):
+            return first
+        self.seen[key] = value
+        return None if value is inst else value
+
+    def _simpler(self, inst: Inst, emit: Emit) -> Value:
+        value: Value = inst
+        while isinstance(value, Inst) and not emit.visible(value):
+            found = rewritten(value) or folded(value) or self.dot_takes_the_sum(value, emit)
+            if found is None:
+                break
+            value = found
+        return value
+
+    def dot_takes_the_sum(self, inst: Inst, emit: Emit) -> Value | None:
+        """dot(a, b, 0) + c, c + dot(a, b, 0) -> dot(a, b, c), if nobody else wants the product"""
+        if not isinstance(inst, Add) or not isinstance(emit.old, Add):
+            return None
+        for dot, c, old in ((inst.a, inst.b, emit.old.a), (inst.b, inst.a, emit.old.b)):
+            if isinstance(dot, Dot) and number(dot.c) == 0 and len(self.uses.get(old, ())) == 1:
+                return replace(dot, c=c, loc=inst.loc)
+        return None
+
+
+def _key(inst: Inst) -> tuple[Any, ...]:
+    return (type(inst), *(_part(getattr(inst, name)) for name in field_names(type(inst))))
+
+
+def _part(v: Any) -> Any:
+    """What tells two fields apart: 0.0 and -0.0 are equal in Python, and two NaNs are not."""
+    if isinstance(v, tuple):
+        return tuple(map(_part, v))
+    return repr(v) if isinstance(v, float) else v
+
+
+def folded(inst: Inst) -> Value | None:
+    """An elementwise instruction on constants -> the constant that its meaning gives (NaN is left to the
+    runner)
+    """
+    operands = inst.operands
+    if not operands or not all(isinstance(v, Full) for v in operands) or not is_elementwise(inst):
+        return None
+    scalars = [np.asarray(v.value, v.dtype.reference) for v in operands if isinstance(v, Full)]
+    with np.errstate(all="ignore"):
+        value = np.asarray(inst.meaning(State(), *scalars)).item()
+    tile = inst.tile
+    return None if value != value else Full(value, tile.dtype, tile.shape, tile.layout, loc=inst.loc)
+
+
+def is_elementwise(inst: Inst) -> bool:
+    """Whether each element of the result comes from the same element of the operands alone."""
+    return type(inst).__module__ == arith.__name__ and not (isinstance(inst, Math) and inst.approx)
+
+
+# Control.
+
+
+def settled(inst: Inst, emit: Emit) -> Rewritten:
+    """Loops and branches of which constants decide the course: the instructions that run."""
+    match inst:
+        case If(Full(condition), then, orelse):
+            return inline(then if condition else orelse, (), emit)
+        case While(init, condition) if is_exactly(condition.results[0], False):
+            return init
+        case For(Full(start), Full(stop), Full(step), init, body):
+            trips = max(0, -(-(int(stop) - int(start)) // int(step)))
+            if trips == 0:
+                return init
+            return inline(body, (inst.start, *init), emit) if trips == 1 else None
+    return None
