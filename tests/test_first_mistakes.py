@@ -84,7 +84,9 @@ def test_transposed_or_short_b(b: Array) -> None:
 
 
 def test_output_not_allocated() -> None:
-    fails(lambda: scale.meaning(f32(10), None, 2.0), "out takes an array, found NoneType", "allocate the output")
+    fails(
+        lambda: scale.meaning(f32(10), None, 2.0), "out takes an array, found NoneType", "allocate the output"
+    )
 
 
 def test_output_of_the_wrong_dtype() -> None:
@@ -183,7 +185,8 @@ def test_tile_numbers_and_element_offsets() -> None:
 def test_num_warps() -> None:
     a = f32(32, 32)
     fails(
-        lambda: matmul.meaning(a, a, a.copy(), num_warps=8), "matmul has no constant num_warps; did you mean warps?"
+        lambda: matmul.meaning(a, a, a.copy(), num_warps=8),
+        "matmul has no constant num_warps; did you mean warps?",
     )
 
 

@@ -172,25 +172,28 @@ def data_of(x: Array | PackedArray) -> Array:
     return np.asarray(x.bytes) if isinstance(x, PackedArray) else x
 
 
-def check_fits(definition: Definition, types: Sequence[Type], args: Sequence[Any]) -> None:
+def check_fits(definition: Definition, types: Sequence[Type], held: Sequence[Any]) -> None:
     """Arguments of code compiled beforehand: every extent, stride and alignment that it counts on."""
     known: dict[str, int] = {}
-    for param, kind, x in zip(definition.params, types, args, strict=True):
-        if isinstance(kind, ArrayType):
-            _check_array(param.name, kind, x, known)
+    arrays = [(p.name, kind, x) for p, kind, x in zip(definition.params, types, held, strict=True)
+              if isinstance(kind, ArrayType)]  # fmt: skip
+    for name, kind, x in arrays:
+        found = array_type(x, name)
+        if found.dtype != kind.dtype or found.rank != kind.rank or found.packed != kind.packed:
+            raise TilecError(f"{name} was compiled for {kind}, found {found.dtype.name}{list(x.shape)}")
+        for axis, extent in enumerate(kind.shape):
+            _check_extent(f"axis {axis} of {name}", extent, x.shape[axis], known)
+    for name, kind, x in arrays:
+        _check_place(name, kind, x, known)
 
 
-def _check_array(name: str, kind: ArrayType, x: Any, known: dict[str, int]) -> None:
-    found = array_type(x, name)
-    if found.dtype != kind.dtype or found.rank != kind.rank or found.packed != kind.packed:
-        raise TilecError(f"{name} was compiled for {kind}, found {found.dtype.name}{list(x.shape)}")
-    for axis in range(kind.rank):
-        _check_extent(f"axis {axis} of {name}", kind.shape[axis], x.shape[axis], known)
+def _check_place(name: str, kind: ArrayType, x: Any, known: dict[str, int]) -> None:
+    """Strides (of axes that have any) and the address."""
+    for axis, stride in enumerate(kind.strides):
         if x.shape[axis] > 1:
-            _check_extent(
-                f"the stride of axis {axis} of {name}", kind.strides[axis], element_strides(x)[axis], known
-            )
-    if alignment(data_of(x)) % kind.align and data_of(x).size:
+            _check_extent(f"the stride of axis {axis} of {name}", stride, element_strides(x)[axis], known)
+    data = data_of(x)
+    if alignment(data) < min(kind.align, WIDEST) and data.size:
         raise TilecError(
             f"{name} was compiled for an alignment of {kind.align} bytes, which its first element lacks"
         )

@@ -51,7 +51,8 @@ def rebuilt(path: str, value: Any, new: Rebuild) -> Any:
         return new(path, value)
     made = [rebuilt(each, child, new) for each, child in inner]
     if isinstance(value, tuple):
-        return value._make(made) if hasattr(value, "_fields") else tuple(made)
+        named: Any = value
+        return named._make(made) if hasattr(value, "_fields") else tuple(made)
     if isinstance(value, list):
         return made
     if isinstance(value, dict):
