@@ -190,9 +190,9 @@ def written_arrays(func: Func) -> frozenset[Value]:
 
 def root(array: Value) -> Value:
     """The parameter or allocation that a view of an array looks at."""
-    from tilec.ir.inst.memory import ArrayReshape, ArraySlice
+    from tilec.ir.inst.memory import ArrayReshape, ArraySlice, Stage
 
-    while isinstance(array, ArraySlice | ArrayReshape):
+    while isinstance(array, ArraySlice | ArrayReshape | Stage):
         array = array.array
     return array
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 from tilec.backends import emit
 from tilec.backends.ptx import approx, memory, mma, moves, reduce
 from tilec.backends.ptx.elementwise import elementwise
-from tilec.backends.ptx.emitter import ArrayRef, Fragment
+from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token
 from tilec.backends.ptx.threads import per_thread
 from tilec.backends.writer import held
 from tilec.ir import dtype as dt
 from tilec.ir.errors import TilecError
-from tilec.ir.func import Block, Inst, Item, Value
+from tilec.ir.func import Block, Inst, Item, Value, root
 from tilec.ir.inst import arith, control, shape, sync
 from tilec.ir.inst import memory as mem
 from tilec.ir.inst import mma as products
 from tilec.ir.inst import reduce as reductions
-from tilec.ir.tile import TileType
+from tilec.ir.tile import TileType, TokenType, Type
 
 if TYPE_CHECKING:
     from tilec.backends.ptx.elementwise import elementwise
@@ -85,18 +85,28 @@ def _size(e: Emitter, inst: mem.Size) -> str:
 
 def _alloc(e: Emitter, inst: mem.Alloc) -> ArrayRef:
     assert inst.offset is not None, "shared memory is planned before code is written"
-    kind = inst.array_type
-    strides = tuple(int(s) for s in kind.strides if isinstance(s, int))
     with e.at_entry():
         base = e.let(f"getelementptr i8, ptr addrspace(3) @shared, i32 {inst.offset}")
-    return ArrayRef(base, inst.shape, strides)
+    return _dense(inst, base)
+
+
+def _stage(e: Emitter, inst: mem.Stage) -> ArrayRef:
+    """One buffer of a ring: its base moves, everything within it stays where it is."""
+    ring = root(inst.array)
+    assert isinstance(ring, mem.Alloc), "rings are allocations"
+    moved = e.let(f"mul nuw nsw i32 {e.scalar(inst.index)}, {ring.stage_bytes}")
+    base = e.let(f"getelementptr i8, ptr addrspace(3) {e.array(inst.array).base}, i32 {moved}")
+    return _dense(inst, base, moving=True)
+
+
+def _dense(inst: Inst, base: str, moving: bool = False) -> ArrayRef:
+    kind = inst.array_type
+    extents, strides = (tuple(int(n) for n in ns if isinstance(n, int)) for ns in (kind.shape, kind.strides))
+    return ArrayRef(base, extents, strides, moving=moving)
 
 
 def _array_reshape(e: Emitter, inst: mem.ArrayReshape) -> ArrayRef:
-    kind = inst.array_type
-    return ArrayRef(
-        e.array(inst.array).base, inst.shape, tuple(int(s) for s in kind.strides if isinstance(s, int))
-    )
+    return _dense(inst, e.array(inst.array).base)
 
 
 def _block_index(e: Emitter, inst: sync.BlockIndex) -> str:
@@ -153,12 +163,17 @@ def _print(e: Emitter, inst: sync.Print) -> None:
 
 
 def _names(value: Any) -> list[str]:
-    """The registers of a carried value."""
-    return list(value.slots) if isinstance(value, Fragment) else [value]
+    """The registers of a carried value; a token has none."""
+    if isinstance(value, Fragment):
+        return list(value.slots)
+    return [] if isinstance(value, Token) else [value]
 
 
-def _like(kind: TileType, names: list[str]) -> Any:
+def _like(kind: Type, names: list[str]) -> Any:
     """A carried value made of registers."""
+    if isinstance(kind, TokenType):
+        return Token()
+    assert isinstance(kind, TileType), "loops carry tiles and tokens"
     if kind.rank == 0:
         return names[0]
     assert kind.layout is not None, "the layout pass gives every tile a layout"
@@ -168,10 +183,10 @@ def _like(kind: TileType, names: list[str]) -> Any:
 class _Phis:
     """Phis of carried values, written when what comes along every edge is known."""
 
-    def __init__(self, e: Emitter, types: Sequence[TileType]) -> None:
+    def __init__(self, e: Emitter, types: Sequence[Type]) -> None:
         self.e, self.types = e, types
         self.edges: list[tuple[str, list[str]]] = []
-        counts = [kind.layout.slots if kind.layout else 1 for kind in types]
+        counts = [_registers(kind) for kind in types]
         self.names = [[e.writer.label("%phi") for _ in range(n)] for n in counts]
         self.at = len(e.writer.lines)
 
@@ -185,7 +200,8 @@ class _Phis:
 
     def write(self) -> None:
         """Puts the phis where this object was made: right after its block's label."""
-        kinds = [held(kind.dtype) for kind, names in zip(self.types, self.names, strict=True) for _ in names]
+        kinds = [held(kind.dtype) for kind, names in zip(self.types, self.names, strict=True)
+                 if isinstance(kind, TileType) for _ in names]  # fmt: skip
         flat = [name for names in self.names for name in names]
         lines = []
         for i, (name, kind) in enumerate(zip(flat, kinds, strict=True)):
@@ -194,8 +210,14 @@ class _Phis:
         self.e.writer.lines[self.at : self.at] = lines
 
 
-def _types(values: Sequence[Value]) -> list[TileType]:
-    return [v.tile for v in values]
+def _registers(kind: Type) -> int:
+    if not isinstance(kind, TileType):
+        return 0
+    return kind.layout.slots if kind.layout else 1
+
+
+def _types(values: Sequence[Value]) -> list[Type]:
+    return [v.type for v in values]
 
 
 def _for(e: Emitter, inst: control.For) -> tuple[Any, ...]:
@@ -265,11 +287,13 @@ HANDLERS: dict[type[Inst], Callable[..., Any]] = {
     shape.Reshape: moves.reshape, shape.Permute: moves.same_slots, shape.Broadcast: moves.broadcast,
     shape.Extract: moves.extract, shape.Stack: moves.stack, shape.Convert: moves.convert,
     shape.Annotate: _same, shape.View: moves.view,
-    reductions.Reduce: reduce.reduce, reductions.Partial: reduce.reduce, reductions.ArgReduce:
-    reduce.arg_reduce, products.Dot: mma.dot, mem.Size: _size, mem.ArraySlice: memory.array_slice, mem.Alloc:
-    _alloc, mem.ArrayReshape: _array_reshape, mem.Load: memory.load, mem.Store: memory.store, mem.Gather:
-    memory.gather, mem.Scatter: memory.scatter, mem.Atomic: memory.atomic, mem.Copy: memory.copy, mem.Wait:
-    memory.wait, sync.BlockIndex: _block_index, sync.Barrier: _barrier, sync.Require: _nothing,
-    sync.Breakpoint: _nothing, sync.Assert: _assert, sync.Print: _print, control.For: _for, control.While:
-    _while, control.If: _if, Item: _item,
+    reductions.Reduce: reduce.reduce, reductions.Partial: reduce.reduce,
+    reductions.ArgReduce: reduce.arg_reduce, products.Dot: mma.dot,
+    mem.Size: _size, mem.ArraySlice: memory.array_slice, mem.Alloc: _alloc, mem.Stage: _stage,
+    mem.ArrayReshape: _array_reshape, mem.Load: memory.load, mem.Store: memory.store,
+    mem.Gather: memory.gather, mem.Scatter: memory.scatter, mem.Atomic: memory.atomic,
+    mem.Copy: memory.copy, mem.Wait: memory.wait,
+    sync.BlockIndex: _block_index, sync.Barrier: _barrier, sync.Require: _nothing,
+    sync.Breakpoint: _nothing, sync.Assert: _assert, sync.Print: _print,
+    control.For: _for, control.While: _while, control.If: _if, Item: _item,
 }  # fmt: skip

@@ -36,13 +36,20 @@ class Fragment:
 class ArrayRef:
     """Where an array is: `base` is a pointer in its address space; integers are known, names are LLVM values.
 
-    Extents are i32, strides i64 and in elements. `offset` counts elements of a packed array before the first.
+    Extents are i32, strides i64 and in elements. `offset` counts elements of a packed array before the first. The base
+    of a `moving` array is not there at the kernel's entry.
     """
 
     base: str
     extents: tuple[str | int, ...]
     strides: tuple[str | int, ...]
     offset: str | int = 0
+    moving: bool = False
+
+
+@dataclass(frozen=True)
+class Token:
+    """A copy under way; whether it is asynchronous is the copy's business."""
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 
 from tilec.backends.ptx import access, packed, shared
 from tilec.backends.ptx.address import Window, conjunction, run_length, runs
-from tilec.backends.ptx.emitter import ArrayRef, Fragment, memory_bits
+from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token, memory_bits
 from tilec.backends.ptx.threads import predicate
 from tilec.backends.ptx.words import as_words, from_words
 from tilec.backends.writer import held
@@ -45,8 +45,8 @@ def load(e: Emitter, inst: memory.Load) -> Fragment:
     return packed.load(e, window) if kind.packed else load_window(e, window, e.scalar(inst.other))
 
 
-def load_window(e: Emitter, w: Window, other: str) -> Fragment:
-    """A fragment from an array, `other` outside it."""
+def load_window(e: Emitter, w: Window, other: str, when: str | None = None) -> Fragment:
+    """A fragment from an array, `other` outside it; nothing is read where `when` is false."""
     dtype, array = w.type.dtype, w.array
     assert not w.type.packed, "packed arrays have loads of their own"
     taking = ~w.layout.pad_mask()
@@ -55,6 +55,7 @@ def load_window(e: Emitter, w: Window, other: str) -> Fragment:
     slots = [e.writer.constant(0, dtype)] * w.layout.slots
     for run, pointer, condition in runs(e, w, length, taking):
         size = length * memory_bits(dtype) // 8
+        condition = conjunction(e, [c for c in (condition, when) if c])
         if condition is None:
             words = access.load(e, pointer, size, w.type.space, read_only)
         else:
@@ -156,7 +157,7 @@ def atomic(e: Emitter, inst: memory.Atomic) -> None:
         access.reduce_if(e, condition, pointer, inst.op, tile.slots[s], tile.dtype, space)
 
 
-def copy(e: Emitter, inst: memory.Copy) -> str:
+def copy(e: Emitter, inst: memory.Copy) -> Token:
     """Global to shared memory: cp.async in runs of 4, 8 or 16 bytes where that is proven, else through
     registers.
     """
@@ -168,15 +169,18 @@ def copy(e: Emitter, inst: memory.Copy) -> str:
     there = shared.byte_offsets(inst.buffer.array_type, layout, [0] * len(inst.shape))
     length = min(run_length(e, source, taking), shared.run_length(there, bits, taking))
     size = length * bits // 8
-    if size < 4 or not _is_zero(inst.other) or kind.packed or not e.target.has("cp_async"):
-        tile = packed.load(e, source) if kind.packed else load_window(e, source, e.scalar(inst.other))
+    when = e.scalar(inst.when) if inst.when is not None else None
+    if size < 4 or not _is_zero(inst.other) or not e.target.has("cp_async"):
+        tile = load_window(e, source, e.scalar(inst.other), when)
         shared.store(e, inst.buffer, tile, [0] * len(inst.shape))
-        return "done"
+        return Token()
     targets = shared.places(e, inst.buffer, there[:, ::length])
     for run, pointer, inside in runs(e, source, length, np.ones_like(taking)):
         who = predicate(e, taking[:, run.start])
+        inside = conjunction(e, [c for c in (inside, when) if c])
         access.copy_async(e, targets[run.start // length], pointer, size, inside, who)
-    return "async"
+    e.call("llvm.nvvm.cp.async.commit.group", "void")
+    return Token()
 
 
 def _is_zero(other: Value) -> bool:
@@ -186,8 +190,7 @@ def _is_zero(other: Value) -> bool:
 
 def wait(e: Emitter, inst: memory.Wait) -> None:
     """The copies of this thread are done; a barrier shows them to the others."""
-    if any(e.values[token] == "async" for token in inst.tokens):
-        e.call("llvm.nvvm.cp.async.wait.all", "void")
+    e.call("llvm.nvvm.cp.async.wait.group", "void", f"i32 {inst.pending}")
 
 
 def array_slice(e: Emitter, inst: memory.ArraySlice) -> ArrayRef:

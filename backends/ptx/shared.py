@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from tilec.backends.ptx import access
-from tilec.backends.ptx.emitter import Fragment, memory_bits
+from tilec.backends.ptx.emitter import ArrayRef, Fragment, memory_bits
 from tilec.backends.ptx.threads import per_thread, predicate
 from tilec.backends.ptx.words import as_words, from_words
 from tilec.ir.func import Value
@@ -44,8 +44,10 @@ def byte_offsets(kind: ArrayType, layout: Layout, at: Sequence[int]) -> Offsets:
 class Places:
     """Pointers to static byte offsets, [threads, n], of one shared buffer."""
 
-    def __init__(self, e: Emitter, base: str, offsets: Offsets, swizzled: int) -> None:
-        self.e, self.base, self.offsets, self.swizzled = e, base, offsets, swizzled
+    def __init__(self, e: Emitter, array: ArrayRef, offsets: Offsets, swizzled: int) -> None:
+        self.e, self.offsets, self.swizzled = e, offsets, swizzled
+        self.base, self.moving = array.base, array.moving
+        self.made: dict[str, str] = {}
 
     def __getitem__(self, i: int) -> str:
         first, mine = self.offsets[:, 0], self.offsets[:, i]
@@ -65,17 +67,22 @@ class Places:
         return self.e.once[key]
 
     def _at(self, start: str) -> str:
+        text = f"getelementptr i8, ptr addrspace(3) {self.base}, i32 {start}"
+        if self.moving:
+            if start not in self.made:
+                self.made[start] = self.e.let(text)
+            return self.made[start]
         key = ("place", self.base, start)
         if key not in self.e.once:
             with self.e.at_entry():
-                self.e.once[key] = self.e.let(f"getelementptr i8, ptr addrspace(3) {self.base}, i32 {start}")
+                self.e.once[key] = self.e.let(text)
         return self.e.once[key]
 
 
 def places(e: Emitter, buffer: Value, offsets: Offsets) -> Places:
     layout = buffer.array_type.layout
     swizzle = layout.swizzle if layout is not None else None
-    return Places(e, e.array(buffer).base, offsets, swizzle.block - 1 if swizzle else 0)
+    return Places(e, e.array(buffer), offsets, swizzle.block - 1 if swizzle else 0)
 
 
 def run_length(offsets: Offsets, bits: int, static: Mask) -> int:

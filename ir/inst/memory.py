@@ -94,26 +94,57 @@ def _drop(data: Array, dropped: tuple[int, ...]) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Alloc(Inst):
-    """Shared memory of one block; it starts uninitialised. `layout`: where each element lies (None: row-major);
-    `offset`: its first byte, once shared memory is planned."""
+    """Shared memory of one block; it starts uninitialised.
+
+    `layout`: where each element lies (None: row-major). `count` above 1: that many buffers in a row, one more axis in
+    front, told apart by `Stage`. `offset`: the first byte, once shared memory is planned.
+    """
 
     dtype: DType
     shape: tuple[int, ...]
     layout: Layout | None = None
+    count: int = 1
     offset: int | None = None
     effects: ClassVar[Effects] = Effects(ordered=True)
 
     def result(self) -> ArrayType:
-        return ArrayType(self.dtype, self.shape, row_major(self.shape), 128, "shared", self.layout)
+        shape = self.tile_shape
+        return ArrayType(self.dtype, shape, row_major(shape), 128, "shared", self.layout)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes that the buffer takes, gaps of its layout included."""
+    def stage_bytes(self) -> int:
+        """Bytes of one buffer, gaps of its layout included."""
         elements = self.layout.size if self.layout else prod(self.shape)
         return elements * max(8, self.dtype.bits) // 8
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return self.count * self.stage_bytes
+
+    @property
+    def tile_shape(self) -> tuple[int, ...]:
+        """The shape of all buffers as one array."""
+        return self.shape if self.count == 1 else (self.count, *self.shape)
+
     def meaning(self, state: State) -> Memory:
-        return Memory.poisoned(self.shape, self.dtype)
+        return Memory.poisoned(self.tile_shape, self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage(Inst):
+    """One of the buffers of an allocation with several."""
+
+    array: Value
+    index: Value
+
+    def result(self) -> ArrayType:
+        a = self.array.array_type
+        shape = tuple(n for n in a.shape[1:] if isinstance(n, int))
+        return ArrayType(a.dtype, shape, row_major(shape), a.align, a.space, a.layout)
+
+    def meaning(self, state: State, array: Memory, index: Array) -> Memory:
+        return Memory(array.data[int(index)], array.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,12 +342,16 @@ class Atomic(Inst):
 
 @dataclass(frozen=True, eq=False)
 class Copy(Inst):
-    """Starts moving the window of `array` at `at` into the shared `buffer`; the data is there after `Wait`."""
+    """Starts moving the window of `array` at `at` into the shared `buffer`; the data is there after `Wait`.
+
+    Where `when` is false nothing is read, and what the buffer holds is undefined.
+    """
 
     array: Value
     at: tuple[Value, ...]
     buffer: Value
     other: Value
+    when: Value | None = None
     inside: tuple[int, ...] = ()
     effects: ClassVar[Effects] = Effects(reads=("array",), writes=("buffer",))
 
@@ -335,24 +370,31 @@ class Copy(Inst):
         return TokenType()
 
     def meaning(self, state: State, array: Memory, *rest: Any) -> Any:
-        *at, buffer, other = rest
+        rank = len(self.at)
+        at, (buffer, other, *when) = rest[:rank], rest[rank:]
+        buffer.poison()
+        if when and not bool(when[0]):
+            return None
         out = np.full(self.shape, other, array.dtype.reference)
         theirs, ours = window(array.data.shape, [int(x) for x in at], self.shape)
         out[ours] = array.read(theirs)
-        buffer.poison()
         return buffer, out
 
 
 @dataclass(frozen=True, eq=False)
 class Wait(Inst):
-    """Makes the data of these copies visible to the whole block's later reads (with the barrier that follows)."""
+    """Makes the data of these copies visible to later reads of the block, with the barrier that follows.
+
+    `pending`: how many copies, started after these, may still be under way.
+    """
 
     tokens: tuple[Value, ...]
+    pending: int = 0
     effects: ClassVar[Effects] = Effects(ordered=True)
 
     def result(self) -> TupleType:
         return UNIT
 
     def meaning(self, state: State, *tokens: Any) -> None:
-        for buffer, data in tokens:
+        for buffer, data in (token for token in tokens if token):
             buffer.write((slice(None),) * data.ndim, data)

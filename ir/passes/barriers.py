@@ -7,9 +7,9 @@ shared memory is planned, as buffers that share bytes conflict.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tilec.ir.func import Block, Func, Inst, Value, root
+from tilec.ir.func import Block, Func, Inst, Item, Value, root
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Alloc, Atomic, Copy, Wait
 from tilec.ir.inst.sync import Barrier
@@ -32,7 +32,7 @@ class _Since:
 def insert_barriers(func: Func, target: Target) -> Func:
     """Puts barriers where accesses conflict."""
     before: set[Inst] = set()
-    _scan(func.body, _Since(), before)
+    _Scanner(func, before).scan(func.body, _Since())
 
     def visit(inst: Inst, emit: Emit) -> Rewritten:
         if emit.old in before:
@@ -42,46 +42,57 @@ def insert_barriers(func: Func, target: Target) -> Func:
     return rebuild(func, visit)
 
 
-def _scan(block: Block, since: _Since, before: set[Inst]) -> _Since:
-    for inst in block.body:
-        match inst:
-            case For(body=body):
-                since = _loop((body,), since, before)
-            case While(condition=condition, body=body):
-                since = _loop((condition, body), since, before)
-            case If(then=then, orelse=orelse):
-                since = _scan(then, since, before) | _scan(orelse, since, before)
-            case Barrier():
-                since = _Since()
-            case _:
-                since = _step(inst, since, before)
-    return since
+class _Scanner:
+    """Walks a function with what was accessed since the last barrier; collects what needs a barrier before it."""
 
+    def __init__(self, func: Func, before: set[Inst]) -> None:
+        self.before = before
+        loops = [inst for inst in func.walk() if isinstance(inst, For)]
+        self.first = {arg: init for loop in loops for arg, init in zip(loop.body.args[1:], loop.init, strict=True)}
 
-def _loop(blocks: tuple[Block, ...], since: _Since, before: set[Inst]) -> _Since:
-    """What a round leaves meets what the next round does: round after round until nothing new comes."""
-    while True:
-        after = since
-        for block in blocks:
-            after = _scan(block, after, before)
-        if since | after == since:
-            return since
-        since = since | after
+    def scan(self, block: Block, since: _Since) -> _Since:
+        for inst in block.body:
+            match inst:
+                case For(body=body):
+                    since = self.loop((body,), since)
+                case While(condition=condition, body=body):
+                    since = self.loop((condition, body), since)
+                case If(then=then, orelse=orelse):
+                    since = self.scan(then, since) | self.scan(orelse, since)
+                case Barrier():
+                    since = _Since()
+                case _:
+                    since = self.step(inst, since)
+        return since
 
+    def loop(self, blocks: tuple[Block, ...], since: _Since) -> _Since:
+        """What a round leaves meets what the next round does: round after round until nothing new comes."""
+        while True:
+            after = since
+            for block in blocks:
+                after = self.scan(block, after)
+            if since | after == since:
+                return since
+            since = since | after
 
-def _step(inst: Inst, since: _Since, before: set[Inst]) -> _Since:
-    mine = _accesses(inst)
-    if isinstance(inst, Wait):  # its own copy's data arrives: nobody else's access
-        return since | mine
-    if inst in before or _conflict(since, mine):
-        before.add(inst)
-        since = _Since()
-    return since | mine
+    def step(self, inst: Inst, since: _Since) -> _Since:
+        if isinstance(inst, Wait):  # copies' data arrives: nobody else's access
+            return since | _Since(writes=frozenset(self.target(token) for token in inst.tokens))
+        mine = _accesses(inst)
+        if inst in self.before or _conflict(since, mine):
+            self.before.add(inst)
+            since = _Since()
+        # A copy writes at its wait; until then its buffer is nobody's business but its own.
+        return since | (replace(mine, writes=frozenset()) if isinstance(inst, Copy) else mine)
+
+    def target(self, token: Value) -> Value:
+        """The buffer that a copy fills; a token that a loop carries is followed to the copy before the loop."""
+        while not isinstance(token, Copy):
+            token = token.source.init[token.index] if isinstance(token, Item) else self.first[token]  # type: ignore[attr-defined]
+        return root(token.buffer)
 
 
 def _accesses(inst: Inst) -> _Since:
-    if isinstance(inst, Wait):
-        return _Since(writes=frozenset(root(t.buffer) for t in inst.tokens if isinstance(t, Copy)))
     reads = frozenset(root(getattr(inst, name)) for name in inst.effects.reads)
     writes = frozenset(root(getattr(inst, name)) for name in inst.effects.writes)
     return _Since(atomics=writes) if isinstance(inst, Atomic) else _Since(reads, writes)

@@ -281,9 +281,9 @@ def known_extent(inst: Size) -> Value | None:
 
 RULES: tuple[Rule, ...] = (
     constant_to_the_right, sums_of_constants, nothing_added, one_times, nothing_left, all_bits, same_twice,
-    twice_undone, magnitude_twice, fma_of_one, chosen, compared_with_itself, same_on_both_sides, cast_to_itself,
-    cast_there_and_back, constants_stay_constant, stack_of_one_constant, nothing_moves, reshape_twice,
-    permute_twice, broadcast_twice, extract_twice, convert_twice, known_extent,
+    twice_undone, magnitude_twice, fma_of_one, chosen, compared_with_itself, same_on_both_sides,
+    cast_to_itself, cast_there_and_back, constants_stay_constant, stack_of_one_constant, nothing_moves,
+    reshape_twice, permute_twice, broadcast_twice, extract_twice, convert_twice, known_extent,
 )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class _Sinker:
         staged: set[Value] = set()
         for old in block.body:
             inst = self.inner(old, new)
-            if isinstance(inst, Wait) or _movable(inst, staged):
+            if _moves(inst) or _movable(inst, staged):
                 if isinstance(inst, Wait):
                     staged |= {t.buffer for t in inst.tokens if isinstance(t, Copy)}
                 else:
@@ -58,6 +58,11 @@ class _Sinker:
         if inst is not old:
             new[old] = inst
         return inst
+
+
+def _moves(inst: Inst) -> bool:
+    """A wait for copies of its own block; one for copies of an earlier round stays where the pipeline put it."""
+    return isinstance(inst, Wait) and all(isinstance(t, Copy) for t in inst.tokens)
 
 
 def _movable(inst: Inst, staged: set[Value]) -> bool:

@@ -16,6 +16,7 @@ from tilec.ir.passes.exchange import exchange
 from tilec.ir.passes.expand_math import expand_math
 from tilec.ir.passes.late_loads import late_loads
 from tilec.ir.passes.layouts import assign_layouts
+from tilec.ir.passes.pipeline import pipeline
 from tilec.ir.passes.places import places, widen_dots
 from tilec.ir.passes.shared_memory import plan_shared_memory
 from tilec.ir.passes.simplify import simplify
@@ -42,6 +43,7 @@ PASSES = (
     Pass(bounds),
     Pass(widen_dots, threads=True),
     Pass(places, threads=True),  # before layouts: operands of products choose theirs by where they live
+    Pass(pipeline, threads=True),  # after places: copies are what runs ahead
     Pass(late_loads, threads=True),
     Pass(assign_layouts, threads=True),
     Pass(exchange, threads=True),  # after layouts: writes out the conversions that cross warps

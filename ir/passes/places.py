@@ -9,14 +9,16 @@ memory. The copy is one wide, coalesced access per element; every warp then read
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.func import Func, Inst, Value
 from tilec.ir.inst.arith import Cast, Full
+from tilec.ir.inst.control import For
 from tilec.ir.inst.memory import Alloc, Copy, Load, Wait
 from tilec.ir.inst.mma import Dot
-from tilec.ir.inst.shape import Permute, Reshape
+from tilec.ir.inst.shape import Permute, Reshape, View
 from tilec.ir.memory_layout import row_major
 from tilec.ir.rewrite import Emit, Rewritten, rebuild, uses
 from tilec.ir.swizzle import swizzle_for
@@ -63,13 +65,16 @@ def _atom(a: DType, b: DType, c: DType, target: Target) -> tuple[int, ...]:
 def places(func: Func, target: Target) -> Func:
     """Loads from global memory that feed a matrix product go through shared memory."""
     users = uses(func)
-    staged = {inst for inst in func.walk() if isinstance(inst, Load) and _is_operand(inst, users)}
+    loops = [inst for inst in func.walk() if isinstance(inst, For) and inst.stages > 1]
+    ahead = {inst for loop in loops for inst in loop.body.walk()}
+    staged = {i for i in func.walk() if isinstance(i, Load) and _is_operand(i, users, i in ahead)}
 
     def visit(inst: Inst, emit: Emit) -> Rewritten:
         if not isinstance(inst, Load) or emit.old not in staged:
             return None
         dtype = inst.tile.dtype
-        swizzle = swizzle_for(inst.shape, dtype.bytes) if dtype.bits >= 8 else None
+        rows = prod(inst.shape[:-1]) > 1
+        swizzle = swizzle_for(inst.shape, dtype.bytes) if rows and dtype.bits >= 8 else None
         buffer = emit(Alloc(dtype, inst.shape, row_major(inst.shape, swizzle)))
         token = emit(Copy(inst.array, inst.at, buffer, inst.other, inst.inside))
         emit(Wait((token,)))
@@ -80,15 +85,18 @@ def places(func: Func, target: Target) -> Func:
     return rebuild(func, visit)
 
 
-def _is_operand(load: Load, users: dict[Value, list[Inst]]) -> bool:
-    """Whether the tile, perhaps reshaped or transposed, is an operand of a product, and worth a buffer."""
-    if load.array.array_type.space != "global":
+def _is_operand(load: Load, users: dict[Value, list[Inst]], ahead: bool) -> bool:
+    """Whether the tile, perhaps reshaped or transposed, is an operand of a product, and worth a buffer. In a
+    pipelined loop (`ahead`) so are bytes that a view reads: they come in while earlier ones are used."""
+    if load.array.array_type.space != "global" or load.array.array_type.packed:
         return False
     todo: list[Value] = [load]
     while todo:
         value = todo.pop()
         for user in users.get(value, []):
             if isinstance(user, Dot) and value in (user.a, user.b):
+                return True
+            if isinstance(user, View) and ahead:
                 return True
             if isinstance(user, Permute | Reshape) and user.tile.rank:
                 todo.append(user)
