@@ -44,13 +44,14 @@ def is_code(dtype: DType) -> bool:
 
 @dataclass
 class Writer:
-    """The lines of one function. `arch` is ptx, x86 or aarch64; `features`: those of the CPU, in LLVM terms."""
+    """The lines of one function. `arch`: ptx, x86 or aarch64; `features`: the CPU's, in LLVM's terms."""
 
     arch: str
     width: int = 1
     features: frozenset[str] = frozenset()
     lines: list[str] = field(default_factory=list)
     declarations: dict[str, str] = field(default_factory=dict)
+    current: str = "entry"
     _fresh: int = 0
 
     @property
@@ -63,10 +64,14 @@ class Writer:
     def line(self, text: str) -> None:
         self.lines.append("  " + text)
 
+    def name(self) -> str:
+        """A fresh register."""
+        self._fresh += 1
+        return f"%v{self._fresh}"
+
     def let(self, rhs: str) -> str:
         """Emits `%vN = rhs` and gives its name."""
-        name = f"%v{self._fresh}"
-        self._fresh += 1
+        name = self.name()
         self.lines.append(f"  {name} = {rhs}")
         return name
 
@@ -76,8 +81,9 @@ class Writer:
         return f"{stem}{self._fresh}"
 
     def start(self, label: str) -> None:
-        """What follows is in block `label`."""
+        """What follows is in block `label` (also `current`, for phis)."""
         self.lines.append(f"{label}:")
+        self.current = label
 
     def jump(self, label: str) -> None:
         self.line(f"br label %{label}")

@@ -1,0 +1,183 @@
+"""A kernel compiled for this machine's CPU, and its launches.
+
+    kernel = compile(func)
+    kernel.launch([a, b, c], blocks=64)        # numpy arrays, in place
+
+One native function runs blocks until none is left; every thread calls it and takes the next few blocks from a counter
+that all share, in ticket order. ctypes gives up Python's lock meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from tilec.backends import llvm
+from tilec.backends.cpu import effects
+from tilec.backends.cpu.arguments import slot_words
+from tilec.backends.cpu.arrays import parameters
+from tilec.backends.cpu.lower import Lowering, Report
+from tilec.backends.cpu.work import work
+from tilec.backends.writer import Writer
+from tilec.ir import codec
+from tilec.ir.errors import TilecError
+from tilec.ir.func import Func
+
+NAME = "blocks"
+FEW = 200_000  # operations that are not worth waking another thread for
+Array = np.ndarray[Any, Any]
+PrintCallback = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)
+
+
+@dataclass
+class CpuKernel:
+    """Native code for one Func. `text` is the LLVM IR as written, `llvm` after optimisation."""
+
+    func: Func
+    text: str
+    scratch_bytes: int
+    tables: Sequence[Array]
+    reports: Sequence[Report]
+    operations: int  # of one block, roughly
+    module: llvm.NativeModule
+    _local: threading.local = field(default_factory=threading.local, repr=False)
+
+    @property
+    def llvm(self) -> str:
+        return self.module.llvm
+
+    @property
+    def asm(self) -> str:
+        return self.module.asm
+
+    def launch(self, args: Sequence[Any], blocks: int, threads: int | None = None) -> None:
+        """Runs all blocks; arrays are written in place. TilecError where an assertion of the kernel fails."""
+        if blocks <= 0:
+            return
+        words = slot_words(self.func, args)
+        threads = self.threads(blocks) if threads is None else threads
+        state = np.zeros(6, np.int64)
+        state[effects.TOTAL], state[effects.CHUNK] = blocks, max(1, blocks // (threads * 16))
+        callback = PrintCallback(self._print)
+        state[effects.PRINT] = ctypes.cast(callback, ctypes.c_void_p).value or 0
+        addresses = np.array([table.ctypes.data for table in self.tables] or [0], np.uint64)
+        pointers = [ctypes.c_void_p(x.ctypes.data) for x in (words, state, addresses)]
+        if threads == 1:
+            self._run(*pointers)
+        else:
+            for done in [_pool().submit(self._run, *pointers) for _ in range(threads)]:
+                done.result()
+        self._raise(state)
+
+    def threads(self, blocks: int) -> int:
+        """As many as there are cores, blocks, and work; one for what prints, so that lines keep their order."""
+        if any(report.type for report in self.reports):
+            return 1
+        worth = self.operations * blocks // FEW
+        return max(1, min(_cores(), blocks, worth))
+
+    def _run(self, words: ctypes.c_void_p, state: ctypes.c_void_p, tables: ctypes.c_void_p) -> None:
+        function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(self.module.address(NAME))
+        function(words, state, ctypes.c_void_p(self._scratch()), tables)
+
+    def _scratch(self) -> int:
+        """This thread's arena, at a cache line."""
+        if getattr(self._local, "scratch", None) is None:
+            self._local.scratch = np.empty(self.scratch_bytes + 64, np.uint8)
+        start: int = self._local.scratch.ctypes.data
+        return -(-start // 64) * 64
+
+    def _print(self, which: int, pointer: int) -> None:
+        report = self.reports[which]
+        assert report.type, "only prints call back"
+        kind = report.type
+        count = kind.size * kind.dtype.storage.itemsize
+        data = np.frombuffer((ctypes.c_char * count).from_address(pointer), kind.dtype.storage)
+        values = codec.from_storage(data, kind.dtype).reshape(kind.shape)
+        print(f"{report.text}{np.array2string(values, separator=', ')}")
+
+    def _raise(self, state: Array) -> None:
+        failed = int(state[effects.FAILED])
+        if failed:
+            report = self.reports[failed - 1]
+            block = int(state[effects.FAILED_BLOCK])
+            raise TilecError(f"assertion failed in block {block}: {report.text}", report.loc)
+
+
+def compile(func: Func) -> CpuKernel:  # noqa: A001
+    """Native code for a kernel. Takes IR as traced, or after any pass that adds no layouts."""
+    lowering = lower(func)
+    text = function_text(lowering)
+    return CpuKernel(
+        func, text, lowering.arena.size, lowering.tables, lowering.reports, work(func), llvm.compile_native(text)
+    )
+
+
+def lower(func: Func) -> Lowering:
+    """The text of a function that takes blocks from the launch's counter until none is left."""
+    w = Writer(_arch(), 1, _features())
+    lo = Lowering(func, w, llvm.host().vector_bytes)
+    parameters(lo)
+    chunk, total = (_state(lo, which) for which in (effects.CHUNK, effects.TOTAL))
+    w.jump("take")
+    w.start("take")
+    counter = effects.word(lo, effects.NEXT)
+    first = w.let(f"atomicrmw add ptr {counter}, i64 {chunk} seq_cst")
+    w.branch(w.let(f"icmp slt i64 {first}, {total}"), "run", "exit")
+    w.start("run")
+    last = w.let(f"add i64 {first}, {chunk}")
+    _blocks(lo, first, w.let(f"select i1 {w.let(f'icmp slt i64 {last}, {total}')}, i64 {last}, i64 {total}"))
+    w.jump("take")
+    w.start("exit")
+    w.line("ret void")
+    return lo
+
+
+def _blocks(lo: Lowering, first: str, last: str) -> None:
+    from tilec.backends.cpu.loops import loop
+
+    with loop(lo.w, first, last) as run:
+        lo.block = run.index
+        lo.enter(lo.func.body)
+        lo.body(lo.func.body)
+        lo.leave(lo.func.body)
+
+
+def _state(lo: Lowering, which: int) -> str:
+    return lo.w.let(f"load i64, ptr {effects.word(lo, which)}")
+
+
+def function_text(lo: Lowering) -> str:
+    """The whole module."""
+    bits = lo.vector_bytes * 8
+    head = f"define void @{NAME}(ptr noalias %slots, ptr noalias %state, ptr noalias %scratch, ptr noalias %tables) #0 {{"
+    wide = f'attributes #0 = {{ nounwind "prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}" }}'
+    return "\n".join([head, "entry:", *lo.w.lines, "}", *lo.w.declarations.values(), wide, ""])
+
+
+@cache
+def _arch() -> str:
+    return "aarch64" if llvm.host().has_neon else "x86"
+
+
+@cache
+def _features() -> frozenset[str]:
+    return frozenset(name[1:] for name in llvm.host().features.split(",") if name.startswith("+"))
+
+
+@cache
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_cores(), "tilec")

@@ -1,0 +1,306 @@
+"""From the IR to the text of one native function that runs blocks of the grid.
+
+    text = lower(func).text
+
+Every instruction type has an emitter in one of the tables of cpu/*.py. Elementwise ones wait in a cluster (cluster.py)
+until somebody needs their values; reads of arrays are addresses until the array is written; scalars are registers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tilec.backends.convert import resized
+from tilec.backends.cpu.arena import Arena, Buffer
+from tilec.backends.cpu.loops import Index
+from tilec.backends.cpu.nest import nest, width_for
+from tilec.backends.cpu.places import Affine, Place, Ref, Splat
+from tilec.backends.writer import Writer, held
+from tilec.ir.dtype import DType
+from tilec.ir.errors import Loc
+from tilec.ir.func import Block, Func, Inst, Value, mnemonic, root
+from tilec.ir.inst import shape as sh
+from tilec.ir.tile import TileType, row_major
+
+if TYPE_CHECKING:
+    from tilec.backends.cpu.cluster import Cluster
+
+Emitter = Callable[["Lowering", Any], None]
+
+
+@dataclass(frozen=True)
+class ArrayPlace:
+    """An array in memory. `offset` in elements, for packed arrays, whose elements have no address."""
+
+    base: str
+    dtype: DType
+    extents: tuple[Index, ...]
+    strides: tuple[Index, ...]
+    packed: bool = False
+    offset: Index = 0
+    raw: bool = True
+
+
+@dataclass(frozen=True)
+class Several:
+    """What a loop or a branch gives."""
+
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A place in the kernel that talks to the host: an assertion's message, a print's label."""
+
+    text: str
+    loc: Loc | None
+    type: TileType | None = None
+
+
+@dataclass
+class Lowering:
+    """The function under construction: its text, where each value is, and how often it will still be read."""
+
+    func: Func
+    w: Writer
+    vector_bytes: int
+    arena: Arena = field(default_factory=Arena)
+    env: dict[Value, Place | ArrayPlace | Several | Cluster] = field(default_factory=dict)
+    uses: Counter[Value] = field(default_factory=Counter)
+    local: list[set[Value]] = field(default_factory=list)  # what each open block defines
+    lazy: dict[Value, None] = field(default_factory=dict)  # values that are still in an array
+    temporaries: list[list[Buffer]] = field(default_factory=list)  # by instruction, inner ones last
+    hints: dict[Value, Buffer] = field(default_factory=dict)  # where a value had best be
+    clusters: dict[tuple[int, ...], Cluster] = field(default_factory=dict)  # those open, by shape
+    tables: list[Any] = field(default_factory=list)  # numpy arrays that the code reads
+    reports: list[Report] = field(default_factory=list)
+    block: str = "%block"
+
+    # Values.
+
+    def same(self, value: Value) -> Value:
+        """The value itself: conversions between layouts are nothing here."""
+        while isinstance(value, sh.Convert | sh.Annotate):
+            value = value.x
+        return value
+
+    def place(self, value: Value) -> Place:
+        """Where a tile is; computes it if it waits in a cluster."""
+        from tilec.backends.cpu.cluster import Cluster, flush
+
+        value = self.same(value)
+        found = self.env[value]
+        if isinstance(found, Cluster):
+            flush(self, found)
+            found = self.env[value]
+        assert isinstance(found, Splat | Affine | Ref), f"{value} is no tile"
+        return found
+
+    def array(self, value: Value) -> ArrayPlace:
+        found = self.env[value]
+        assert isinstance(found, ArrayPlace), f"{value} is no array"
+        return found
+
+    def scalar(self, value: Value) -> str:
+        """The register of a tile of one element."""
+        found = self.place(value)
+        assert isinstance(found, Splat), f"{value} is no scalar"
+        return found.register
+
+    def index(self, value: Value) -> Index:
+        """An integer scalar as i64."""
+        element, dtype = held(value.tile.dtype), value.tile.dtype
+        scalar = self.scalar(value)
+        if not scalar.startswith("%"):
+            return int(scalar)
+        return resized(self.w, scalar, element, "i64", dtype.is_signed)
+
+    def memory(self, value: Value) -> Ref:
+        """The tile in memory, any strides; formulas and splats are written out."""
+        found = self.place(value)
+        return found if isinstance(found, Ref) else self.copy(found, value.tile, self.temporary(value.tile))
+
+    def define(self, value: Value, place: Place | ArrayPlace | Several) -> None:
+        """Says where a value is, for as long as it will be read."""
+        self.local[-1].add(value)
+        self._hold(value, place)
+        if not self.uses[value]:
+            self._drop(value)
+
+    def _hold(self, value: Value, place: Place | ArrayPlace | Several) -> None:
+        self.env[value] = place
+        for part in place.places if isinstance(place, Several) else (place,):
+            if isinstance(part, Ref) and part.buffer:
+                part.buffer.holders += 1
+        if isinstance(place, Ref) and place.root:
+            self.lazy[value] = None
+        else:
+            self.lazy.pop(value, None)
+
+    def used(self, inst: Inst) -> None:
+        """An instruction has been written: its operands are read once less."""
+        for value in map(self.same, reads(inst)):
+            if value in self.local[-1]:
+                self.release(value)
+
+    def release(self, value: Value, times: int = 1) -> None:
+        """A value has been read; after the last time its place is free."""
+        self.uses[value] -= times
+        assert self.uses[value] >= 0, "a value is read as often as was counted"
+        if not self.uses[value]:
+            self._drop(value)
+
+    def _drop(self, value: Value) -> None:
+        place = self.env[value]
+        self.lazy.pop(value, None)
+        for part in place.places if isinstance(place, Several) else (place,):
+            if isinstance(part, Ref) and part.buffer:
+                part.buffer.holders -= 1
+                self.free(part.buffer)
+
+    def free(self, buffer: Buffer) -> None:
+        """Gives a buffer back if nothing is in it any more."""
+        if not buffer.holders and not buffer.pinned:
+            self.arena.give(buffer)
+
+    # Memory of our own.
+
+    def address(self, buffer: Buffer) -> str:
+        return self.w.let(f"getelementptr i8, ptr %scratch, i64 {buffer.offset}")
+
+    def new(self, kind: TileType, hint: Value | None = None) -> Ref:
+        """A dense place for a tile: the one hinted at for a value, if nothing is in it, else a new buffer."""
+        wanted = self.hints.get(hint) if hint else None
+        buffer = wanted if wanted and not wanted.holders else self.arena.take(size_of(kind))
+        return self.in_buffer(buffer, kind)
+
+    def in_buffer(self, buffer: Buffer, kind: TileType) -> Ref:
+        return Ref(self.address(buffer), kind.dtype, kind.shape, row_major(kind.shape), buffer)
+
+    def temporary(self, kind: TileType) -> Ref:
+        """A dense place that is given back when the instruction at hand has been written."""
+        place = self.new(kind)
+        assert place.buffer, "new places are in the arena"
+        self.temporaries[-1].append(place.buffer)
+        return place
+
+    def width(self, *dtypes: DType) -> int:
+        return width_for(self.w, dtypes, self.vector_bytes)
+
+    def copy(self, place: Place, kind: TileType, into: Ref) -> Ref:
+        """A tile written to `into`."""
+        nest(self.w, kind.shape, [place], [into], self.width(kind.dtype), lambda args, point: args)
+        return into
+
+    # Order: what has been read lazily must be read before its array is written.
+
+    def before_write(self, array: Value) -> None:
+        """Copies what later instructions read of an array that is about to change."""
+        from tilec.backends.cpu.cluster import flush
+
+        self._settle(lambda owner: owner is root(array), flush)
+
+    def before_anything(self) -> None:
+        """The same for all arrays."""
+        from tilec.backends.cpu.cluster import flush
+
+        self._settle(lambda owner: owner is not None, flush)
+
+    def _settle(self, concerns: Callable[[Value | None], bool], flush: Callable[..., None]) -> None:
+        for cluster in list(self.clusters.values()):
+            if any(concerns(owner) for owner in cluster.roots(self)):
+                flush(self, cluster)
+        for value in list(self.lazy):
+            place = self.env[value]
+            if isinstance(place, Ref) and concerns(place.root):
+                kind = TileType(place.dtype, place.shape)
+                copied = self.copy(place, kind, self.new(kind))
+                self._drop(value)
+                self._hold(value, copied)
+
+    # Blocks.
+
+    def enter(self, block: Block) -> None:
+        """Counts how often the values of a block are read in it."""
+        self.local.append(set(block.args))
+        for inst in block.body:
+            self.uses.update(map(self.same, reads(inst)))
+        self.uses.update(map(self.same, block.results))
+
+    def body(self, block: Block) -> None:
+        """Writes a block's instructions; its values stay readable until `leave`."""
+        for inst in block.body:
+            self.instruction(inst)
+        self.flush_all()
+
+    def leave(self, block: Block) -> None:
+        """The results have been read too."""
+        for value in map(self.same, block.results):
+            if value in self.local[-1]:
+                self.release(value)
+        self.local.pop()
+
+    def flush_all(self) -> None:
+        from tilec.backends.cpu.cluster import flush
+
+        for cluster in list(self.clusters.values()):
+            if self.clusters.get(cluster.shape) is cluster:
+                flush(self, cluster)
+
+    def instruction(self, inst: Inst) -> None:
+        from tilec.backends.cpu.table import EMITTERS
+
+        if isinstance(inst.type, TileType) and not inst.effects.writes and not self.uses[inst]:
+            return
+        emit = EMITTERS.get(type(inst))
+        assert emit, f"the CPU has no {mnemonic(type(inst))}"
+        self.temporaries.append([])
+        emit(self, inst)
+        for buffer in self.temporaries.pop():
+            self.free(buffer)
+
+
+def size_of(kind: TileType) -> int:
+    """Bytes of a tile in memory."""
+    return kind.size * max(8, kind.dtype.bits) // 8
+
+
+def reads(inst: Inst) -> Iterator[Value]:
+    """The tiles that an instruction reads: its operands, and, once each, what its blocks take from outside."""
+    if isinstance(inst, sh.Convert | sh.Annotate):
+        return
+    yield from (v for v in inst.operands if not _is_memory(v))
+    if inst.blocks:
+        yield from outer_values(inst)
+
+
+def outer_values(inst: Inst) -> list[Value]:
+    """What the blocks of a loop or branch read from around it."""
+    own: set[Value] = set()
+    found: dict[Value, None] = {}
+    for block in inst.blocks:
+        own |= {*block.args, *block.walk(), *(arg for i in block.walk() for b in i.blocks for arg in b.args)}
+    for block in inst.blocks:
+        for used in _all_reads(block):
+            if used not in own and not _is_memory(used):
+                found[used] = None
+    return list(found)
+
+
+def _all_reads(block: Block) -> Iterator[Value]:
+    yield from block.results
+    for inst in block.walk():
+        yield from inst.operands
+        for inner in inst.blocks:
+            yield from inner.results
+
+
+def _is_memory(value: Value) -> bool:
+    return not isinstance(value.type, TileType) and not _gives_several(value)
+
+
+def _gives_several(value: Value) -> bool:
+    return isinstance(value, Inst) and bool(value.blocks)

@@ -1,0 +1,92 @@
+"""Instructions that make or move elements: most are another way to say where they are."""
+
+from __future__ import annotations
+
+from tilec.backends.convert import cast
+from tilec.backends.cpu.lanes import Lanes, read
+from tilec.backends.cpu.lower import Lowering, Several
+from tilec.backends.cpu.nest import Point, held_from, nest
+from tilec.backends.cpu.places import Affine, Place, Ref, Splat, broadcast, extract, permute, reshape
+from tilec.ir import dtype as dt
+from tilec.ir.func import Inst, Item
+from tilec.ir.inst import arith, shape
+from tilec.ir.tile import row_major
+
+
+def full(lo: Lowering, inst: arith.Full) -> None:
+    lo.define(inst, Splat(lo.w.constant(inst.value, inst.dtype), inst.dtype))
+
+
+def iota(lo: Lowering, inst: arith.Iota) -> None:
+    """A formula; in a float type, one that is written out."""
+    strides = tuple(int(axis == inst.axis) for axis in range(len(inst.shape)))
+    if inst.tile.size == 1:
+        lo.define(inst, Splat(lo.w.constant(0, inst.dtype), inst.dtype))
+    elif inst.dtype.is_integer:
+        lo.define(inst, Affine(inst.dtype, inst.shape, strides))
+    else:
+        counts, into = Affine(dt.i64, inst.shape, strides), lo.new(inst.tile)
+
+        def body(args: list[str], point: Point) -> list[str]:
+            return [cast(lo.w, args[0], dt.i64, inst.dtype)]
+
+        nest(lo.w, inst.shape, [counts], [into], lo.width(dt.i64), body)
+        lo.define(inst, into)
+
+
+def _alias(lo: Lowering, inst: Inst, place: Place) -> None:
+    """The result of an instruction is what another value is, seen differently; one element is a register."""
+    lo.define(inst, _one(lo, place) if inst.tile.size == 1 else place)
+    lo.used(inst)
+
+
+def _one(lo: Lowering, place: Place) -> Splat:
+    """A tile of one element in a register."""
+    if isinstance(place, Splat):
+        return place
+    if isinstance(place, Affine):
+        return Splat(lo.w.constant(place.start, place.dtype), place.dtype)
+    return Splat(held_from(lo.w, read(lo.w, place.base, place.element, 1, Lanes(1, 1)), place), place.dtype)
+
+
+def reshaped(lo: Lowering, inst: shape.Reshape) -> None:
+    """Copied where strides can't say it."""
+    place = lo.place(inst.x)
+    moved = reshape(place, inst.shape)
+    if moved is None:
+        moved = reshape(lo.copy(place, inst.x.tile, lo.new(inst.x.tile)), inst.shape)
+    assert moved is not None, "a dense tile takes any shape"
+    _alias(lo, inst, moved)
+
+
+def permuted(lo: Lowering, inst: shape.Permute) -> None:
+    _alias(lo, inst, permute(lo.place(inst.x), inst.axes))
+
+
+def broadcasted(lo: Lowering, inst: shape.Broadcast) -> None:
+    _alias(lo, inst, broadcast(lo.place(inst.x), inst.shape))
+
+
+def extracted(lo: Lowering, inst: shape.Extract) -> None:
+    _alias(lo, inst, extract(lo.w, lo.place(inst.x), inst.start, inst.shape))
+
+
+def stack(lo: Lowering, inst: shape.Stack) -> None:
+    """Each tile is copied to its slice of the result."""
+    into = lo.new(inst.tile, inst)
+    strides = row_major(inst.tile.shape)
+    for i, tile in enumerate(inst.tiles):
+        base = lo.w.let(f"getelementptr {into.element}, ptr {into.base}, i64 {i * strides[inst.axis]}")
+        rest = (*strides[: inst.axis], *strides[inst.axis + 1 :])
+        lo.copy(lo.place(tile), tile.tile, Ref(base, into.dtype, tile.tile.shape, rest))
+    lo.define(inst, into)
+    lo.used(inst)
+
+
+def item(lo: Lowering, inst: Item) -> None:
+    """One of what a loop or branch gave."""
+    several = lo.env[inst.source]
+    assert isinstance(several, Several), "only control flow gives several values"
+    lo.define(inst, several.places[inst.index])
+    lo.used(inst)
+

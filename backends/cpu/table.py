@@ -1,0 +1,49 @@
+"""The CPU's emitter for each type of instruction."""
+
+from __future__ import annotations
+
+from tilec.backends.cpu import arrays, cluster, control, dot, effects, reduce, scan, scattered, shapes, view, windows
+from tilec.backends.cpu.lower import Emitter
+from tilec.backends.emit import EMITTERS as ELEMENTWISE
+from tilec.ir.func import Inst, Item
+from tilec.ir.inst import arith, memory, mma, sync
+from tilec.ir.inst import control as ctl
+from tilec.ir.inst import reduce as red
+from tilec.ir.inst import shape as sh
+
+EMITTERS: dict[type[Inst], Emitter] = {
+    **dict.fromkeys(ELEMENTWISE, cluster.join),
+    memory.Gather: cluster.join,
+    arith.Full: shapes.full,
+    arith.Iota: shapes.iota,
+    sh.Reshape: shapes.reshaped,
+    sh.Permute: shapes.permuted,
+    sh.Broadcast: shapes.broadcasted,
+    sh.Extract: shapes.extracted,
+    sh.Stack: shapes.stack,
+    sh.View: view.view,
+    Item: shapes.item,
+    memory.Size: arrays.size,
+    memory.ArraySlice: arrays.array_slice,
+    memory.ArrayReshape: arrays.array_reshape,
+    memory.Alloc: arrays.alloc,
+    memory.Load: windows.load,
+    memory.Store: windows.store,
+    memory.Copy: windows.copy,
+    memory.Wait: effects.fence,
+    memory.Scatter: scattered.scatter,
+    memory.Atomic: scattered.atomic,
+    red.Reduce: reduce.reduced,
+    red.ArgReduce: scan.argument,
+    red.Scan: scan.scanned,
+    mma.Dot: dot.dot,
+    ctl.For: control.for_,
+    ctl.While: control.while_,
+    ctl.If: control.if_,
+    sync.BlockIndex: effects.block_index,
+    sync.Require: effects.nothing,
+    sync.Barrier: effects.fence,
+    sync.Assert: effects.assertion,
+    sync.Print: effects.say,
+    sync.Breakpoint: effects.nothing,
+}
