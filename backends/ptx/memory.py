@@ -91,6 +91,12 @@ def store_window(e: Emitter, w: Window, tile: Fragment) -> None:
             access.store_if(e, condition, pointer, words, size, w.type.space)
 
 
+def _held(e: Emitter, v: Value) -> Fragment:
+    """A tile's fragment; a scalar's is that of a tile of rank 0, which every thread holds."""
+    found = e.values[v]
+    return found if isinstance(found, Fragment) else Fragment(v.tile.dtype, blocked((), e.threads), [found])
+
+
 def element_pointers(
     e: Emitter, array: Value, indices: Sequence[Fragment], taking: Mask
 ) -> Iterator[tuple[int, str, str | None]]:
@@ -126,8 +132,8 @@ def _space(kind: ArrayType) -> str:
     return f"ptr addrspace({access.SPACES[kind.space]})"
 
 
-def gather(e: Emitter, inst: memory.Gather) -> Fragment:
-    indices = [e.fragment(v) for v in inst.indices]
+def gather(e: Emitter, inst: memory.Gather) -> Fragment | str:
+    indices = [_held(e, v) for v in inst.indices]
     layout, dtype = indices[0].layout, inst.tile.dtype
     slots = [e.writer.constant(0, dtype)] * layout.slots
     size = memory_bits(dtype) // 8
@@ -137,11 +143,11 @@ def gather(e: Emitter, inst: memory.Gather) -> Fragment:
         read_only = root(inst.array) in e.read_only
         words = access.load_if(e, condition, pointer, size, inst.array.array_type.space, outside, read_only)
         slots[s] = from_words(e, words, 1, dtype)[0]
-    return Fragment(dtype, layout, slots)
+    return Fragment(dtype, layout, slots) if inst.tile.rank else slots[0]
 
 
 def scatter(e: Emitter, inst: memory.Scatter) -> None:
-    tile, indices = e.fragment(inst.tile_), [e.fragment(v) for v in inst.indices]
+    tile, indices = _held(e, inst.tile_), [_held(e, v) for v in inst.indices]
     size = memory_bits(tile.dtype) // 8
     for s, pointer, condition in element_pointers(e, inst.array, indices, tile.layout.owner_mask()):
         assert condition is not None, "scatters are always checked"
@@ -150,7 +156,7 @@ def scatter(e: Emitter, inst: memory.Scatter) -> None:
 
 
 def atomic(e: Emitter, inst: memory.Atomic) -> None:
-    tile, indices = e.fragment(inst.tile_), [e.fragment(v) for v in inst.indices]
+    tile, indices = _held(e, inst.tile_), [_held(e, v) for v in inst.indices]
     space = inst.array.array_type.space
     for s, pointer, condition in element_pointers(e, inst.array, indices, tile.layout.owner_mask()):
         assert condition is not None, "atomics are always checked"
