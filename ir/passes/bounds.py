@@ -1,8 +1,9 @@
-"""Which accesses stay inside their arrays: fills `inside` of loads, stores and copies with the axes that facts prove.
+"""Which accesses stay inside their arrays: fills `inside` of loads, stores and copies with the axes that
+facts prove.
 
     load a, (i * 32, s * 16), (32, 16)      inside=(0, 1) where 32 divides a's rows and 16 its columns
-The axes that are left are masked: reads give `other` there. A maximum over such an axis takes `other` for an element,
-so `other` has to be written by the user; where it is not, this pass says so.
+The axes that are left are masked: reads give `other` there. A maximum over such an axis takes `other` for an
+element, so `other` has to be written by the user; where it is not, this pass says so.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 
 from tilec.ir.errors import TilecError
 from tilec.ir.facts import Facts, analyse
-from tilec.ir.func import Arg, Func, Inst, Item, Value, mnemonic, root
+from tilec.ir.func import Arg, Func, Inst, Item, Value, root
 from tilec.ir.inst import arith
 from tilec.ir.inst.arith import Where
 from tilec.ir.inst.control import For, If, While
@@ -20,6 +21,7 @@ from tilec.ir.inst.reduce import ArgReduce, Reduce, Scan
 from tilec.ir.inst.shape import Annotate, Broadcast, Convert, Extract, Permute, Reshape, Stack
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.target import Target
+from tilec.ir.tile import TileType
 
 Access = Load | Store | Copy
 Axes = dict[int, Inst]  # masked axes of a value, and the read that each comes from
@@ -52,51 +54,59 @@ def proven(access: Access, facts: Facts) -> tuple[int, ...]:
 
 
 def _check_reductions(func: Func) -> None:
-    masks = _Masks(func)
-    for inst in func.walk():
-        if isinstance(inst, Reduce | ArgReduce | Scan) and inst.op in ("max", "min"):
-            read = masks.axes(inst.x).get(inst.axis)
-            if read is not None:
-                raise TilecError(_message(inst, read), inst.loc)
+    extremes = [inst for inst in func.walk()
+                if isinstance(inst, Reduce | ArgReduce | Scan) and inst.op in ("max", "min")]  # fmt: skip
+    masks = _Masks(func) if extremes else None
+    for inst in extremes:
+        if masks is not None and inst.axis in (found := masks.axes(inst.x)):
+            raise TilecError(_message(inst, found[inst.axis]), inst.loc)
 
 
 def _message(inst: Reduce | ArgReduce | Scan, read: Inst) -> str:
     assert isinstance(read, Load | Gather), "what is masked is a read"
     name = f"arg{inst.op}" if isinstance(inst, ArgReduce) else inst.op
     array, dtype = root(read.array), inst.x.tile.dtype
-    of = f" {array.name}" if isinstance(array, Arg) and array.name else " an array"
+    of = array.name if isinstance(array, Arg) and array.name else "an array"
     least = inst.op == "max"
     limit = ("-inf" if least else "inf") if dtype.is_float else str(dtype.min if least else dtype.max)
-    place = f" at {read.loc}" if read.loc else ""
+    read_name, place = type(read).__name__.lower(), f" at {read.loc}" if read.loc else ""
     return (
-        f"{name} along axis {inst.axis} takes in elements outside{of}: the {mnemonic(type(read))}{place} is not "
-        f"proven to stay inside and gives 0 there; write other={limit} in it, or choose with tc.where before {name}"
+        f"{name} along axis {inst.axis} takes in elements outside {of}: the {read_name}{place} is not proven "
+        f"to stay inside and gives 0 there; write other={limit} in it, or choose with tc.where before {name}"
     )
 
 
 class _Masks:
-    """The masked axes of values, followed through elementwise and shape instructions, loops and branches."""
+    """The masked axes of values: those along which some elements may lie outside while others do not. They
+    are followed through elementwise and shape instructions, loops and branches; nothing else passes them on.
+    """
 
     def __init__(self, func: Func) -> None:
         self.known: dict[Value, Axes] = {}
-        self.carried: dict[Value, tuple[Value, ...]] = {}
-        for inst in func.walk():
-            if isinstance(inst, For | While):
-                args = inst.body.args[1:] if isinstance(inst, For) else inst.body.args
-                self.carried.update((arg, (inst.init[i], inst.body.results[i])) for i, arg in enumerate(args))
-            for v in (inst,):
-                self.axes(v)
+        while self._walk(func):
+            pass  # what a loop carries comes around once more
 
     def axes(self, v: Value) -> Axes:
-        """An axis is masked if some of its elements may lie outside while others do not."""
-        if v not in self.known:
-            self.known[v] = {}  # what a loop carries starts with nothing
-            found = self._axes(v)
-            shape = v.tile.shape if hasattr(v.type, "shape") and not isinstance(v, Arg) else ()
-            self.known[v] = {a: r for a, r in found.items() if isinstance(v, Arg) or shape[a] > 1}
-        return self.known[v]
+        return self.known.get(v, {})
 
-    def _axes(self, v: Value) -> Axes:
+    def _walk(self, func: Func) -> bool:
+        changed = False
+        for inst in func.walk():
+            if isinstance(inst, For | While):
+                first = isinstance(inst, For)
+                for i, arg in enumerate(inst.body.args[first:]):
+                    changed |= self._learn(arg, self._union(inst.init[i], inst.body.results[i]))
+            if isinstance(inst.type, TileType):
+                found = self._axes(inst)
+                changed |= self._learn(inst, {a: found[a] for a in found if inst.type.shape[a] > 1})
+        return changed
+
+    def _learn(self, v: Value, axes: Axes) -> bool:
+        old = self.axes(v)
+        self.known[v] = axes
+        return old.keys() != axes.keys()
+
+    def _axes(self, v: Inst) -> Axes:
         match v:
             case Load(written=False):
                 return {axis: v for axis in v.masked}
@@ -104,21 +114,17 @@ class _Masks:
                 return {axis: v for axis in range(v.tile.rank)}
             case Item(source, index):
                 return self._given(source, index)
-            case Arg() if v in self.carried:
-                return self._union(*self.carried[v])
             case Where():
                 return {}
             case Reshape(x):
-                return _regrouped(self.axes(x), x.tile.shape, v.tile.shape)
+                return _regrouped(self.axes(x), x.tile.shape, v.shape)
             case Permute(x, order):
                 return {i: self.axes(x)[axis] for i, axis in enumerate(order) if axis in self.axes(x)}
             case Broadcast(x) | Extract(x) | Convert(x) | Annotate(x):
                 return self.axes(x)
             case Stack(tiles, axis):
                 return {a + (a >= axis): read for a, read in self._union(*tiles).items()}
-            case Inst() if type(v).__module__ == arith.__name__:
-                return self._union(*v.operands)
-        return {}
+        return self._union(*v.operands) if type(v).__module__ == arith.__name__ else {}
 
     def _given(self, source: Value, index: int) -> Axes:
         match source:
@@ -143,19 +149,17 @@ def _regrouped(axes: Axes, old: tuple[int, ...], new: tuple[int, ...]) -> Axes:
 
 def _groups(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
     """The finest runs of axes with equal products: (4, 6) and (2, 2, 6) give ([0], [0, 1]), ([1], [2])."""
-    groups, j = [], 0
-    i = 0
-    while i < len(old):
-        before, after, left, right = [i], list[int](), old[i], 1
-        i += 1
+    groups: list[tuple[list[int], list[int]]] = []
+    olds, news = enumerate(old), enumerate(new)
+    for axis, extent in olds:
+        before, after, left, right = [axis], list[int](), extent, 1
         while left != right:
+            axis, extent = next(news if left > right else olds)
             if left > right:
-                after.append(j)
-                right *= new[j]
-                j += 1
+                after.append(axis)
+                right *= extent
             else:
-                before.append(i)
-                left *= old[i]
-                i += 1
+                before.append(axis)
+                left *= extent
         groups.append((before, after))
     return groups
