@@ -11,7 +11,7 @@ from collections import Counter
 import tilec as tc
 from tilec.backends.ptx.assemble import find
 
-KEY = r"(ld\.global|ld\.shared|st\.shared|cp\.async|ldmatrix|mma\.sync|wgmma\.mma_async|bar\.sync)\S*"
+KEY = r"(ld\.global|ld\.shared|st\.shared|cp\.async|ldmatrix|mma\.sync|wgmma\.mma_async|bar\.sync)[^\s;]*"
 
 
 @tc.kernel
