@@ -21,7 +21,6 @@ from tilec.ir.passes.places import places, widen_dots
 from tilec.ir.passes.shared_memory import plan_shared_memory
 from tilec.ir.passes.simplify import simplify
 from tilec.ir.target import Target
-from tilec.ir.verify import verify
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,8 @@ def lower(func: Func, target: Target, record: Callable[[str, Func], None] | None
         with debug.stage(step.name):
             func = step.run(func, target)
         if debug.checking():
+            from tilec.ir.verify import verify
+
             verify(func, step.name)
         if record:
             record(step.name, func)
