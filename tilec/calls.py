@@ -13,7 +13,7 @@ import builtins
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -119,6 +119,8 @@ def call_expression(frame: Frame, node: ast.Call) -> Any:
 
 def call(frame: Frame, node: ast.AST, callee: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """callee(*args, **kwargs), inlined where it is the user's."""
+    if isinstance(callee, partial):
+        return call(frame, node, callee.func, [*callee.args, *args], {**callee.keywords, **kwargs})
     if isinstance(callee, MethodType) and isinstance(callee.__func__, FunctionType):
         callee, args = callee.__func__, [callee.__self__, *args]
     elif not isinstance(callee, FunctionType | Closure | type):

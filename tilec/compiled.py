@@ -27,7 +27,7 @@ from tilec.ir.func import Func, Value
 from tilec.ir.run import Memory, grid_size
 from tilec.ir.target import CPU, Place, Target, parse_target
 from tilec.ir.tile import ArrayType, Type
-from tilec.places import Emulated, Program, Reference, runner_of
+from tilec.places import Emulated, Program, Reference, meant, runner_of
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Compiled:
         """The target as data."""
         if self.place.target is None:
             raise TilecError(
-                f'{self.target}: no CUDA driver was found on this machine; kernels run on "cpu", '
-                '"reference" and "emulator:sm_80" without one'
+                f'{self.target}: kernels are not launched on GPUs yet; they run on "cpu", "reference" and '
+                '"emulator:sm_80", and compile(..., target="sm_90a") gives their PTX'
             )
         return self.place.target
 
@@ -149,7 +149,7 @@ class Compiled:
 
     def __call__(self, *args: Any) -> None:
         """Runs on these arguments; TilecError unless they are what it was compiled for."""
-        given, _ = bind(self.definition, args, {})
+        given, _ = bind(self.definition, tuple(x for x in args if x is not None), {})
         held = [checked(param, x) for param, x in zip(self.definition.params, given, strict=True)]
         check_fits(self.definition, self.types, held)
         self.prepared(held)(held)
@@ -158,7 +158,7 @@ class Compiled:
         """A launch on arguments like these: checks what the kernel requires, and counts its blocks."""
         check_writeable(self.definition, self.written, held)
         env: dict[Value, Any] = {
-            param: Memory(x, param.type.dtype) if isinstance(param.type, ArrayType) else x
+            param: Memory(x, param.type.dtype) if isinstance(param.type, ArrayType) else meant(x, param.type)
             for param, x in zip(self.traced.params, held, strict=True)
         }
         blocks = grid_size(self.traced, env)

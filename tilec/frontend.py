@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import FunctionType
-from typing import Any
+from typing import Any, Optional
 
 from tilec import expressions, statements
 from tilec.arrays import Array
@@ -31,11 +31,12 @@ EMPTY = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Param:
-    """A run-time parameter: an array, or a scalar of `dtype`."""
+    """A run-time parameter: an array, or a scalar of `dtype`. An optional array may be None."""
 
     name: str
     dtype: DType | None = None
     default: Any = EMPTY
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,16 @@ class Definition:
     params: tuple[Param, ...]
     constants: Mapping[str, Any]
     alias: frozenset[str]
+    nothing: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return self.function.__name__
+
+    def without(self, absent: Sequence[str]) -> Definition:
+        """The same kernel where these optional arrays are None, which is a constant."""
+        params = tuple(p for p in self.params if p.name not in absent)
+        return replace(self, params=params, nothing=tuple(absent))
 
     @property
     def usage(self) -> str:
@@ -84,14 +91,23 @@ def _param(function: FunctionType, parameter: inspect.Parameter) -> Param:
             f"the parameter {name} needs an annotation: {name}: tc.Array, or a dtype for a scalar "
             f"({name}: tc.f32); a constant goes after the *"
         )
-    if kind is Array:
-        return Param(name)
+    optional = kind in (Array | None, Optional[Array])  # noqa: UP045 - both spellings
+    if kind is Array or optional:
+        _check_default(name, parameter.default, optional)
+        return Param(name, None, None if optional else EMPTY, optional)
     if isinstance(kind, DType):
         return Param(name, kind, parameter.default)
     raise TilecError(
         f"the parameter {name} is annotated {kind!r}: expected tc.Array, or a dtype such as tc.f32; "
         "constants go after the *"
     )
+
+
+def _check_default(name: str, default: Any, optional: bool) -> None:
+    if default is not EMPTY and not (optional and default is None):
+        raise TilecError(
+            f"the array {name} has a default, {default!r}: there is only {name}: tc.Array | None = None"
+        )
 
 
 def _annotation(function: FunctionType, parameter: inspect.Parameter) -> Any:
@@ -158,7 +174,7 @@ def trace(
     code = definition.code
     frame = Frame(tracer, code, definition.function.__globals__, cells_of(definition.function))
     frame.locals.update({arg.name: _held(arg, tracer) for arg in args})
-    frame.locals.update(constants)
+    frame.locals.update({**constants, **dict.fromkeys(definition.nothing)})
     tracer.loc = code.loc(code.node.lineno)
     with trace_into(tracer):
         _read(frame)

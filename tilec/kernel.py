@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import update_wrapper
-from threading import Lock
+from threading import RLock
 from types import FunctionType
 from typing import Any, overload
 
@@ -37,7 +37,8 @@ class Kernel:
         self._static: dict[Any, Static] = {}
         self._compiled: dict[Any, Compiled] = {}
         self._launches: dict[Any, Launch] = {}
-        self._lock = Lock()
+        self._without: dict[tuple[str, ...], Definition] = {}
+        self._lock = RLock()
 
     def __repr__(self) -> str:
         return f"<kernel {self.definition.usage}>"
@@ -63,7 +64,8 @@ class Kernel:
     def compile(self, *args: Any, target: str = "sm_90a", **constants: Any) -> Compiled:
         """Code for these arrays or specifications (for a scalar anything), without running it."""
         given, rest = bind(self.definition, args, {**self._absent_scalars(args), **constants})
-        return self._specialised(target, given, rest)
+        definition, present = self._present(given)
+        return self._specialised(definition, target, present, rest)
 
     def _absent_scalars(self, args: Sequence[Any]) -> dict[str, Any]:
         return {p.name: 0 for p in self.definition.params[len(args) :] if p.dtype is not None}
@@ -75,57 +77,74 @@ class Kernel:
                 "function"
             )
         given, rest = bind(self.definition, args, constants)
-        held = tuple(checked(param, x) for param, x in zip(self.definition.params, given, strict=True))
-        key = (target, fast_key(held), _constants_key(rest))
-        launch = self._launches.get(key) or self._prepare(target, held, rest, key)
+        definition, present = self._present(given)
+        held = tuple(checked(param, x) for param, x in zip(definition.params, present, strict=True))
+        key = (target, definition.nothing, fast_key(held), _constants_key(rest))
+        launch = self._launches.get(key) or self._prepare(definition, target, held, rest, key)
         launch(held)
 
-    def _prepare(self, target: str, held: tuple[Any, ...], constants: dict[str, Any], key: Any) -> Launch:
+    def _present(self, given: tuple[Any, ...]) -> tuple[Definition, tuple[Any, ...]]:
+        """The arguments without optional arrays that are None, and the definition without those."""
+        if all(x is not None for x in given):
+            return self.definition, given
+        absent = tuple(
+            p.name for p, x in zip(self.definition.params, given, strict=True) if p.optional and x is None
+        )
+        if absent not in self._without:
+            self._without[absent] = self.definition.without(absent)
+        kept = (
+            x for p, x in zip(self.definition.params, given, strict=True) if not (p.optional and x is None)
+        )
+        return self._without[absent], tuple(kept)
+
+    def _prepare(self, definition: Definition, target: str, held: tuple[Any, ...], constants: dict[str, Any],
+                 key: Any) -> Launch:  # fmt: skip
         """The first call of its kind: compiles, checks what the kernel requires, counts the blocks."""
         try:
-            launch = self._specialised(target, held, constants).prepared(held)
+            compiled = self._specialised(definition, target, held, constants)
+            launch = compiled.prepared(held)
+            with self._lock:
+                compiled.program  # noqa: B018 - compiled here, once, so that what the target refuses is told here
         except TilecError as error:
-            told = _with_arguments(error, self.definition, held)
+            told = _with_arguments(error, definition, held)
             raise told.with_traceback(None) from error.__cause__  # our own frames help nobody
         if len(self._launches) >= REMEMBERED:
             self._launches.clear()
         self._launches[key] = launch
         return launch
 
-    def _specialised(self, target: str, given: Sequence[Any], constants: Mapping[str, Any]) -> Compiled:
+    def _specialised(self, definition: Definition, target: str, given: Sequence[Any],
+                     constants: Mapping[str, Any]) -> Compiled:  # fmt: skip
         """Code for the types of these arguments; traced again where tc.static asks for an extent."""
-        values, schedule = constants_of(self.definition, constants)
-        chosen = _constants_key(constants)
+        values, schedule = constants_of(definition, constants)
+        chosen = (definition.nothing, _constants_key(constants))
         with self._lock:
             while True:
                 static = self._static.get(chosen, frozenset())
-                types = self._types(given, static)
-                key = (target, types, chosen)
+                key = (target, types := _types(definition, given, static), chosen)
                 try:
                     if key not in self._compiled:
                         with debug.stage("front end"):
-                            func = trace(self.definition, types, values, schedule)
-                        self._compiled[key] = Compiled(self.definition, func, target)
+                            func = trace(definition, types, values, schedule)
+                        self._compiled[key] = Compiled(definition, func, target)
                     return self._compiled[key]
                 except Respecialise as wanted:
-                    self._check_static(given, wanted)
+                    _check_static(definition, given, wanted)
                     self._static[chosen] = static | {(wanted.param, wanted.axis)}
 
-    def _types(self, given: Sequence[Any], static: Static) -> tuple[Type, ...]:
-        params = self.definition.params
-        return tuple(
-            agreed(
-                [argument_type(p, i, x, static) for i, (p, x) in enumerate(zip(params, given, strict=True))]
-            )
-        )
 
-    def _check_static(self, given: Sequence[Any], wanted: Respecialise) -> None:
-        if isinstance(given[wanted.param], Spec):
-            name = self.definition.params[wanted.param].name
-            raise TilecError(
-                f"{self.definition.name} needs the extent of axis {wanted.axis} of {name} as a constant "
-                "(tc.static): give its tc.Spec an integer there"
-            )
+def _types(definition: Definition, given: Sequence[Any], static: Static) -> tuple[Type, ...]:
+    pairs = zip(definition.params, given, strict=True)
+    return tuple(agreed([argument_type(param, i, x, static) for i, (param, x) in enumerate(pairs)]))
+
+
+def _check_static(definition: Definition, given: Sequence[Any], wanted: Respecialise) -> None:
+    if isinstance(given[wanted.param], Spec):
+        name = definition.params[wanted.param].name
+        raise TilecError(
+            f"{definition.name} needs the extent of axis {wanted.axis} of {name} as a constant (tc.static): give "
+            "its tc.Spec an integer there"
+        )
 
 
 def _constants_key(constants: Mapping[str, Any]) -> Any:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from tilec.ir import codec
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Func
 from tilec.ir.packing import PackedArray, pack
 from tilec.ir.run import Memory, run
 from tilec.ir.signature import Slot, signature
 from tilec.ir.target import Place, parse_target
-from tilec.ir.tile import ArrayType
+from tilec.ir.tile import ArrayType, TileType, Type
 
 if TYPE_CHECKING:
     from tilec.backends.ptx import PtxKernel
@@ -69,18 +70,22 @@ class Reference:
         self.func = func
 
     def launch(self, args: Sequence[Any], blocks: int) -> None:
-        held = [self._held(arg, param.type) for arg, param in zip(args, self.func.params, strict=True)]
+        held = [meant(arg, param.type) for arg, param in zip(args, self.func.params, strict=True)]
         run(self.func, held)
         for arg, memory in zip(args, held, strict=True):
             if isinstance(arg, PackedArray) and arg.bytes.flags.writeable:
                 arg.bytes[:] = pack(memory.data, arg.dtype)
 
-    @staticmethod
-    def _held(arg: Any, kind: Any) -> Any:
-        if isinstance(arg, PackedArray):
-            values = arg.codes() if arg.dtype.is_float else arg.values()
-            return Memory(values.astype(arg.dtype.storage), arg.dtype)
-        return Memory(arg, kind.dtype) if isinstance(kind, ArrayType) else arg
+
+def meant(arg: Any, kind: Type) -> Any:
+    """An argument as the reference holds it."""
+    if isinstance(arg, PackedArray):
+        values = arg.codes() if arg.dtype.is_float else arg.values()
+        return Memory(values.astype(arg.dtype.storage), arg.dtype)
+    if isinstance(kind, ArrayType):
+        return Memory(arg, kind.dtype)
+    assert isinstance(kind, TileType), "parameters are arrays and scalars"
+    return codec.from_storage(np.asarray(arg), kind.dtype)[()]
 
 
 class Emulated:

@@ -55,7 +55,8 @@ class Code:
 
 
 def code_of(function: FunctionType) -> Code:
-    """The syntax tree of a function; TilecError where its source cannot be had."""
+    """The syntax tree of a kernel, as its file is now; TilecError where its source cannot be had."""
+    linecache.checkcache(function.__code__.co_filename)
     found = find_code(function.__code__)
     if found is None:
         code = function.__code__
@@ -68,9 +69,17 @@ def code_of(function: FunctionType) -> Code:
     return found
 
 
-@lru_cache(4096)
+_known: dict[int, tuple[CodeType, Code | None]] = {}  # by identity: equal code may stand on other lines
+
+
 def find_code(code: CodeType) -> Code | None:
     """The syntax tree of compiled code, None where there is no source or it is another function's."""
+    if id(code) not in _known:
+        _known[id(code)] = code, _find(code)
+    return _known[id(code)][1]
+
+
+def _find(code: CodeType) -> Code | None:
     lines = linecache.getlines(code.co_filename)
     if not lines:
         return None

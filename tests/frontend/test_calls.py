@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,7 @@ def test_alias() -> None:
         ("@tc.kernel\ndef f(*x: tc.Array): pass", "a kernel's parameters are known by name: *x is not possible"),
         ("@tc.kernel\ndef f(x: 'tc.Aray'): pass", "the annotation 'tc.Aray' of x cannot be read"),
         ("@tc.kernel(alias=('z',))\ndef f(x: tc.Array): pass", "alias= names arrays of the kernel, found 'z': there are x"),
+        ("@tc.kernel\ndef f(x: tc.Array = None): pass", "the array x has a default, None: there is only x: tc.Array | None = None"),
         ("@tc.kernel\nclass f: pass", "@tc.kernel marks a function written with def, found type"),
     ],
 )  # fmt: skip
@@ -259,4 +261,51 @@ def horner(x: Any, *c: float) -> Any:
     result = c[-1]
     for each in reversed(c[:-1]):
         result = result * x + each
+    return result
+
+
+@tc.kernel
+def affine(
+    x: tc.Array, bias: tc.Array | None, out: tc.Array, gain: tc.Array | None = None, shift: tc.bf16 = 0
+):
+    X, OUT = x.tiles((16,)), out.tiles((16,))
+    i = tc.blocks(*OUT.shape)
+    y = X[i]
+    if bias is not None:
+        y = y + bias.tiles((16,))[i]
+    if gain is not None:
+        y = y * gain.tiles((16,))[i]
+    OUT[i] = y + shift.to(tc.f32)
+
+
+def test_optional_arrays() -> None:
+    x, b, g = (np.arange(20, dtype=np.float32) + k for k in range(3))
+    for bias, gain in ((None, None), (b, None), (None, g), (b, g)):
+        affine.meaning(x, bias, out := ones(20), gain, shift=0.5)
+        want = (x + (0 if bias is None else b)) * (1 if gain is None else g) + 0.5
+        np.testing.assert_array_equal(out, want)
+    affine.meaning(x, None, out := ones(20))
+    np.testing.assert_array_equal(out, x)
+    compiled = affine.compile(x, None, out, None, target="reference")
+    compiled(x, None, out, None, 1.0)
+    np.testing.assert_array_equal(out, x + 1)
+    with pytest.raises(tc.TilecError, match="out takes an array, found NoneType"):
+        affine.meaning(x, b, None, g)
+
+
+def test_partial_functions_are_inlined() -> None:
+    @tc.kernel
+    def f(out: tc.Array, n: tc.i32, *, choose):
+        out.store(0, choose(n))
+
+    for n, want in ((1, 10), (7, 70)):
+        f.meaning(out := ones(1, dtype=np.int32), n, choose=partial(larger, 10))
+        assert out[0] == want
+
+
+def larger(k: int, n: tc.Tile) -> Any:
+    if n > 5:
+        result = n * k
+    else:
+        result = k
     return result
