@@ -87,15 +87,11 @@ class Kernel:
         """The arguments without optional arrays that are None, and the definition without those."""
         if all(x is not None for x in given):
             return self.definition, given
-        absent = tuple(
-            p.name for p, x in zip(self.definition.params, given, strict=True) if p.optional and x is None
-        )
+        pairs = tuple(zip(self.definition.params, given, strict=True))
+        absent = tuple(p.name for p, x in pairs if p.optional and x is None)
         if absent not in self._without:
             self._without[absent] = self.definition.without(absent)
-        kept = (
-            x for p, x in zip(self.definition.params, given, strict=True) if not (p.optional and x is None)
-        )
-        return self._without[absent], tuple(kept)
+        return self._without[absent], tuple(x for p, x in pairs if p.name not in absent)
 
     def _prepare(self, definition: Definition, target: str, held: tuple[Any, ...], constants: dict[str, Any],
                  key: Any) -> Launch:  # fmt: skip
@@ -142,8 +138,8 @@ def _check_static(definition: Definition, given: Sequence[Any], wanted: Respecia
     if isinstance(given[wanted.param], Spec):
         name = definition.params[wanted.param].name
         raise TilecError(
-            f"{definition.name} needs the extent of axis {wanted.axis} of {name} as a constant (tc.static): give "
-            "its tc.Spec an integer there"
+            f"{definition.name} needs the extent of axis {wanted.axis} of {name} as a constant (tc.static): "
+            "give its tc.Spec an integer there"
         )
 
 

@@ -156,7 +156,9 @@ def array_type(
             Dim(f"{name}.{axis}.stride", power_of_two(n)) if isinstance(n, Dim) else n
             for axis, n in enumerate(_strides_like(x.shape, shape))
         )
-        return ArrayType(x.dtype, shape, strides, alignment(np.asarray(x.bytes)), packed=True)
+        return ArrayType(
+            x.dtype, shape, strides, alignment(np.asarray(x.bytes)), packed=x.dtype.bits % 8 != 0
+        )
     kind = dtype_of(x.dtype, name)
     shape = _shape(x.shape, name, static)
     return ArrayType(kind, shape, _strides(x, name, shape), alignment(x))

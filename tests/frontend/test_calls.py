@@ -304,8 +304,7 @@ def test_partial_functions_are_inlined() -> None:
 
 
 def larger(k: int, n: tc.Tile) -> Any:
+    result = k
     if n > 5:
         result = n * k
-    else:
-        result = k
     return result
