@@ -84,11 +84,17 @@ def _fastest(array: ArrayType) -> int | None:
 
 def _aligned(e: Emitter, w: Window, starts: Points, length: int) -> bool:
     size = memory_bits(w.type.dtype) // 8
+    common = offset_multiple(e, w, starts)
+    return gcd(e.facts.align(w.array), common * size) % (length * size) == 0
+
+
+def offset_multiple(e: Emitter, w: Window, starts: Points) -> int:
+    """A divisor of the element offsets of all threads' slots at `starts` (0: all are 0)."""
     common = 0
     for axis in range(w.type.rank):
         coordinate = _gcd(w.layout.thread_part()[:, axis], starts[:, axis], e.facts.multiple(w.at[axis]))
         common = gcd(common, coordinate * e.facts.stride_multiple(w.array, axis))
-    return gcd(e.facts.align(w.array), common * size) % (length * size) == 0
+    return common
 
 
 def _uniform(e: Emitter, w: Window, starts: Points, length: int, axis: int) -> bool:
@@ -182,7 +188,7 @@ def conjunction(e: Emitter, conditions: Sequence[str]) -> str | None:
 
 
 def runs(e: Emitter, w: Window, length: int, static: Points) -> Iterator[tuple[range, str, str | None]]:
-    """(slots, pointer, condition or None) of each run; `static` says which threads take part in which slot."""
+    """(slots, pointer, condition or None) of each run; `static`: which threads take part in which slot."""
     place = Coordinates(e, w)
     for first in range(0, w.layout.slots, length):
         taking = static[:, first]

@@ -42,7 +42,7 @@ def load(e: Emitter, inst: memory.Load) -> Fragment:
     if kind.space == "shared" and at is not None and not inst.masked:
         return shared.load(e, inst.array, inst.layout, at, inst in e.lazy)
     window = Window(inst.array, inst.at, inst.layout, inst.masked)
-    return packed.load(e, window) if kind.packed else load_window(e, window, e.scalar(inst.other))
+    return packed.load(e, window, inst.other) if kind.packed else load_window(e, window, e.scalar(inst.other))
 
 
 def load_window(e: Emitter, w: Window, other: str, when: str | None = None) -> Fragment:
@@ -97,24 +97,34 @@ def _held(e: Emitter, v: Value) -> Fragment:
     return found if isinstance(found, Fragment) else Fragment(v.tile.dtype, blocked((), e.threads), [found])
 
 
-def element_pointers(
+def elements(
     e: Emitter, array: Value, indices: Sequence[Fragment], taking: Mask
-) -> Iterator[tuple[int, str, str | None]]:
-    """(slot, pointer, condition) of one element per slot: gathers, scatters, atomics."""
-    ref, kind = e.array(array), array.array_type
-    size = memory_bits(kind.dtype) // 8
+) -> Iterator[tuple[int, str | int, str]]:
+    """(slot, number of the element, condition) of one element per slot: gathers, scatters, atomics."""
+    ref = e.array(array)
     for s in range(taking.shape[1]):
         if not taking[:, s].any():
             continue
-        pointer, conditions = ref.base, []
+        total, conditions = ref.offset, []
         for index, extent, stride in zip(indices, ref.extents, ref.strides, strict=True):
             wide = _wide(e, index, s)
             conditions.append(e.let(f"icmp ult i64 {wide}, {_wide_extent(e, extent)}"))
-            offset = e.let(f"mul i64 {wide}, {stride}") if isinstance(stride, str) or stride != 1 else wide
-            scaled = e.let(f"mul i64 {offset}, {size}") if size != 1 else offset
-            pointer = e.let(f"getelementptr i8, {_space(kind)} {pointer}, i64 {scaled}")
+            step = e.let(f"mul i64 {wide}, {stride}") if stride != 1 else wide
+            total = e.let(f"add i64 {total}, {step}") if total != 0 else step
         who = predicate(e, taking[:, s])
-        yield s, pointer, conjunction(e, [*conditions, *([who] if who else [])])
+        inside = conjunction(e, [*conditions, *([who] if who else [])])
+        yield s, total, inside or "true"
+
+
+def element_pointers(
+    e: Emitter, array: Value, indices: Sequence[Fragment], taking: Mask
+) -> Iterator[tuple[int, str, str]]:
+    """As `elements`, with a pointer to each."""
+    kind = array.array_type
+    size = memory_bits(kind.dtype) // 8
+    for s, element, condition in elements(e, array, indices, taking):
+        scaled = e.let(f"mul i64 {element}, {size}") if size != 1 else element
+        yield s, e.let(f"getelementptr i8, {_space(kind)} {e.array(array).base}, i64 {scaled}"), condition
 
 
 def _wide(e: Emitter, index: Fragment, s: int) -> str:
@@ -134,15 +144,17 @@ def _space(kind: ArrayType) -> str:
 
 def gather(e: Emitter, inst: memory.Gather) -> Fragment | str:
     indices = [_held(e, v) for v in inst.indices]
-    layout, dtype = indices[0].layout, inst.tile.dtype
+    layout, dtype, kind = indices[0].layout, inst.tile.dtype, inst.array.array_type
     slots = [e.writer.constant(0, dtype)] * layout.slots
-    size = memory_bits(dtype) // 8
-    for s, pointer, condition in element_pointers(e, inst.array, indices, ~layout.pad_mask()):
-        assert condition is not None, "gathers are always checked"
+    if kind.packed:
+        for s, element, condition in elements(e, inst.array, indices, ~layout.pad_mask()):
+            slots[s] = packed.load_one(e, inst.array, str(element), condition, inst.other)
+    else:
         outside = as_words(e, [e.scalar(inst.other)], dtype)
-        read_only = root(inst.array) in e.read_only
-        words = access.load_if(e, condition, pointer, size, inst.array.array_type.space, outside, read_only)
-        slots[s] = from_words(e, words, 1, dtype)[0]
+        size, read_only = memory_bits(dtype) // 8, root(inst.array) in e.read_only
+        for s, pointer, condition in element_pointers(e, inst.array, indices, ~layout.pad_mask()):
+            words = access.load_if(e, condition, pointer, size, kind.space, outside, read_only)
+            slots[s] = from_words(e, words, 1, dtype)[0]
     return Fragment(dtype, layout, slots) if inst.tile.rank else slots[0]
 
 
@@ -150,7 +162,6 @@ def scatter(e: Emitter, inst: memory.Scatter) -> None:
     tile, indices = _held(e, inst.tile_), [_held(e, v) for v in inst.indices]
     size = memory_bits(tile.dtype) // 8
     for s, pointer, condition in element_pointers(e, inst.array, indices, tile.layout.owner_mask()):
-        assert condition is not None, "scatters are always checked"
         words = as_words(e, [tile.slots[s]], tile.dtype)
         access.store_if(e, condition, pointer, words, size, inst.array.array_type.space)
 
@@ -159,7 +170,6 @@ def atomic(e: Emitter, inst: memory.Atomic) -> None:
     tile, indices = _held(e, inst.tile_), [_held(e, v) for v in inst.indices]
     space = inst.array.array_type.space
     for s, pointer, condition in element_pointers(e, inst.array, indices, tile.layout.owner_mask()):
-        assert condition is not None, "atomics are always checked"
         access.reduce_if(e, condition, pointer, inst.op, tile.slots[s], tile.dtype, space)
 
 

@@ -1,7 +1,7 @@
 """Arrays of elements of fewer than 8 bits, one after the other without padding.
 
-A thread's element is a field of one or two bytes. Stores write whole bytes: each thread's run must be proven to be
-some, or it is an error, as two threads may not share a byte.
+A thread's element is a field of one or two bytes. Stores write whole bytes: each thread's run must be proven
+to be some, or it is an error, as two threads may not share a byte.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy as np
 
 from tilec.backends.convert import from_code, to_code
 from tilec.backends.ptx import access
-from tilec.backends.ptx.address import Coordinates, Window, conjunction
+from tilec.backends.ptx.address import Coordinates, Window, conjunction, neighbours, offset_multiple
 from tilec.backends.ptx.emitter import Fragment
 from tilec.backends.ptx.threads import predicate
 from tilec.backends.writer import held
 from tilec.ir.errors import TilecError
-from tilec.ir.func import root
+from tilec.ir.func import Value, root
+from tilec.ir.inst.arith import Full
 
 if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
@@ -34,19 +35,20 @@ def _element(e: Emitter, w: Window, place: Coordinates, slot: Sequence[int]) -> 
     return str(total)
 
 
-def load(e: Emitter, w: Window) -> Fragment:
-    """A fragment of a packed array, 0 outside it."""
+def load(e: Emitter, w: Window, other: Value) -> Fragment:
+    """A fragment of a packed array, `other` outside it."""
     dtype, place, pad = w.type.dtype, Coordinates(e, w), w.layout.pad_mask()
     slots = []
     for s, slot in enumerate(w.layout.slot_part()):
         who = predicate(e, ~pad[:, s]) if pad[:, s].any() else None
         condition = conjunction(e, [*place.inside(slot), *([who] if who else [])])
-        slots.append(_load_one(e, w, _element(e, w, place, slot), condition or "true", place.ref.base))
+        slots.append(load_one(e, w.array, _element(e, w, place, slot), condition or "true", other))
     return Fragment(dtype, w.layout, slots)
 
 
-def _load_one(e: Emitter, w: Window, element: str, condition: str, base: str) -> str:
-    dtype, read_only = w.type.dtype, root(w.array) in e.read_only
+def load_one(e: Emitter, array: Value, element: str, condition: str, other: Value) -> str:
+    """Element number `element` (i64) of a packed array where the condition holds, else `other`."""
+    dtype, read_only, base = array.array_type.dtype, root(array) in e.read_only, e.array(array).base
     bit = e.let(f"mul i64 {element}, {dtype.bits}")
     low = e.let(f"trunc i64 {e.let(f'and i64 {bit}, 7')} to i16")
     first = e.let(f"getelementptr i8, ptr addrspace(1) {base}, i64 {e.let(f'lshr i64 {bit}, 3')}")
@@ -60,7 +62,11 @@ def _load_one(e: Emitter, w: Window, element: str, condition: str, base: str) ->
         upper = e.let(f"shl i16 {e.let(f'zext i8 {high} to i16')}, 8")
         wide = e.let(f"or i16 {wide}, {upper}")
     field = e.let(f"trunc i16 {e.let(f'lshr i16 {wide}, {low}')} to i8")
-    return from_code(e.writer, field, dtype)
+    found = from_code(e.writer, field, dtype)
+    if isinstance(other, Full) and other.value == 0:  # what the byte that is not read has
+        return found
+    kind = held(dtype)
+    return e.let(f"select i1 {condition}, {kind} {found}, {kind} {e.scalar(other)}")
 
 
 def store(e: Emitter, w: Window, tile: Fragment) -> None:
@@ -69,8 +75,8 @@ def store(e: Emitter, w: Window, tile: Fragment) -> None:
     run = 8 // int(np.gcd(8, dtype.bits))
     if not _whole_bytes(e, w, run):
         raise TilecError(
-            f"a store to packed {dtype.name} needs each thread to write whole bytes: {run} neighbouring elements that "
-            f"start at a multiple of {run}; make the last extent and the offsets such multiples"
+            f"a store to packed {dtype.name} needs each thread to write whole bytes: {run} neighbouring "
+            f"elements that start at a multiple of {run}; make the last extent and the offsets such multiples"
         )
     for first in range(0, w.layout.slots, run):
         if not taking[:, first].any():
@@ -94,7 +100,11 @@ def store(e: Emitter, w: Window, tile: Fragment) -> None:
 
 
 def _whole_bytes(e: Emitter, w: Window, run: int) -> bool:
-    """Whether slots come in runs of `run` neighbours that start at multiples of it, all inside or all outside."""
-    from tilec.backends.ptx.address import neighbours
-
-    return run == 1 or (w.layout.slots % run == 0 and neighbours(e, w, run, w.layout.owner_mask()))
+    """Whether slots come in runs of `run` neighbours that start at whole bytes, all inside or all outside."""
+    if run == 1:
+        return True
+    if w.layout.slots % run or not neighbours(e, w, run, w.layout.owner_mask()):
+        return False
+    bits = w.type.dtype.bits
+    steps = offset_multiple(e, w, w.layout.slot_part()[::run])
+    return e.facts.align(w.array) > 0 and steps * bits % 8 == 0

@@ -1,7 +1,7 @@
 """Arrays and what is read from them and written to them.
 
-Reads outside an array give `other`, writes outside vanish; `inside` names the axes on which a pass has proven that
-neither can happen.
+Reads outside an array give `other`, writes outside vanish; `inside` names the axes on which a pass has proven
+that neither can happen.
     Load(a, (i, j), (128, 32), zero): a[i : i + 128, j : j + 32]
 """
 
@@ -42,7 +42,8 @@ class Size(Inst):
 
 @dataclass(frozen=True, eq=False)
 class ArraySlice(Inst):
-    """A view: per axis of the array a start and stop (None: the whole axis) and a step; `dropped` axes keep one index.
+    """A view: per axis of the array a start and stop (None: the whole axis) and a step; `dropped` axes keep
+    one index.
 
     Starts and stops are clipped to the array; a dropped axis whose index lies outside leaves an empty view.
     """
@@ -96,8 +97,8 @@ def _drop(data: Array, dropped: tuple[int, ...]) -> Array:
 class Alloc(Inst):
     """Shared memory of one block; it starts uninitialised.
 
-    `layout`: where each element lies (None: row-major). `count` above 1: that many buffers in a row, one more axis in
-    front, told apart by `Stage`. `offset`: the first byte, once shared memory is planned.
+    `layout`: where each element lies (None: row-major). `count` above 1: that many buffers in a row, one more
+    axis in front, told apart by `Stage`. `offset`: the first byte, once shared memory is planned.
     """
 
     dtype: DType
@@ -173,7 +174,9 @@ def _check_window(what: str, array: ArrayType, at: tuple[Value, ...], shape: tup
 
 @dataclass(frozen=True, eq=False)
 class Load(Inst):
-    """The tile at element offsets `at`; `other` (a scalar) outside the array. `written`: the user gave `other`."""
+    """The tile at element offsets `at`; `other` (a scalar) outside the array. `written`: the user gave
+    `other`.
+    """
 
     array: Value
     at: tuple[Value, ...]
@@ -229,7 +232,8 @@ class Store(Inst):
         _check_window("a store", a, self.at, tile.shape)
         if a.dtype != tile.dtype:
             raise TilecError(
-                f"a store keeps the dtype: the array is {a}, the tile is {tile}; cast it with .to({a.dtype.name})"
+                f"a store keeps the dtype: the array is {a}, the tile is {tile}; "
+                f"cast it with .to({a.dtype.name})"
             )
         return UNIT
 
@@ -246,7 +250,7 @@ class Store(Inst):
 
 @dataclass(frozen=True, eq=False)
 class Gather(Inst):
-    """One element per place: indices[d] (integer tiles of one shape) along axis d; `other` outside the array."""
+    """One element per place: integer tiles of one shape, one per axis; `other` outside the array."""
 
     array: Value
     indices: tuple[Value, ...]
@@ -286,7 +290,9 @@ def in_bounds(extents: tuple[int, ...], indices: list[Array]) -> tuple[Array, tu
 
 @dataclass(frozen=True, eq=False)
 class Scatter(Inst):
-    """Writes one element per place; places outside the array vanish; one place written twice keeps either value."""
+    """Writes one element per place; places outside the array vanish; one place written twice keeps either
+    value.
+    """
 
     array: Value
     indices: tuple[Value, ...]
@@ -305,6 +311,9 @@ class Scatter(Inst):
 
 def _check_scatter(what: str, array: ArrayType, indices: tuple[Value, ...], tile: TileType) -> None:
     first = _check_indices(what, array, indices)
+    if array.packed:
+        raise TilecError(f"{what} cannot write to packed {array.dtype.name}: elements of different threads share a byte; "
+                         "store whole tiles")  # fmt: skip
     if (tile.dtype, tile.shape) != (array.dtype, first.shape):
         raise TilecError(f"{what} writes a tile of the array's dtype and the indices' shape: "
                          f"the array is {array}, the indices are {first}, the tile is {tile}")  # fmt: skip
@@ -329,8 +338,10 @@ class Atomic(Inst):
         dtype = self.tile_.tile.dtype
         native = dtype.bits in (32, 64) or (self.op == "add" and dtype.bits == 16 and dtype.is_float)
         if not native or (dtype.is_float and self.op != "add"):
-            raise TilecError(f"atomic_{self.op} works on 32- and 64-bit integers, and add on floats of 16 bits or more; "
-                             f"not on {dtype.name}")  # fmt: skip
+            raise TilecError(
+                f"atomic_{self.op} works on 32- and 64-bit integers, and add on floats of 16 bits or more; "
+                f"not on {dtype.name}"
+            )
         return UNIT
 
     def meaning(self, state: State, array: Memory, *rest: Array) -> None:

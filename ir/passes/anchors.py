@@ -7,7 +7,7 @@ per 32-byte sector or shared wavefront that it touches.
 from __future__ import annotations
 
 from functools import lru_cache
-from math import prod
+from math import gcd, prod
 
 import numpy as np
 
@@ -99,8 +99,10 @@ def wide(inst: Load | Store, shape: tuple[int, ...], threads: int, facts: Facts)
 
 
 def _vector(inst: Load | Store, shape: tuple[int, ...], axis: int, facts: Facts, most: int) -> int:
-    """Elements per access: a power of two that divides the tile, the alignment and, where masked, the extent."""
+    """Elements per access: a power of two that divides tile, alignment and, where masked, the extent."""
     kind, at = inst.array.array_type, inst.at
+    if kind.packed and isinstance(inst, Store):
+        return 8 // gcd(8, kind.dtype.bits)  # whole bytes: no two threads may write one
     size = max(1, kind.dtype.bits // 8)
     vector = 1 << (max(1, min(16 // size, most)).bit_length() - 1)
     while vector > 1:

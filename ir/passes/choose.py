@@ -161,6 +161,8 @@ class Choice:
         direct = anchors.access_cost(layout, kind, limit)
         if wide == layout:
             return direct, layout
+        if kind.packed and isinstance(inst, mem.Store):
+            return anchors.access_cost(wide, kind, limit) + anchors.conversion_cost(layout, wide), wide
         order = (wide, layout) if isinstance(inst, mem.Load) else (layout, wide)
         detour = anchors.access_cost(wide, kind, limit) + anchors.conversion_cost(*order)
         return (direct, layout) if direct <= detour else (detour, wide)
