@@ -132,10 +132,10 @@ def neighborhood_backward_reference(
         dp = np.einsum("bhd,bnhd->bhn", do[:, i], v[:, keys])
         ds = p * (dp - (p * dp).sum(-1, keepdims=True) + dl[:, i, :, None])
         dq[:, i] = x.scale * np.einsum("bhn,bnhd->bhd", ds, k[:, keys])
-        np.add.at(dk, (slice(None), keys), x.scale * np.einsum("bhn,bhd->bnhd", ds, x.q[:, i]))
-        np.add.at(dv, (slice(None), keys), np.einsum("bhn,bhd->bnhd", p, do[:, i]))
+        _add(dk, (keys,), x.scale * np.einsum("bhn,bhd->bnhd", ds, x.q[:, i]))
+        _add(dv, (keys,), np.einsum("bhn,bhd->bnhd", p, do[:, i]))
         if dbias is not None:
-            np.add.at(dbias, (slice(None), *offsets), ds[..., : offsets[0].size].sum(0))
+            _add(dbias, offsets, ds[..., : offsets[0].size].sum(0))
     n, added, heads = x.q.shape[1], x.k.shape[1] > x.q.shape[1], np.asarray(key).shape[-2]
     dk, dv = (_shared_heads(g[:, :-1], heads) for g in (dk, dv))
     key_shape, value_shape = ((*np.asarray(query).shape[:-2], heads, g.shape[-1]) for g in (dk, dv))
@@ -153,7 +153,7 @@ def _problem(
     q = np.asarray(query, np.float64)
     extents, heads = q.shape[1:-2], q.shape[-2]
     settings = (_per_axis(x, len(extents)) for x in (kernel_size, stride, dilation, is_causal))
-    windows = tuple(Window(*each, border) for each in zip(*settings, strict=True))
+    windows = tuple(Window(w, s, d, c, border) for w, s, d, c in zip(*settings, strict=True))
     k, v = (_all_keys(x, added, heads) for x, added in ((key, additional_keys), (value, additional_values)))
     wide = None if bias is None else np.asarray(bias, np.float64)
     flat = q.reshape(q.shape[0], int(np.prod(extents)), heads, q.shape[-1])
@@ -193,6 +193,12 @@ def _softmax(scores: Float64) -> tuple[Float64, Float64]:
     return p / total, (largest + np.log(total))[..., 0]
 
 
+def _add(x: Float64, at: tuple[Any, ...], what: Any) -> None:
+    """x[:, *at] += what, also where places repeat."""
+    places: Any = (slice(None), *at)
+    np.add.at(x, places, what)
+
+
 def _spread(x: Float64, problem: Problem) -> Float64:
     """Flat tokens on their axes again."""
     return x.reshape(x.shape[0], *problem.extents, *x.shape[2:])
@@ -200,4 +206,4 @@ def _spread(x: Float64, problem: Problem) -> Float64:
 
 def _shared_heads(x: Float64, heads: int) -> Float64:
     """Gradients of key heads: the sum over the query heads that share them."""
-    return x.reshape(*x.shape[:2], heads, -1, x.shape[-1]).sum(3)
+    return np.asarray(x.reshape(*x.shape[:2], heads, -1, x.shape[-1]).sum(3))
