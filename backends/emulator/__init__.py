@@ -12,3 +12,4 @@ from tilec.backends.emulator.launch import Module as Module
 from tilec.backends.emulator.launch import load as load
 from tilec.backends.emulator.report import Finding as Finding
 from tilec.backends.emulator.report import Report as Report
+from tilec.backends.emulator.tensormap import TensorMap as TensorMap

@@ -15,7 +15,7 @@ import numpy as np
 
 from tilec.backends.emulator import access
 from tilec.backends.emulator.decode import Form, Getter, Step, full
-from tilec.backends.emulator.lanes import part, size
+from tilec.backends.emulator.lanes import lanes_of, part, size
 from tilec.backends.emulator.memory import CACHES, note_width, space_of
 from tilec.backends.emulator.program import Immediate, Negated, Operand, Register
 from tilec.backends.emulator.ptx_types import Array, Sel, unsigned
@@ -34,7 +34,7 @@ class Copy:
     raw: Array
     width: int
     group: Array
-    landed: bool
+    serial: int
 
 
 class Copies:
@@ -45,6 +45,8 @@ class Copies:
         self.pending: list[Copy] = []
         self.committed = np.zeros(m.lanes, np.int64)
         self.limit = np.zeros(m.lanes, np.int64)
+        self.issued = 0
+        self.promises: list[tuple[Sel, Array, int]] = []  # lanes, mbarriers, after which copies
 
     def issue(self, s: Sel, address: Array, raw: Array, width: int) -> None:
         m = self.m
@@ -59,8 +61,10 @@ class Copies:
         random = m.launch.random
         landed = random is not None and random.random() < 0.3
         memory.views[width][at >> access.SHIFT[width]] = raw if landed else poison(width)
-        m.race.take_off(at, width, m.pc)
-        self.pending.append(Copy(m.pc, s, at, raw, width, self.committed[s].copy(), landed))
+        granule, _ = m.race.spread(at, at, width)
+        m.race.flight.start_write(granule, m.pc)
+        self.pending.append(Copy(m.pc, s, at, raw, width, self.committed[s].copy(), self.issued))
+        self.issued += 1
 
     def commit(self, s: Sel) -> None:
         self.committed[s] += 1
@@ -80,6 +84,35 @@ class Copies:
                 kept.append(remaining(each, ~due))
         self.pending = kept
 
+    def promise(self, s: Sel, key: Array) -> None:
+        """An arrival of these lanes at barriers, due when their copies up to here have landed."""
+        self.promises.append((s, key, self.issued))
+        if self.m.launch.random is not None and self.m.launch.random.random() < 0.3:
+            self.keep_promises(None)
+
+    def keep_promises(self, keys: Array | None) -> bool:
+        """Lets copies land whose arrival somebody waits for (None: all), and makes the arrival."""
+        due = [p for p in self.promises if keys is None or np.isin(p[1], keys).any()]
+        self.promises = [p for p in self.promises if not any(p is d for d in due)]
+        for s, key, before in due:
+            self.land_before(s, before)
+            n, there = self.m.mbarriers.find(s, key)
+            if there.all():
+                self.m.mbarriers.arrive(s, n, np.ones(len(n), np.int64))
+        return bool(due)
+
+    def land_before(self, s: Sel, serial: int) -> None:
+        self.limit.fill(0)
+        self.limit[s] = 1
+        kept = []
+        for each in self.pending:
+            due = (self.limit[each.sel] > 0) & (each.serial < serial)
+            if due.any():
+                self.land(each, due)
+            if not due.all():
+                kept.append(remaining(each, ~due))
+        self.pending = kept
+
     def land(self, each: Copy, due: Array) -> None:
         m = self.m
         lanes = part(each.sel, due)
@@ -87,7 +120,8 @@ class Copies:
         whole = lanes is each.sel
         at, raw = (each.at, each.raw) if whole else (each.at[due], each.raw[due])
         m.shared.views[each.width][at >> access.SHIFT[each.width]] = raw
-        m.race.land(m, lanes, at, each.width, each.pc)
+        granule, mine = m.race.spread(at, lanes_of(lanes), each.width)
+        m.race.flight.land(m, mine, granule, each.pc)
 
 
 def remaining(each: Copy, mask: Array) -> Copy:
@@ -95,7 +129,7 @@ def remaining(each: Copy, mask: Array) -> Copy:
         return each
     rest = part(each.sel, mask)
     assert rest is not None, "some copy is still in flight"
-    return Copy(each.pc, rest, each.at[mask], each.raw[mask], each.width, each.group[mask], each.landed)
+    return Copy(each.pc, rest, each.at[mask], each.raw[mask], each.width, each.group[mask], each.serial)
 
 
 def poison(width: int) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilec.backends.emulator.cluster import barrier_cluster
 from tilec.backends.emulator.decode import COLLECTIVE, FLOW, Form, Getter, Step, constant, full
 from tilec.backends.emulator.lanes import lanes_of, part, size
 from tilec.backends.emulator.program import Immediate
@@ -38,7 +39,7 @@ class Barriers:
         self.arrived = np.zeros((m.blocks, BARRIERS), np.int64)
         self.expected = np.zeros((m.blocks, BARRIERS), np.int64)
         self.votes = np.zeros((m.blocks, BARRIERS), np.int64)
-        self.clocks = np.zeros((m.blocks, BARRIERS, m.race.agents), np.int64)
+        self.clocks = np.zeros((m.blocks, BARRIERS, m.race.width), np.int64)
         self.waiting: dict[int, list[Waiting]] = {}
         self.pending = 0
 
@@ -71,7 +72,7 @@ class Barriers:
             b, w = pairs // m.race.agents, pairs % m.race.agents
             for block, warp in zip(b, w, strict=True):
                 self.clocks[block, number] = np.maximum(self.clocks[block, number], m.race.clock[block, warp])
-            m.race.release(b, w)
+            m.race.tick(pairs)
 
     def expect(self, sel: Sel, number: int, count: int, blocks: Array) -> None:
         before = self.expected[:, number]
@@ -144,7 +145,7 @@ def bar(f: Form) -> Step:
     if f.take("warp"):
         return bar_warp(f)
     if f.take("cluster"):
-        f.error("cluster barriers are not known to the emulator")
+        return barrier_cluster(f)
     aligned = bool(f.take("aligned")) or f.i.root == "bar"
     operation = f.need("sync", "arrive", "red")
     if operation == "red":

@@ -59,6 +59,7 @@ class Context:
     labels: dict[str, int] = field(default_factory=dict)  # where each function starts
     widths: dict[str, set[int]] = field(default_factory=lambda: {"shared": set(), "global": set()})
     features: set[str] = field(default_factory=set)
+    watched: dict[str, int] = field(default_factory=dict)  # registers of wgmma, numbered
     functions: dict[str, Function] = field(default_factory=dict)
     returns: dict[str, list[tuple[int, list[tuple[int, int, int]]]]] = field(default_factory=dict)
 

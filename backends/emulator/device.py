@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tilec.backends.emulator.ptx_types import Array, unsigned
+from tilec.backends.emulator.tensormap import TensorMap
 
 SHARED, LOCAL, PARAM, GLOBAL = 1 << 24, 1 << 29, 1 << 30, 1 << 33
 SHARED_END = 18 << 24
@@ -48,6 +49,7 @@ class GlobalMemory:
         self.allocations: list[Allocation] = []
         self.end = GLOBAL + 4096
         self.starts: list[int] = []
+        self.tensor_maps: list[TensorMap] = []
         self.arena = Bytes(0)
 
     def reserve(self, size: int, name: str, align: int = 256) -> Allocation:

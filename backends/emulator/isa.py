@@ -15,15 +15,19 @@ from tilec.backends.emulator import (
     atomic,
     barrier,
     bitwise,
+    cluster,
     compare,
     control,
     convert,
     floating,
     integer,
     matrix,
+    mbarrier,
     memory,
     mma,
+    proxy,
     warp,
+    wgmma,
 )
 from tilec.backends.emulator.decode import Context, Form, Step
 from tilec.backends.emulator.device import LOCAL, PARAM, SHARED
@@ -40,7 +44,7 @@ INTEGER = {
     "abs": integer.absolute, "neg": integer.neg, "min": integer.extremum(np.minimum),
     "max": integer.extremum(np.maximum),
 }  # fmt: skip
-TABLES = (integer, bitwise, floating, compare, convert, memory, control, warp, barrier, atomic, async_copy, matrix, mma)
+TABLES = (integer, bitwise, floating, compare, convert, memory, control, warp, barrier, atomic, async_copy, matrix, mma, mbarrier, proxy, cluster, wgmma)
 
 
 def by_type(root: str) -> Builder:
@@ -188,7 +192,7 @@ def decode(functions: list[Function], context: Context) -> list[Step]:
         code = [*f.code, Instruction("ret", (), (), None, f.code[-1].line if f.code else f.line, "(end)")]
         for i in code:
             steps.append(decode_one(i, context, f, starts[f.name], len(steps)))
-    return steps
+    return [wgmma.watch_step(step, context.watched) for step in steps]
 
 
 def decode_one(i: Instruction, context: Context, function: Function, start: int, at: int) -> Step:

@@ -6,6 +6,7 @@ load(ptx).launch("scale", grid=4, block=128, args=(x, np.float32(2), np.uint32(l
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from tilec.backends.emulator.machine import Dim, Launch, Machine
 from tilec.backends.emulator.parse import parse
 from tilec.backends.emulator.program import Function, Source, Variable
 from tilec.backends.emulator.ptx_types import Array
-from tilec.backends.emulator.race import GlobalRace
+from tilec.backends.emulator.global_race import GlobalRace
 from tilec.backends.emulator.report import KINDS, Report
 from tilec.backends.emulator.schedule import Scheduler
+from tilec.backends.emulator.tensormap import TensorMap
 from tilec.ir.errors import TilecError
 
 LANES = 16384  # lanes of a batch: beyond, the registers leave the cache
@@ -144,9 +146,16 @@ def parameters(function: Function, args: Sequence[Any], memory: GlobalMemory) ->
     return np.frombuffer(bytes(data), np.uint8)
 
 
+def host_bytes_of(value: Any) -> int:
+    array = value.array if isinstance(value, TensorMap) else value
+    return int(getattr(array, "nbytes", 0))
+
+
 def argument(function: Function, n: int, value: Any, memory: GlobalMemory) -> bytes:
     param = function.params[n]
     what = f"argument {n} of {function.name}"
+    if isinstance(value, TensorMap):
+        return tensor_argument(value, param.size, what, memory)
     if isinstance(value, np.ndarray):
         if param.size != 8:
             raise TilecError(f"{what} is a .{param.type} of {param.size} bytes, an array was given")
@@ -159,6 +168,21 @@ def argument(function: Function, n: int, value: Any, memory: GlobalMemory) -> by
     if len(raw) != param.size:
         raise TilecError(f"{what} is a .{param.type} of {param.size} bytes; {value.dtype} has {len(raw)}")
     return raw
+
+
+def tensor_argument(value: TensorMap, size: int, what: str, memory: GlobalMemory) -> bytes:
+    """A tensor map as a 128-byte parameter, or as the address of one in device memory."""
+    placed = copy(value)
+    placed.address = memory.add(value.array, what)
+    memory.tensor_maps.append(placed)
+    handle = placed.handle(len(memory.tensor_maps) - 1)
+    if size == 128:
+        return handle
+    if size != 8:
+        raise TilecError(f"{what} has {size} bytes; a tensor map takes 128, or 8 for its address")
+    place = memory.reserve(128, f"{what} (tensor map)")
+    place.host = np.frombuffer(handle, np.uint8)
+    return place.start.to_bytes(8, "little")
 
 
 def limits(launch: Launch, target: str) -> None:
@@ -208,8 +232,16 @@ def batch_size(launch: Launch) -> int:
     if "race" in launch.checks:
         bytes_each += shared // program.granule("shared") * (16 + 4 * (warps + 1))
     most = min(LANES // (warps * 32), SHADOW_BYTES // bytes_each, launch.blocks)
-    cluster = int(np.prod(launch.cluster))
-    return max(cluster, most // cluster * cluster)
+    whole = cluster_span(launch)
+    return max(whole, most // whole * whole)
+
+
+def cluster_span(launch: Launch) -> int:
+    """The fewest successive blocks that are whole clusters."""
+    (gx, gy, _), (cx, cy, cz) = launch.grid, launch.cluster
+    if cz > 1:
+        return gx * gy * cz
+    return gx * cy if cy > 1 else cx
 
 
 def summarise(launch: Launch, program: Program) -> None:

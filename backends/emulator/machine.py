@@ -20,7 +20,7 @@ from tilec.backends.emulator.report import Finding, Report
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.isa import Program
-    from tilec.backends.emulator.race import GlobalRace
+    from tilec.backends.emulator.global_race import GlobalRace
 
 Dim = tuple[int, int, int]
 DYNAMIC = ("%clock", "%clock_hi", "%clock64", "%globaltimer", "%globaltimer_lo", "%globaltimer_hi")
@@ -87,6 +87,7 @@ class Machine:
         self.live = self.thread < self.threads
         self.ready: dict[int, Sel] = {}
         self.gathering: dict[int, Sel] = {}
+        self.cluster_size = int(np.prod(launch.cluster))
         self.carry = np.zeros(self.lanes, bool)
         self.returns: dict[int, Array] = {}
         self.cache: dict[Any, Any] = {}
@@ -109,11 +110,19 @@ class Machine:
     def make_parts(self) -> None:
         from tilec.backends.emulator.async_copy import Copies
         from tilec.backends.emulator.barrier import Barriers
+        from tilec.backends.emulator.bulk import BulkCopies
+        from tilec.backends.emulator.cluster import ClusterBarrier
+        from tilec.backends.emulator.mbarrier import Mbarriers
         from tilec.backends.emulator.race import SharedRace
+        from tilec.backends.emulator.wgmma import Wgmmas
 
         self.race = SharedRace(self)
         self.barriers = Barriers(self)
         self.copies = Copies(self)
+        self.mbarriers = Mbarriers(self)
+        self.bulk = BulkCopies(self)
+        self.wgmmas = Wgmmas(self)
+        self.cluster_barrier = ClusterBarrier(self)
 
     # --- registers
     def make_views(self) -> list[Array]:
@@ -195,14 +204,19 @@ class Machine:
         """(pc, lanes, what they do there) of everybody who cannot run, and of those who could."""
         for number, each in self.barriers.parked():
             yield each.pc, each.lanes, f"wait at barrier {number}"
+        yield from self.mbarriers.waiting()
+        for pc, sel in self.cluster_barrier.parked:
+            yield pc, sel, "wait for the cluster's barrier"
         for pc, sel in self.gathering.items():
             yield pc, sel, "wait for the rest of their warp"
         for pc, sel in self.ready.items():
             yield pc, sel, "are ready"
 
-    def finish_in_flight(self) -> bool:
-        """Completes asynchronous work that somebody waits for; False when there was none."""
-        return False
+    def finish_in_flight(self, everything: bool = False) -> bool:
+        """Completes asynchronous work that somebody waits for (or all of it); False when there was none."""
+        keys = None if everything else self.mbarriers.wanted()
+        copies, bulk = self.copies.keep_promises(keys), self.bulk.finish(keys)
+        return copies or bulk
 
     # --- findings
     def checking(self, kind: str) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilec.backends.emulator.access import load, store
+from tilec.backends.emulator.cluster import st_async
 from tilec.backends.emulator.decode import Form, Getter, Setter, Step, full
 from tilec.backends.emulator.device import LOCAL, PARAM, SHARED
 from tilec.backends.emulator.program import Address, Symbol, Vector
@@ -121,7 +122,7 @@ def loader(
 
 def st(f: Form) -> Step:
     if f.take("async"):
-        f.error("st.async is not known to the emulator")
+        return st_async(f)
     space, strong = options(f)
     count, kind = vector_length(f), f.type()
     if kind == "b128":

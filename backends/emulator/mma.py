@@ -123,9 +123,7 @@ SHAPES = ("m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m16n8k64", "m8n8k4", "m
 
 def mma(f: Form) -> Step:
     if f.take("sp", "sp::ordered_metadata"):
-        from tilec.backends.emulator.mma_sparse import sparse
-
-        return sparse(f)
+        f.error("sparse mma is not known to the emulator")
     f.need("sync")
     f.need("aligned")
     shape = read_shape(f)
@@ -151,7 +149,8 @@ def read_shape(f: Form) -> Shape:
     per = max(1, 32 // SIZES[types[1]])
     if k % (4 * per) or m * n * k < 8 * 8 * 4 or (m, SIZES[types[1]]) == (8, 16):
         f.error(f"the emulator does not know mma.sync {name} on {types[1]}")
-    return Shape(m, n, k, *types, saturate, m // 8 * (k // (4 * per)), k // (4 * per))
+    d, a, b, c = types
+    return Shape(m, n, k, d, a, b, c, saturate, m // 8 * (k // (4 * per)), k // (4 * per))
 
 
 def runner(

@@ -49,7 +49,8 @@ class Warps:
 def warps(m: Machine, s: Sel) -> Warps:
     key = ("warps", s.start, s.stop) if isinstance(s, slice) else None
     if key in m.cache:
-        return m.cache[key]
+        known: Warps = m.cache[key]
+        return known
     lanes = lanes_of(s)
     row, which = np.unique(m.warp[lanes] * m.blocks + m.block[lanes], return_inverse=True)
     table = (row // m.blocks * 32 * m.blocks + row % m.blocks)[:, None] + LANES * m.blocks
