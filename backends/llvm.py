@@ -16,6 +16,7 @@ import platform
 import re
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from typing import Any
 
 from tilec.ir.errors import TilecError
@@ -109,18 +110,23 @@ class NativeModule:
         except RuntimeError as error:
             raise TilecError(f"internal: LLVM can't load its own object code: {error}") from error
         self._functions: dict[str, Any] = {}
+        self._lock = Lock()
 
     def address(self, name: str) -> int:
         """Where the function `name` starts; TilecError where there is none."""
-        if name not in self._functions:
-            try:
-                self._functions[name] = self._jit.lookup(self._library, name)
-            except RuntimeError as error:
-                raise TilecError(
-                    f"internal: can't find {name!r} in the native code, or something that it calls: {error} "
-                    "(LLVM names what is missing on standard error)"
-                ) from error
+        with self._lock:  # what a look-up gives owns the code: a second one, dropped, would free it
+            if name not in self._functions:
+                self._functions[name] = self._look_up(name)
         return int(self._functions[name][name])
+
+    def _look_up(self, name: str) -> Any:
+        try:
+            return self._jit.lookup(self._library, name)
+        except RuntimeError as error:
+            raise TilecError(
+                f"internal: can't find {name!r} in the native code, or something that it calls: {error} "
+                "(LLVM names what is missing on standard error)"
+            ) from error
 
     @property
     def llvm(self) -> str:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -291,6 +292,25 @@ def test_many_threads_compile_at_once() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_threads_look_a_function_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a look-up gives owns the code: where two threads both got one, the first was freed under the other."""
+    module = llvm.compile_native("define void @f() {\n ret void\n}")
+    asked, found, look_up = [], [], module._look_up
+
+    def slow(name: str) -> Any:
+        asked.append(name)
+        time.sleep(0.05)
+        return look_up(name)
+
+    monkeypatch.setattr(module, "_look_up", slow)
+    threads = [threading.Thread(target=lambda: found.append(module.address("f"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert asked == ["f"] and len(found) == 4 and len(set(found)) == 1
 
 
 def test_a_process_with_native_code_ends_cleanly() -> None:
