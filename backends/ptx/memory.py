@@ -18,6 +18,7 @@ from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token, memory_bits
 from tilec.backends.ptx.threads import predicate
 from tilec.backends.ptx.words import as_words, from_words
 from tilec.backends.writer import held
+from tilec.ir.errors import TilecError
 from tilec.ir.func import Value, root
 from tilec.ir.inst import memory
 from tilec.ir.inst.arith import Full
@@ -167,6 +168,10 @@ def scatter(e: Emitter, inst: memory.Scatter) -> None:
 
 
 def atomic(e: Emitter, inst: memory.Atomic) -> None:
+    dtype = inst.tile_.tile.dtype
+    if inst.op == "add" and dtype.name not in e.target.atomic_add:
+        raise TilecError(f"{e.target.name} has no atomic_add on {dtype.name}, only on {', '.join(sorted(e.target.atomic_add))}: "
+                         "add up in f32, or compile for a newer target")  # fmt: skip
     tile, indices = _held(e, inst.tile_), [_held(e, v) for v in inst.indices]
     space = inst.array.array_type.space
     for s, pointer, condition in element_pointers(e, inst.array, indices, tile.layout.owner_mask()):
