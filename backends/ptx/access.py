@@ -1,7 +1,7 @@
 """Single accesses: one instruction that moves 1 to 16 bytes, plain or under a predicate.
 
-Plain ones are LLVM loads and stores, which LLVM may combine and move. Predicated ones are inline assembly, as LLVM
-IR has no predicate and a branch per access would be slow.
+Plain ones are LLVM loads and stores, which LLVM may combine and move. Predicated ones are inline assembly, as
+LLVM IR has no predicate and a branch per access would be slow.
     @p ld.global.v4.b32 {r0, r1, r2, r3}, [address];
 """
 
@@ -91,7 +91,7 @@ def _address(e: Emitter, pointer: str, space: str) -> str:
 
 
 def copy_async(e: Emitter, target: str, source: str, size: int, inside: str | None, who: str | None) -> None:
-    """cp.async by the threads of `who`: `size` (4, 8 or 16) bytes to shared memory, zeros where not `inside`."""
+    """cp.async by the threads of `who`: 4, 8 or 16 bytes to shared memory, zeros where not `inside`."""
     level = "cg" if size == 16 else "ca"
     if who is None:
         both = f"ptr addrspace(3) {target}", f"ptr addrspace(1) {source}"
@@ -114,7 +114,7 @@ def _taken(e: Emitter, inside: str, size: int) -> str:
 def reduce_if(
     e: Emitter, condition: str, pointer: str, op: str, value: str, dtype: DType, space: str
 ) -> None:
-    """red: op with an element in memory, indivisibly, where the condition holds; its old value is not wanted."""
+    """red: op with an element in memory, indivisibly, where the condition holds; the old value is lost."""
     if dtype.is_float:
         kind, register = ("f", "f") if dtype.bits == 32 else ("f", "d") if dtype.bits == 64 else ("", "h")
         suffix = f"{kind}{dtype.bits}" if kind else f"noftz.{'f16' if dtype.exponent == 5 else 'bf16'}"
@@ -129,6 +129,5 @@ def reduce_if(
     text = f"@$0 red.{space}.{op}.{suffix} [$1], $2;"
     address = _address(e, pointer, space)
     constraint = "l" if space == "global" else "r"
-    e.line(
-        f'call void asm sideeffect "{text}", "b,{constraint},{register},~{{memory}}"(i1 {condition}, {address}, {lane} {given})'
-    )
+    given = f"i1 {condition}, {address}, {lane} {given}"
+    e.line(f'call void asm sideeffect "{text}", "b,{constraint},{register},~{{memory}}"({given})')

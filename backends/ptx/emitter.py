@@ -36,8 +36,8 @@ class Fragment:
 class ArrayRef:
     """Where an array is: `base` is a pointer in its address space; integers are known, names are LLVM values.
 
-    Extents are i32, strides i64 and in elements. `offset` counts elements of a packed array before the first. The base
-    of a `moving` array is not there at the kernel's entry.
+    Extents are i32, strides i64 and in elements. `offset` counts elements of a packed array before the first.
+    The base of a `moving` array is not there at the kernel's entry.
     """
 
     base: str

@@ -1,7 +1,8 @@
 """A kernel as PTX: the LLVM IR of one thread, written straight from the tile instructions.
 
     compile(func, target("sm_90a")).ptx
-`func` has been through the passes for its target: every tile has a layout, shared memory is planned, barriers stand.
+`func` has been through the passes for its target: every tile has a layout, shared memory is planned, barriers
+stand.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def compile(func: Func, target: Target) -> PtxKernel:  # noqa: A001 - the word t
     size = shared_bytes(func)
     if size > target.shared_bytes_per_block:
         raise TilecError(
-            f"{func.name} needs {size} bytes of shared memory, {target.name} has {target.shared_bytes_per_block} "
+            f"{func.name} needs {size} bytes of shared memory, {target.name} has "
+            f"{target.shared_bytes_per_block} "
             "for a block: choose smaller tiles or fewer stages", func.loc,
         )  # fmt: skip
     if func.warps > target.max_warps:

@@ -73,10 +73,9 @@ def _groups(layout: Layout, axis: int, result: Layout) -> list[list[int]]:
     groups: dict[tuple[int, ...], list[int]] = {}
     for s, point in enumerate(rest.tolist()):
         groups.setdefault(tuple(point), []).append(s)
+    wanted = result.slot_part()
     if result.rank == layout.rank:  # Partial keeps the axis, with parts only in threads
-        wanted = np.delete(result.slot_part(), axis, 1)
-    else:
-        wanted = result.slot_part()
+        wanted = np.delete(wanted, axis, 1)
     return [groups[tuple(point)] for point in wanted.tolist()]
 
 

@@ -68,7 +68,7 @@ def _field(e: Emitter, threads: int, low: int, width: int) -> str:
 
 
 def _bit_fields(table: Table, combine: str) -> list[tuple[int, int, int]] | None:
-    """(low bit, width, weight) of each run of bits, where table = table[0] combined with the weighted fields."""
+    """(low bit, width, weight) of each run of bits: table = table[0] combined with the weighted fields."""
     operation = np.add if combine == "add" else np.bitwise_xor
     undo = np.subtract if combine == "add" else np.bitwise_xor
     numbers = np.arange(len(table))

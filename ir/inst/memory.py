@@ -18,6 +18,7 @@ from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Effects, Inst, Value
+from tilec.ir.inst.rules import in_bounds, window
 from tilec.ir.layout import Layout
 from tilec.ir.run import Memory, State
 from tilec.ir.tile import UNIT, ArrayType, Dim, Extent, TileType, TokenType, TupleType, row_major
@@ -206,17 +207,6 @@ class Load(Inst):
         return out
 
 
-def window(
-    extents: tuple[int, ...], at: list[int], shape: tuple[int, ...]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The part of the array that a tile at `at` covers, and the part of the tile that it fills."""
-    low = [min(max(0, x), e) for x, e in zip(at, extents, strict=True)]
-    high = [max(b, min(x + n, e)) for b, x, n, e in zip(low, at, shape, extents, strict=True)]
-    theirs = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    return theirs, tuple(slice(min(a - x, n), min(b - x, n)) if b > a else slice(0, 0)
-                         for a, b, x, n in zip(low, high, at, shape, strict=True))  # fmt: skip
-
-
 @dataclass(frozen=True, eq=False)
 class Store(Inst):
     """Writes a tile at element offsets `at`; what lies outside the array vanishes."""
@@ -279,15 +269,6 @@ def _check_indices(what: str, array: ArrayType, indices: tuple[Value, ...]) -> T
     return first
 
 
-def in_bounds(extents: tuple[int, ...], indices: list[Array]) -> tuple[Array, tuple[Array, ...]]:
-    """Where all indices lie inside, and indices that are safe to use everywhere."""
-    inside = np.ones(np.shape(indices[0]), bool)
-    for index, extent in zip(indices, extents, strict=True):
-        inside &= (index >= 0) & (index < extent)
-    safe = tuple(np.where(inside, index, 0).astype(np.int64) for index in indices)
-    return (inside, safe) if all(extents) else (inside & False, safe)
-
-
 @dataclass(frozen=True, eq=False)
 class Scatter(Inst):
     """Writes one element per place; places outside the array vanish; one place written twice keeps either
@@ -312,8 +293,10 @@ class Scatter(Inst):
 def _check_scatter(what: str, array: ArrayType, indices: tuple[Value, ...], tile: TileType) -> None:
     first = _check_indices(what, array, indices)
     if array.packed:
-        raise TilecError(f"{what} cannot write to packed {array.dtype.name}: elements of different threads share a byte; "
-                         "store whole tiles")  # fmt: skip
+        raise TilecError(
+            f"{what} cannot write to packed {array.dtype.name}: "
+            "elements of different threads share a byte; store whole tiles"
+        )
     if (tile.dtype, tile.shape) != (array.dtype, first.shape):
         raise TilecError(f"{what} writes a tile of the array's dtype and the indices' shape: "
                          f"the array is {array}, the indices are {first}, the tile is {tile}")  # fmt: skip

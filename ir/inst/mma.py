@@ -19,9 +19,11 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Dot(Inst):
-    """a @ b + c over one tile: a (m, k), b (k, n), c (m, n). Operands exact in their dtype, summed in c's, any order.
+    """a @ b + c over one tile: a (m, k), b (k, n), c (m, n). Operands exact in their dtype, summed in c's,
+    any order.
 
-    The pass that chooses layouts fills in `atom`: the shape (m, n, k) of the target's matrix instruction, () for FMA.
+    The pass that chooses layouts fills in `atom`: the shape (m, n, k) of the target's matrix instruction, ()
+    for FMA.
     """
 
     a: Value
@@ -45,8 +47,10 @@ class Dot(Inst):
         kinds = [kind_of(t.dtype) for t in (a, b, c)]
         demand_kind("dot", a.dtype, ("int", "float"))
         if len(set(kinds)) != 1:
-            raise TilecError(f"dot multiplies floats with floats or integers with integers: "
-                             f"a is {a}, b is {b}, the accumulator is {c}; cast one with .to(...)")  # fmt: skip
+            raise TilecError(
+                "dot multiplies floats with floats or integers with integers: "
+                f"a is {a}, b is {b}, the accumulator is {c}; cast one with .to(...)"
+            )
         if kinds[0] == "float" and a.dtype != b.dtype:
             raise TilecError(f"dot takes operands of one dtype: a is {a}, b is {b}; cast one with .to(...)")
         if c.dtype.bits < max(16, a.dtype.bits, b.dtype.bits) or (kinds[0] == "int" and c.dtype.bits < 32):

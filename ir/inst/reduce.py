@@ -157,7 +157,7 @@ def reduced_lane_bits(layout: Layout, axis: int) -> list[int]:
 
 
 def reducible(layout: Layout, axis: int) -> bool:
-    """Whether slots and butterflies can reduce the axis: every element once per replica, lanes by whole bits."""
+    """Whether slots and butterflies can reduce the axis: each element once a replica, lanes by whole bits."""
     halves = split(layout.digits("thread"), WARP)
     if halves is None:
         return False

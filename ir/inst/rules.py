@@ -1,4 +1,4 @@
-"""What elementwise instructions share: their type rules, and pieces of their meanings.
+"""What instructions share: type rules, and pieces of meanings.
 
 wrap(np.array([9]), i4) == -7
 """
@@ -74,3 +74,23 @@ def shift_amount(b: Array, dtype: DType) -> tuple[Array, Array]:
     """The amount clipped to the width, and where it was too large (negative amounts count as huge)."""
     far = (b < 0) | (b >= dtype.bits)
     return far, np.where(far, 0, b).astype(np.int64)
+
+
+def window(
+    extents: tuple[int, ...], at: list[int], shape: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The part of the array that a tile at `at` covers, and the part of the tile that it fills."""
+    low = [min(max(0, x), e) for x, e in zip(at, extents, strict=True)]
+    high = [max(b, min(x + n, e)) for b, x, n, e in zip(low, at, shape, extents, strict=True)]
+    theirs = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    return theirs, tuple(slice(min(a - x, n), min(b - x, n)) if b > a else slice(0, 0)
+                         for a, b, x, n in zip(low, high, at, shape, strict=True))  # fmt: skip
+
+
+def in_bounds(extents: tuple[int, ...], indices: list[Array]) -> tuple[Array, tuple[Array, ...]]:
+    """Where all indices lie inside, and indices that are safe to use everywhere."""
+    inside = np.ones(np.shape(indices[0]), bool)
+    for index, extent in zip(indices, extents, strict=True):
+        inside &= (index >= 0) & (index < extent)
+    safe = tuple(np.where(inside, index, 0).astype(np.int64) for index in indices)
+    return (inside, safe) if all(extents) else (inside & False, safe)

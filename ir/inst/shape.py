@@ -1,7 +1,7 @@
 """Instructions that move elements without changing them.
 
-Layouts: where a result's layout follows from the operand's, the type rule derives it; where it does not (a broadcast,
-a conversion), it is a field that the layout pass fills in.
+Layouts: where a result's layout follows from the operand's, the type rule derives it; where it does not (a
+broadcast, a conversion), it is a field that the layout pass fills in.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Broadcast(Inst):
     def result(self) -> TileType:
         x = self.x.tile
         fits = x.rank == 0 or (
-            x.rank == len(self.shape) and all(a in (1, b) for a, b in zip(x.shape, self.shape))
+            x.rank == len(self.shape) and all(a in (1, b) for a, b in zip(x.shape, self.shape, strict=True))
         )
         if not fits:
             raise TilecError(f"{x} does not broadcast to {list(self.shape)}: extents must be equal or 1")
@@ -183,8 +183,8 @@ class View(Inst):
         old, new = (self.source.slots * x.dtype.bits, into.slots * self.dtype.bits)
         if self.source.threads != into.threads or old != new:
             raise TilecError(
-                f"view keeps each thread's bits: {self.source.threads} threads of {old} bits as {x.dtype.name}, "
-                f"{into.threads} threads of {new} bits as {self.dtype.name}"
+                f"view keeps each thread's bits: {self.source.threads} threads of {old} bits as "
+                f"{x.dtype.name}, {into.threads} threads of {new} bits as {self.dtype.name}"
             )
         return TileType(self.dtype, into.shape, into)
 

@@ -43,12 +43,16 @@ def insert_barriers(func: Func, target: Target) -> Func:
 
 
 class _Scanner:
-    """Walks a function with what was accessed since the last barrier; collects what needs a barrier before it."""
+    """Walks a function with what was accessed since the last barrier; collects what needs a barrier before
+    it.
+    """
 
     def __init__(self, func: Func, before: set[Inst]) -> None:
         self.before = before
         loops = [inst for inst in func.walk() if isinstance(inst, For)]
-        self.first = {arg: init for loop in loops for arg, init in zip(loop.body.args[1:], loop.init, strict=True)}
+        self.first = {
+            arg: init for loop in loops for arg, init in zip(loop.body.args[1:], loop.init, strict=True)
+        }
 
     def scan(self, block: Block, since: _Since) -> _Since:
         for inst in block.body:
@@ -86,9 +90,9 @@ class _Scanner:
         return since | (replace(mine, writes=frozenset()) if isinstance(inst, Copy) else mine)
 
     def target(self, token: Value) -> Value:
-        """The buffer that a copy fills; a token that a loop carries is followed to the copy before the loop."""
+        """The buffer that a copy fills; a carried token is followed to the copy before the loop."""
         while not isinstance(token, Copy):
-            token = token.source.init[token.index] if isinstance(token, Item) else self.first[token]  # type: ignore[attr-defined]
+            token = token.source.init[token.index] if isinstance(token, Item) else self.first[token]
         return root(token.buffer)
 
 

@@ -61,7 +61,7 @@ class _Sinker:
 
 
 def _moves(inst: Inst) -> bool:
-    """A wait for copies of its own block; one for copies of an earlier round stays where the pipeline put it."""
+    """A wait for copies of its own block; one for an earlier round's stays where the pipeline put it."""
     return isinstance(inst, Wait) and all(isinstance(t, Copy) for t in inst.tokens)
 
 

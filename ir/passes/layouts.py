@@ -17,7 +17,6 @@ from tilec.ir.inst import memory as mem
 from tilec.ir.inst.mma import Dot
 from tilec.ir.inst.reduce import ArgReduce, Partial, Reduce, Scan, crosses_warps, reducible
 from tilec.ir.inst.shape import Annotate, Broadcast, Convert, Extract, Permute, Reshape, Stack, View
-from tilec.ir.inst.sync import Assert
 from tilec.ir.layout import Layout, local
 from tilec.ir.layout_ops import slice_tile
 from tilec.ir.layouts import blocked
@@ -100,7 +99,7 @@ class _Assignment:
         )
 
     def take(self, old: Inst, values: tuple[Value, ...], emit: Emit) -> tuple[Value, ...]:
-        """Operands of an elementwise instruction come in its layout: that of its first operand that is held."""
+        """Operands of an elementwise instruction come in its layout; of a remade one, in the first's."""
         if not isinstance(old, ELEMENTWISE) or not is_tile(old):
             return values
         if remade(old):
@@ -111,16 +110,29 @@ class _Assignment:
         return tuple(self.adapt(v, layout, emit) if is_tile(v) and layout else v for v in values)
 
     def visit(self, inst: Inst, emit: Emit) -> Rewritten:
+        for rule in (self._made, self._moved, self._summed, self._memory):
+            found = rule(inst, emit)
+            if found is not None:
+                return found
+        return None
+
+    def _made(self, inst: Inst, emit: Emit) -> Rewritten:
+        """What has no operand whose layout it must take, or says itself which it wants."""
         match inst:
             case arith.Full() | arith.Iota():
                 return replace(inst, layout=self.wanted(emit.old)) if inst.shape else None
             case Broadcast():
                 return self.broadcast(inst, self.wanted(emit.old), emit)
-            case Reduce() | ArgReduce():
-                return self._reduce(inst, emit)
-            case Scan():
-                x = self.adapt(inst.x, anchors.in_thread(inst.x.tile.shape, inst.axis, self.threads), emit)
-                return self.settle(replace(inst, x=x), emit)
+            case Annotate():
+                return self.adapt(inst.x, inst.wanted, emit)
+            case Convert():
+                return self.adapt(inst.x, inst.layout, emit)
+            case View():
+                return replace(inst, x=self.adapt(inst.x, inst.source, emit))
+        return None
+
+    def _moved(self, inst: Inst, emit: Emit) -> Rewritten:
+        match inst:
             case Reshape():
                 return self._reshape(inst, emit)
             case Permute():
@@ -129,15 +141,18 @@ class _Assignment:
                 return self._extract(inst, emit)
             case Stack():
                 return self._stack(inst, emit)
-            case Annotate():
-                return self.adapt(inst.x, inst.wanted, emit)
-            case Convert():
-                return self.adapt(inst.x, inst.layout, emit)
-            case View():
-                return replace(inst, x=self.adapt(inst.x, inst.source, emit))
+        return None
+
+    def _summed(self, inst: Inst, emit: Emit) -> Rewritten:
+        match inst:
+            case Reduce() | ArgReduce():
+                return self._reduce(inst, emit)
+            case Scan():
+                x = self.adapt(inst.x, anchors.in_thread(inst.x.tile.shape, inst.axis, self.threads), emit)
+                return self.settle(replace(inst, x=x), emit)
             case Dot():
                 return self._dot(inst, emit)
-        return self._memory(inst, emit)
+        return None
 
     def _memory(self, inst: Inst, emit: Emit) -> Rewritten:
         match inst:
@@ -151,8 +166,6 @@ class _Assignment:
                 old = emit.old if isinstance(inst, mem.Gather) else emit.old.tile_  # type: ignore[attr-defined]
                 layout = self.wanted(old)
                 return inst.mapped(lambda v: self.adapt(v, layout, emit) if is_tile(v) else v)
-            case Assert():
-                return None
         return None
 
     def settle(self, inst: Inst, emit: Emit) -> Value:

@@ -4,10 +4,10 @@
 becomes, over a ring of n buffers,
     copy(a[0], ring[0]) ... copy(a[n - 2], ring[n - 2])
     for s: wait(oldest); copy(a[s + n - 1], ring[write]); use(ring[read])
-Copies past the end are switched off (`when`). What may run ahead: copies that every round makes, whose addresses need
-nothing that the round computes or carries, from arrays that the loop does not write. The others stay in place, and
-TILEC_DEBUG=1 says why. The tokens of copies under way are carried by the loop, so that the function still says which
-copy each wait is for.
+Copies past the end are switched off (`when`). What may run ahead: copies that every round makes, whose
+addresses need nothing that the round computes or carries, from arrays that the loop does not write. The
+others stay in place, and TILEC_DEBUG=1 says why. The tokens of copies under way are carried by the loop, so
+that the function still says which copy each wait is for.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def _ahead(loop: For) -> list[_Ahead]:
         if reason is None and wait is not None and isinstance(copy.buffer, Alloc) and address is not None:
             found.append(_Ahead(copy, wait, copy.buffer, address))
         elif debug.level() >= 1:
-            print(f"{copy.loc.file if copy.loc else ''}:{copy.loc.line if copy.loc else ''}: not pipelined: {reason}")
+            place = f"{copy.loc.file}:{copy.loc.line}: " if copy.loc else ""
+            print(f"{place}not pipelined: {reason}")
     return found
 
 
@@ -78,7 +79,9 @@ def _reason(copy: Copy, address: tuple[Inst, ...] | None, written: set[Value]) -
 
 
 def _address(copy: Copy, inner: set[Inst], body: Block) -> tuple[Inst, ...] | None:
-    """The instructions of a round that a copy's address needs, in order; None where they are not just arithmetic."""
+    """The instructions of a round that a copy's address needs, in order; None where they are not just
+    arithmetic.
+    """
     carried = set(body.args[1:])
     needed: set[Value] = set()
     todo = [v for v in (*copy.at, copy.array, copy.other)]
@@ -148,7 +151,9 @@ class _Pipelined:
         more = place(Compare("lt", old.args[0], lead))
         at = place(Add(old.args[0], self._steps(n - 1, place)))
         started = self._copies(at, more, write, place)
-        new: dict[Value, Value] = {a.buffer: place(Stage(r, read)) for a, r in zip(self.ahead, self.rings, strict=True)}
+        new: dict[Value, Value] = {
+            a.buffer: place(Stage(r, read)) for a, r in zip(self.ahead, self.rings, strict=True)
+        }
         gone = {x for a in self.ahead for x in (a.copy, a.wait, a.buffer)}
         for inst in old.body:
             if inst not in gone:
@@ -166,7 +171,11 @@ def _newer(new: dict[Value, Value], v: Value) -> Value:
 def _rebuilt(inst: Inst, new: dict[Value, Value]) -> Inst:
     """An instruction, its blocks included, over what has taken the place of its operands."""
     moved = inst.mapped(partial(_newer, new))
-    blocks = {name: _rebuilt_block(b, new) for name in field_names(type(inst)) if isinstance(b := getattr(moved, name), Block)}
+    blocks = {
+        name: _rebuilt_block(b, new)
+        for name in field_names(type(inst))
+        if isinstance(b := getattr(moved, name), Block)
+    }
     return replace(moved, **blocks) if blocks else moved
 
 

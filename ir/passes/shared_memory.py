@@ -81,7 +81,7 @@ def _walk(block: Block, clock: int, lives: dict[Alloc, _Life], made: dict[Alloc,
 
 
 def _through(lives: dict[Alloc, _Life], made: dict[Alloc, int], start: int, end: int) -> None:
-    """Buffers from outside a loop that are used inside it live until it ends: the next round may read them."""
+    """Buffers from outside a loop that are used inside live until it ends: the next round may read them."""
     for buffer, life in lives.items():
         if made[buffer] <= start < life.last:
             life.last = max(life.last, end)
