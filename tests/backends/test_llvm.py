@@ -295,7 +295,7 @@ def test_many_threads_compile_at_once() -> None:
 
 
 def test_threads_look_a_function_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a look-up gives owns the code: where two threads both got one, the first was freed under the other."""
+    """What a look-up gives owns the code: where two threads got one, the first was freed under the other."""
     module = llvm.compile_native("define void @f() {\n ret void\n}")
     asked, found, look_up = [], [], module._look_up
 
