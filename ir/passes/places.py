@@ -76,7 +76,7 @@ def places(func: Func, target: Target) -> Func:
         rows = prod(inst.shape[:-1]) > 1
         swizzle = swizzle_for(inst.shape, dtype.bytes) if rows and dtype.bits >= 8 else None
         buffer = emit(Alloc(dtype, inst.shape, row_major(inst.shape, swizzle)))
-        token = emit(Copy(inst.array, inst.at, buffer, inst.other, inst.inside))
+        token = emit(Copy(inst.array, inst.at, buffer, inst.other, inside=inst.inside))
         emit(Wait((token,)))
         zero = Full(0, dt.i32)
         everything = tuple(range(len(inst.shape)))
