@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tilec.ir.errors import Loc
@@ -107,16 +106,22 @@ class Inst(Value):
         return replace(self, **changes) if changes else self
 
 
-@cache
+_FIELDS: dict[type, tuple[str, ...]] = {}
+_NAMES: dict[type, str] = {}
+
+
 def field_names(kind: type[Inst]) -> tuple[str, ...]:
     """Names of an instruction's own fields, in order."""
-    return tuple(f.name for f in fields(kind) if f.name != "loc")
+    if kind not in _FIELDS:
+        _FIELDS[kind] = tuple(f.name for f in fields(kind) if f.name != "loc")
+    return _FIELDS[kind]
 
 
-@cache
 def mnemonic(kind: type[Inst]) -> str:
     """Add -> add, AtomicUpdate -> atomic_update."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()
+    if kind not in _NAMES:
+        _NAMES[kind] = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()
+    return _NAMES[kind]
 
 
 def _is_operand(v: object) -> bool:

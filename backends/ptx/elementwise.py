@@ -10,6 +10,7 @@ exponent's bias: one multiplication by a power of two, exact for subnormals too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tilec.backends import emit
@@ -47,14 +48,14 @@ def elementwise(e: Emitter, inst: Inst) -> Any:
     return Fragment(dtype, layout, slots)
 
 
-def _two(e: Emitter, inst: Inst, operands: list[Any], dtypes: list[DType]) -> list[str]:
+def _two(e: Emitter, inst: Inst, operands: list[Sequence[str]], dtypes: list[DType]) -> list[str]:
     pairs = [_pair(e, slots, dtype) for slots, dtype in zip(operands, dtypes, strict=True)]
     with e.writer.at_width(2):
         both = emit.elementwise(e.writer, inst, pairs)
     return _unpair(e, both, inst.tile.dtype)
 
 
-def _pair(e: Emitter, slots: list[str], dtype: DType) -> str:
+def _pair(e: Emitter, slots: Sequence[str], dtype: DType) -> str:
     """Two elements as an LLVM vector; the register that they came from, if they came from one."""
     kind = held(dtype)
     if kind in HALVES and tuple(slots) in e.words:
@@ -85,7 +86,7 @@ def _fits_exponent(source: DType, into: DType) -> bool:
     return source.is_float and source.bits <= 8 and not special and narrow and held(into) in HALVES
 
 
-def _from_floats(e: Emitter, slots: list[str], source: DType, into: DType) -> str:
+def _from_floats(e: Emitter, slots: Sequence[str], source: DType, into: DType) -> str:
     """Two codes of a small float as a pair of wider ones."""
     low, high = (e.let(f"zext i8 {s} to i32") for s in slots)
     both = e.let(f"or i32 {low}, {e.let(f'shl i32 {high}, 16')}")
@@ -99,7 +100,7 @@ def _from_floats(e: Emitter, slots: list[str], source: DType, into: DType) -> st
         return e.writer.op("fmul", kind, e.let(f"bitcast i32 {placed} to <2 x {kind}>"), factor)
 
 
-def _from_integers(e: Emitter, slots: list[str], source: DType, into: DType) -> str:
+def _from_integers(e: Emitter, slots: Sequence[str], source: DType, into: DType) -> str:
     """Two integers as a pair of floats."""
     offset = 1 << (source.bits - 1) if source.is_signed else 0
     magic = (into.bias + into.mantissa) << into.mantissa

@@ -97,7 +97,7 @@ def _shuffled(e: Emitter, x: Fragment, way: Conversion, s: int) -> str:
     return found
 
 
-def _choose(e: Emitter, x: Fragment, table: np.ndarray, kind: str) -> str:  # type: ignore[type-arg]
+def _choose(e: Emitter, x: Fragment, table: np.ndarray, kind: str) -> str:
     """Each thread's own slot, by a static table."""
     found = ""
     for source in sorted(set(table.tolist())):

@@ -142,7 +142,7 @@ def arg_reduce(e: Emitter, inst: ArgReduce) -> Fragment | str:
 
 def _pair(
     e: Emitter, tile: Fragment, s: int, start: np.ndarray, real: np.ndarray, axis: int
-) -> tuple[str, str]:  # type: ignore[type-arg]
+) -> tuple[str, str]:
     """A slot's value and its index along the axis; pad has a huge index and loses by it (-1 unsigned)."""
     from tilec.backends.ptx.threads import per_thread
 

@@ -88,7 +88,7 @@ def places(e: Emitter, buffer: Value, offsets: Offsets) -> Places:
 def run_length(offsets: Offsets, bits: int, static: Mask) -> int:
     """Slots that one instruction moves: next to each other and aligned in every thread, used alike."""
     size, slots = bits // 8, offsets.shape[1]
-    length = min(16 // size, slots & -slots)
+    length: int = min(16 // size, slots & -slots)
     while length > 1:
         grouped = offsets.reshape(len(offsets), -1, length)
         near = (grouped == grouped[..., :1] + np.arange(length) * size).all()
@@ -105,11 +105,11 @@ class Lazy(Sequence[str]):
     """
 
     def __init__(self, count: int, group: int, load: Callable[[int], list[str]]) -> None:
-        self.count, self.group, self.load_group = count, group, load
+        self.size, self.group, self.load_group = count, group, load
         self.loaded: dict[int, list[str]] = {}
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
     @overload
     def __getitem__(self, i: int) -> str: ...
@@ -117,7 +117,7 @@ class Lazy(Sequence[str]):
     def __getitem__(self, i: slice) -> list[str]: ...
     def __getitem__(self, i: int | slice) -> str | list[str]:
         if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(self.count))]
+            return [self[j] for j in range(*i.indices(self.size))]
         group, place = divmod(i, self.group)
         if group not in self.loaded:
             self.loaded[group] = self.load_group(group)

@@ -179,7 +179,7 @@ class Shr(_Binary):
     def meaning(self, state: State, a: Array, b: Array) -> Array:
         far, by = shift_amount(b, self.a.tile.dtype)
         moved = (a >> by.astype(a.dtype)).astype(a.dtype)
-        return np.where(far, np.negative((a < 0).astype(a.dtype)), moved)
+        return np.asarray(np.where(far, np.negative((a < 0).astype(a.dtype)), moved))
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,9 +115,13 @@ class Alloc(Inst):
 
     @property
     def stage_bytes(self) -> int:
-        """Bytes of one buffer, gaps of its layout included."""
+        """Bytes of one buffer: gaps of its layout included, what a swizzle moves past its last element, and between
+        several what keeps each aligned.
+        """
         elements = self.layout.size if self.layout else prod(self.shape)
-        return elements * max(8, self.dtype.bits) // 8
+        swizzle = self.layout.swizzle if self.layout else None
+        step = max(swizzle.block if swizzle else 1, self.array_type.align if self.count > 1 else 1)
+        return -(-elements * max(8, self.dtype.bits) // (8 * step)) * step
 
     @property
     def nbytes(self) -> int:
@@ -256,7 +260,9 @@ class Gather(Inst):
     def meaning(self, state: State, array: Memory, *rest: Array) -> Array:
         *indices, other = rest
         inside, clipped = in_bounds(array.data.shape, indices)
-        return np.where(inside, array.read(clipped), other).astype(array.dtype.reference)
+        out = np.full(np.shape(inside), other, array.dtype.reference)
+        out[inside] = array.read(tuple(index[inside] for index in clipped))
+        return out
 
 
 def _check_indices(what: str, array: ArrayType, indices: tuple[Value, ...]) -> TileType:

@@ -28,7 +28,7 @@ class BlockIndex(Inst):
 
     def meaning(self, state: State, *grid: Array) -> Array:
         place = np.unravel_index(state.block, [int(n) for n in grid])
-        return np.int32(place[self.axis])[()]
+        return np.asarray(place[self.axis], np.int32)
 
 
 @dataclass(frozen=True, eq=False)

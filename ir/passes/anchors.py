@@ -147,10 +147,10 @@ def access_cost(layout: Layout, kind: ArrayType, vector_limit: int) -> float:
     )
     warps = np.sort(sectors.reshape(-1, WARP, sectors.shape[1]), axis=1)
     touched = (np.diff(warps, axis=1) != 0).sum() + warps.shape[0] * warps.shape[2]
-    return float(touched) / warps.shape[0] + sectors.shape[1]
+    return float(touched / warps.shape[0] + sectors.shape[1])
 
 
-def _contiguous(slots: np.ndarray, run: int, axis: int) -> bool:  # type: ignore[type-arg]
+def _contiguous(slots: np.ndarray, run: int, axis: int) -> bool:
     step = np.zeros(slots.shape[1], slots.dtype)
     step[axis] = 1
     grouped = slots.reshape(-1, run, slots.shape[1])

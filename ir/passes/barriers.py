@@ -50,7 +50,7 @@ class _Scanner:
     def __init__(self, func: Func, before: set[Inst]) -> None:
         self.before = before
         loops = [inst for inst in func.walk() if isinstance(inst, For)]
-        self.first = {
+        self.first: dict[Value, Value] = {
             arg: init for loop in loops for arg, init in zip(loop.body.args[1:], loop.init, strict=True)
         }
 
@@ -92,7 +92,11 @@ class _Scanner:
     def target(self, token: Value) -> Value:
         """The buffer that a copy fills; a carried token is followed to the copy before the loop."""
         while not isinstance(token, Copy):
-            token = token.source.init[token.index] if isinstance(token, Item) else self.first[token]
+            match token:
+                case Item(source=For(init=init), index=i):
+                    token = init[i]
+                case _:
+                    token = self.first[token]
         return root(token.buffer)
 
 

@@ -107,8 +107,10 @@ class Components:
                 self._join(tile, *indices)
             case control.For() | control.While():
                 self._tie_loop(inst)
-            case Item(source=control.For(init=init) | control.While(init=init), index=i):
-                self._join(inst, inst.source.body.args[-len(init) :][i], init[i])
+            case Item(
+                source=control.For(init=init, body=body) | control.While(init=init, body=body), index=i
+            ):
+                self._join(inst, body.args[-len(init) :][i], init[i])
             case Item(source=control.If(then=then, orelse=orelse), index=i):
                 self._join(inst, then.results[i], orelse.results[i])
             case _ if isinstance(inst, ELEMENTWISE):

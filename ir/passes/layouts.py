@@ -66,7 +66,7 @@ class _Assignment:
             case Reshape(x=x) | Permute(x=x) if remade(v):
                 before = backward(v, layout)
                 if x.tile.rank == 0:
-                    return replace(v, layout=layout)
+                    return v.changed(layout=layout)
                 if before is not None:
                     again = replace(v, x=self.adapt(x, before, emit))
                     return replace(again, layout=layout) if isinstance(again, Reshape) else again

@@ -176,7 +176,7 @@ def _rebuilt(inst: Inst, new: dict[Value, Value]) -> Inst:
         for name in field_names(type(inst))
         if isinstance(b := getattr(moved, name), Block)
     }
-    return replace(moved, **blocks) if blocks else moved
+    return moved.changed(**blocks) if blocks else moved
 
 
 def _rebuilt_block(block: Block, outer: dict[Value, Value]) -> Block:
