@@ -18,6 +18,7 @@ from tilec.ir.passes.late_loads import late_loads
 from tilec.ir.passes.layouts import assign_layouts
 from tilec.ir.passes.pipeline import pipeline
 from tilec.ir.passes.places import places, widen_dots
+from tilec.ir.passes.registers import check_registers
 from tilec.ir.passes.shared_memory import plan_shared_memory
 from tilec.ir.passes.simplify import simplify
 from tilec.ir.target import Target
@@ -45,6 +46,7 @@ PASSES = (
     Pass(pipeline, threads=True),  # after places: copies are what runs ahead
     Pass(late_loads, threads=True),
     Pass(assign_layouts, threads=True),
+    Pass(check_registers, threads=True),
     Pass(exchange, threads=True),  # after layouts: writes out the conversions that cross warps
     Pass(simplify, threads=True),  # after exchange: the same conversion twice is one
     Pass(plan_shared_memory, threads=True),  # before barriers: buffers that share bytes conflict
