@@ -64,7 +64,7 @@ def _check(param: Arg, arg: Any) -> None:
         raise TilecError(f"{param.name}: expected an array of rank {kind.rank}, found shape {list(shape)}")
     fixed = [(n, m) for n, m in zip(kind.shape, shape, strict=True) if isinstance(n, int)]
     moved = [(n, m) for n, m, e in zip(kind.strides, strides, shape, strict=True) if isinstance(n, int) and e > 1]
-    if any(n != m for n, m in fixed + moved):
+    if any(n != m for n, m in (fixed + moved if all(shape) else fixed)):
         raise TilecError(f"{param.name}: compiled for {kind} with strides {list(map(str, kind.strides))}, "
                          f"found shape {list(shape)} with strides {list(strides)}")  # fmt: skip
 

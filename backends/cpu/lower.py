@@ -226,9 +226,11 @@ class Lowering:
     def enter(self, block: Block) -> None:
         """Counts how often the values of a block are read in it."""
         self.local.append(set(block.args))
-        for inst in block.body:
-            self.uses.update(map(self.same, reads(inst)))
-        self.uses.update(map(self.same, block.results))
+        own = {*block.args, *block.body}
+        for value in (v for inst in block.body for v in reads(inst)):
+            self.uses[self.same(value)] += self.same(value) in own
+        for value in map(self.same, block.results):
+            self.uses[value] += value in own
 
     def body(self, block: Block) -> None:
         """Writes a block's instructions; its values stay readable until `leave`."""
@@ -254,7 +256,7 @@ class Lowering:
         from tilec.backends.cpu.table import EMITTERS
 
         if isinstance(inst.type, TileType) and not inst.effects.writes and not self.uses[inst]:
-            return
+            return self.used(inst)
         emit = EMITTERS.get(type(inst))
         assert emit, f"the CPU has no {mnemonic(type(inst))}"
         self.temporaries.append([])
