@@ -1,4 +1,4 @@
-"""Every barrier that the pass puts is needed: without it the emulator finds the race, or the numbers are wrong."""
+"""Every barrier that the pass puts is needed: without it the emulator finds a race, or numbers are wrong."""
 
 from dataclasses import replace
 

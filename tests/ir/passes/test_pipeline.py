@@ -1,4 +1,4 @@
-"""Software pipelining: any number of stages and rounds gives the same sums, and copies run ahead where they may."""
+"""Software pipelining: every number of stages and rounds gives the same sums; copies run ahead if they may."""
 
 from dataclasses import replace
 

@@ -24,7 +24,7 @@ def test_a_tile_too_large_for_the_registers_says_what_would_fit() -> None:
 
 
 def test_more_warps_are_proposed_where_they_help() -> None:
-    with pytest.raises(tc.TilecError, match="needs 512 registers .* warps=32 would give each 64, or take"):
+    with pytest.raises(tc.TilecError, match=r"needs 512 registers .* warps=32 would give each 64, or take"):
         _ = double.compile(SPEC, SPEC, target="sm_80", bm=256, bn=256).ptx
 
 
