@@ -78,7 +78,15 @@ def store(
     view, index = memory.views[width], at >> SHIFT[width]
     view[index] = raw
     if space == "shared" and m.race.on and not strong:
-        clash(m, s, address, at, view[index] != raw)
+        clash(m, s, address, at, differ(view[index], raw))
+
+
+def differ(a: Array, b: Array) -> Array:
+    """Where bits differ; elements of 16 bytes are complex numbers to numpy, among them NaNs."""
+    if a.dtype.itemsize < 16:
+        return np.asarray(a != b)
+    halves = (np.ascontiguousarray(x).view(np.uint64).reshape(-1, 2) for x in (a, b))
+    return np.asarray(np.not_equal(*halves).any(axis=1))
 
 
 def clash(m: Machine, s: Sel, address: Array, at: Array, lost: Array) -> None:
