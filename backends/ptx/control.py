@@ -12,6 +12,7 @@ from tilec.backends import emit
 from tilec.backends.ptx import approx, memory, mma, moves, reduce
 from tilec.backends.ptx.elementwise import elementwise
 from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token
+from tilec.backends.ptx.locations import mark
 from tilec.backends.ptx.threads import per_thread
 from tilec.backends.writer import held
 from tilec.ir import dtype as dt
@@ -33,6 +34,7 @@ def write_block(e: Emitter, block: Block) -> list[Any]:
     e.lazy |= _lazy_loads(e.users, block)
     for inst in block.body:
         handler = HANDLERS.get(type(inst))
+        mark(e.writer.lines, inst.loc)
         try:
             e.values[inst] = handler(e, inst) if handler else elementwise(e, inst)
         except TilecError as error:

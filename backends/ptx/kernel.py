@@ -16,6 +16,7 @@ from tilec.backends.convert import from_memory, stored
 from tilec.backends.ptx.assemble import Assembled, assemble, sass
 from tilec.backends.ptx.control import write_block
 from tilec.backends.ptx.emitter import ArrayRef, Emitter
+from tilec.backends.ptx.locations import SUBPROGRAM, located
 from tilec.backends.writer import Writer
 from tilec.ir.errors import TilecError
 from tilec.ir.facts import analyse
@@ -90,11 +91,13 @@ def module(func: Func, target: Target) -> str:
     e.start_block("body")
     write_block(e, func.body)
     e.line("ret void")
-    header = f"define ptx_kernel void @{func.name}({', '.join(parameters)}) #0 {{"
-    body = ["entry:", *_thread_number(e), *e.entry, "  br label %body", *writer.lines, "}"]
+    lines, places = located(writer.lines, func.name)
+    debug = f" !dbg {SUBPROGRAM}" if places else ""
+    header = f"define ptx_kernel void @{func.name}({', '.join(parameters)}) #0{debug} {{"
+    body = ["entry:", *_thread_number(e), *e.entry, "  br label %body", *lines, "}"]
     declarations = list(writer.declarations.values())
     shared = [f"{SHARED} = external addrspace(3) global [0 x i8], align 1024"] if shared_bytes(func) else []
-    return "\n".join([*shared, *e.globals, header, *body, *declarations, *_attributes(func, e), ""])
+    return "\n".join([*shared, *e.globals, header, *body, *declarations, *_attributes(func, e), *places, ""])
 
 
 def _thread_number(e: Emitter) -> list[str]:
