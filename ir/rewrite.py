@@ -39,11 +39,15 @@ class Emit:
 
     def __call__(self, value: Node) -> Node:
         for inst in self._new(value):
-            if inst.loc is None:
-                object.__setattr__(inst, "loc", self.old.loc)  # fresh: nobody else has seen it
-            self._bodies[-1].append(inst)
-            self._placed[-1].add(inst)
+            self.place(inst)
         return value
+
+    def place(self, inst: Inst) -> None:
+        """Appends an instruction whose operands are all visible."""
+        if inst.loc is None:
+            object.__setattr__(inst, "loc", self.old.loc)  # fresh: nobody else has seen it
+        self._bodies[-1].append(inst)
+        self._placed[-1].add(inst)
 
     def visible(self, value: Value) -> bool:
         """Whether instructions placed now may use it: it stands in this block, or in one around it."""
@@ -79,13 +83,16 @@ Enter = Callable[[Inst, tuple[Value, ...], Emit], Sequence[Value]]
 Leave = Callable[[Inst, tuple[Value, ...], Emit], Sequence[Value]]
 
 
-def rebuild(func: Func, visit: Visit, enter: Enter | None = None, leave: Leave | None = None) -> Func:
+def rebuild(
+    func: Func, visit: Visit, enter: Enter | None = None, leave: Leave | None = None, take: Enter | None = None
+) -> Func:
     """The function with every instruction replaced by what `visit` makes of it.
 
     `enter(old, operands, emit)` may change what a loop or branch is entered with (its blocks' arguments take
-    those types), `leave(old, results, emit)` what a block of it is left with; both before `visit` sees it.
+    those types), `leave(old, results, emit)` what a block of it is left with, `take(old, operands, emit)` the
+    operands of every other instruction; all before `visit` sees it.
     """
-    body = _Rebuilder(visit, enter or _keep, leave or _keep).block(func.body, func.body.args, None)
+    body = _Rebuilder(visit, enter or _keep, leave or _keep, take).block(func.body, func.body.args, None)
     return func if body is func.body else replace(func, body=body)
 
 
@@ -94,8 +101,8 @@ def _keep(old: Inst, values: tuple[Value, ...], emit: Emit) -> tuple[Value, ...]
 
 
 class _Rebuilder:
-    def __init__(self, visit: Visit, enter: Enter, leave: Leave) -> None:
-        self.visit, self.enter, self.leave = visit, enter, leave
+    def __init__(self, visit: Visit, enter: Enter, leave: Leave, take: Enter | None) -> None:
+        self.visit, self.enter, self.leave, self.take = visit, enter, leave, take
         self.env: Env = {}
         self.emit = Emit(self.env)
 
@@ -122,11 +129,20 @@ class _Rebuilder:
         if isinstance(old, Item) and isinstance(given := self.env.get(old.source), tuple):
             self.env[old] = given[old.index]
             return
-        inst = self.control(old) if old.blocks else old.mapped(self.new)
+        inst = self.control(old) if old.blocks else self.plain(old)
         self.emit.old = old
         found = self.visit(inst, self.emit)
-        found = inst if found is None else found
-        self.env[old] = tuple(map(self.emit, found)) if isinstance(found, tuple) else self.emit(found)
+        if found is None:
+            self.emit.place(inst)
+            self.env[old] = inst
+        else:
+            self.env[old] = tuple(map(self.emit, found)) if isinstance(found, tuple) else self.emit(found)
+
+    def plain(self, old: Inst) -> Inst:
+        if self.take is not None and old.operands:
+            return with_parts(old, self.take(old, tuple(map(self.new, old.operands)), self.emit), ())
+        changed = any(self.env.get(v, v) is not v for v in old.operands)
+        return old.mapped(self.new) if changed else old
 
     def control(self, old: Inst) -> Inst:
         entered = self.enter(old, tuple(map(self.new, old.operands)), self.emit)
