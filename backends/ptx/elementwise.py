@@ -17,8 +17,9 @@ from tilec.backends import emit
 from tilec.backends.ptx.emitter import Fragment
 from tilec.backends.writer import held
 from tilec.ir.dtype import DType
-from tilec.ir.func import Inst
-from tilec.ir.inst.arith import Cast
+from tilec.ir.func import Inst, Value
+from tilec.ir.inst.arith import Cast, Full, Sub
+from tilec.ir.inst.shape import Broadcast
 
 if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
@@ -37,6 +38,9 @@ def elementwise(e: Emitter, inst: Inst) -> Any:
     if not pairs:
         rows = zip(*(part.slots for part in parts), strict=True)
         return Fragment(dtype, layout, [emit.elementwise(e.writer, inst, row) for row in rows])
+    shifted = _shifted_integers(inst)
+    if shifted is not None:
+        return _less_constant(e, *shifted, dtype)
     slots: list[str] = []
     for i in range(0, layout.slots, 2):
         source = parts[0].dtype
@@ -100,8 +104,30 @@ def _from_floats(e: Emitter, slots: Sequence[str], source: DType, into: DType) -
         return e.writer.op("fmul", kind, e.let(f"bitcast i32 {placed} to <2 x {kind}>"), factor)
 
 
-def _from_integers(e: Emitter, slots: Sequence[str], source: DType, into: DType) -> str:
-    """Two integers as a pair of floats."""
+def _shifted_integers(inst: Inst) -> tuple[Value, int] | None:
+    """(x, c) of cast(x) - c for integers that fit the mantissa: one subtraction does both, exactly."""
+    if not (isinstance(inst, Sub) and isinstance(inst.a, Cast)):
+        return None
+    constant = inst.b.x if isinstance(inst.b, Broadcast) else inst.b
+    source, into = inst.a.x.tile.dtype, inst.tile.dtype
+    if not (isinstance(constant, Full) and _fits_mantissa(source, into)):
+        return None
+    c = int(constant.value) if constant.value == constant.value // 1 else -1
+    return (inst.a.x, c) if 0 <= c < 2 ** (into.mantissa - 1) else None
+
+
+def _less_constant(e: Emitter, x: Value, constant: int, into: DType) -> Fragment:
+    """cast(x) - constant, two elements at a time."""
+    part = e.fragment(x)
+    slots: list[str] = []
+    for i in range(0, part.layout.slots, 2):
+        both = _from_integers(e, part.slots[i : i + 2], part.dtype, into, constant)
+        slots += _unpair(e, both, into)
+    return Fragment(into, part.layout, slots)
+
+
+def _from_integers(e: Emitter, slots: Sequence[str], source: DType, into: DType, less: int = 0) -> str:
+    """Two integers as a pair of floats, less a constant."""
     offset = 1 << (source.bits - 1) if source.is_signed else 0
     magic = (into.bias + into.mantissa) << into.mantissa
     low, high = (e.let(f"zext {held(source)} {s} to i32") for s in slots)
@@ -114,5 +140,5 @@ def _from_integers(e: Emitter, slots: Sequence[str], source: DType, into: DType)
     biased = e.let(f"or i32 {both}, {magic << 16 | magic}")
     kind = held(into)
     with e.writer.at_width(2):
-        base = e.writer.constant(float(2**into.mantissa + offset), into)
+        base = e.writer.constant(float(2**into.mantissa + offset + less), into)
         return e.writer.op("fsub", kind, e.let(f"bitcast i32 {biased} to <2 x {kind}>"), base)

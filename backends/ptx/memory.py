@@ -170,8 +170,11 @@ def scatter(e: Emitter, inst: memory.Scatter) -> None:
 def atomic(e: Emitter, inst: memory.Atomic) -> None:
     dtype = inst.tile_.tile.dtype
     if inst.op == "add" and dtype.name not in e.target.atomic_add:
-        raise TilecError(f"{e.target.name} has no atomic_add on {dtype.name}, only on {', '.join(sorted(e.target.atomic_add))}: "
-                         "add up in f32, or compile for a newer target")  # fmt: skip
+        known = ", ".join(sorted(e.target.atomic_add))
+        raise TilecError(
+            f"{e.target.name} has no atomic_add on {dtype.name}, only on {known}: "
+            "add up in f32, or compile for a newer target"
+        )
     tile, indices = _held(e, inst.tile_), [_held(e, v) for v in inst.indices]
     space = inst.array.array_type.space
     for s, pointer, condition in element_pointers(e, inst.array, indices, tile.layout.owner_mask()):
