@@ -33,7 +33,7 @@ def compile_times(files: Sequence[Path], target: str, runs: int) -> Iterator[str
     for path in scripts:
         call = first_call(path)
         yield row(f"{path.name}:{call.kernel.definition.name}", medians(call, target, runs))
-    yield f"medians of {runs} runs after one that is not counted; nothing is kept between them"
+    yield f"medians of {runs}, after one run that is not counted; nothing is kept between runs"
 
 
 def row(name: str, seconds: Seconds) -> str:

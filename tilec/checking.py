@@ -73,14 +73,18 @@ def told(path: Path, place: str, outcome: Outcome) -> str:
     if not outcome.launches:
         lines.append(f"{path} launched no kernel on {place}: there was nothing to check")
     else:
-        count = "1 launch" if outcome.launches == 1 else f"{outcome.launches} launches"
-        found = f"{len(outcome.findings)} findings" if outcome.findings else "no findings"
-        lines.append(f"checked {count} on {place}: {found}")
+        found = counted(len(outcome.findings), "finding")
+        lines.append(f"checked {counted(outcome.launches, 'launch')} on {place}: {found}")
     return "\n".join(lines)
+
+
+def counted(n: int, word: str) -> str:
+    """no findings, 1 launch, 2 launches"""
+    return f"{n or 'no'} {word}{'' if n == 1 else 'es' if word.endswith('h') else 's'}"
 
 
 def described(kernel: str, finding: Any) -> str:
     """A finding, led by the user's line."""
     file, line = finding.source or ("", 0)
-    where = f"{file}:{line}: " if file else ""
+    where = f"{file}:{line}: " if line else ""
     return f"{where}{kernel}: {finding}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from tilec.kernel import Kernel
 
 @dataclass(frozen=True)
 class Call:
-    """A kernel with the arguments or specifications, and the constants, that it was first called with."""
+    """A kernel with the arguments or specifications that it was called with, and what was passed by name."""
 
     kernel: Kernel
     given: tuple[Any, ...]
@@ -33,7 +33,10 @@ class Call:
 
 
 class Enough(BaseException):
-    """Ends a script that has shown what was wanted; not an Exception, so that scripts let it pass."""
+    """Ends a script that has made the call that was wanted; not an Exception, so that scripts let it pass."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
 
 
 def run_script(path: Path, name: str = "__main__") -> dict[str, Any]:
@@ -79,23 +82,29 @@ def first_call(path: Path, name: str | None = None) -> Call:
 
     What the file prints goes to the standard error. TilecError where it ends or fails before it gets there.
     """
-    met: list[Call] = []
     others: dict[str, None] = {}
-    specialised = Kernel._specialised
+    run, compiled = Kernel._run, Kernel.compile
 
-    def watched(self: Kernel, target: str, given: Sequence[Any], constants: Mapping[str, Any]) -> Compiled:
-        own = self.definition.name
-        if name == own or (name is None and Path(self.definition.code.file).resolve() == path.resolve()):
-            met.append(Call(self, tuple(given), dict(constants)))
-            raise Enough
+    def meet(kernel: Kernel, args: tuple[Any, ...], constants: Mapping[str, Any]) -> None:
+        own = kernel.definition.name
+        if name == own or (name is None and Path(kernel.definition.code.file).resolve() == path.resolve()):
+            raise Enough(Call(kernel, args, constants))
         others[own] = None
-        return specialised(self, target, given, constants)
 
-    with replaced(Kernel, "_specialised", watched), redirect_stdout(sys.stderr):
+    def watched_run(self: Kernel, target: str, args: tuple[Any, ...], constants: dict[str, Any]) -> None:
+        meet(self, args, constants)
+        run(self, target, args, constants)
+
+    def watched_compile(self: Kernel, *args: Any, target: str = "sm_90a", **constants: Any) -> Compiled:
+        meet(self, args, constants)
+        return compiled(self, *args, target=target, **constants)
+
+    watches = replaced(Kernel, "_run", watched_run), replaced(Kernel, "compile", watched_compile)
+    with watches[0], watches[1], redirect_stdout(sys.stderr):
         try:
             run_script(path)
-        except Enough:
-            return met[0]
+        except Enough as end:
+            return end.call
         except TilecError:
             raise
         except (Exception, SystemExit) as error:
