@@ -1,4 +1,5 @@
-"""Loads and stores in every space: bounds and alignment first, then the shadows (initialised, races), then bytes.
+"""Loads and stores in every space: bounds and alignment first, then the shadows (initialised, races), then
+bytes.
 
 A lane that would fault is reported and left out: its load gives 0, its store does nothing; the others go on.
 """
@@ -122,7 +123,8 @@ def place(m: Machine, s: Sel, address: Array, space: str) -> tuple[Bytes, Array]
 
 
 def cluster_offset(m: Machine, s: Sel, address: Array) -> Array:
-    """shared::cluster addresses: window 1 is one's own block, window 2 + rank that of a block of the cluster."""
+    """shared::cluster addresses: window 1 is one's own block, window 2 + rank that of a block of the
+    cluster."""
     rank = (address >> 24) - 2
     block = np.where(rank < 0, m.block[s], m.block_of_rank(s, np.maximum(rank, 0)))
     return block * m.shared_size + (address & (SHARED - 1))
@@ -134,7 +136,10 @@ def faults(m: Machine, s: Sel, address: Array, width: int, space: str, verb: str
     if width > 1 and (address & (width - 1)).any():
         wrong = (address & (width - 1)) != 0
         n = int(np.flatnonzero(wrong)[0])
-        message = f"{width}-byte {verb} at {int(address[n]):#x}, which is {int(address[n]) % width} bytes past a multiple"
+        message = (
+            f"{width}-byte {verb} at {int(address[n]):#x}, which is {int(address[n]) % width} "
+            f"bytes past a multiple"
+        )
         m.record("misaligned", lane(s, n), message, address=int(address[n]), times=int(wrong.sum()))
         return ~wrong
     if space in ("global", "const"):

@@ -1,8 +1,9 @@
 """cp.async: copies that land when the thread that issued them waits.
 
-The data is taken at the issue and kept; the destination is poisoned and marked in flight until wait_group or wait_all
-of the issuing thread lets it land, as late as is legal. Other threads still need a barrier after that wait. With a seed
-some copies land at once, which is legal too; they stay marked.
+The data is taken at the issue and kept; the destination is poisoned and marked in flight until wait_group
+or wait_all of the issuing thread lets it land, as late as is legal. Other threads still need a barrier
+after that wait.
+With a seed some copies land at once, which is legal too; they stay marked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from tilec.backends.emulator import access
 from tilec.backends.emulator.decode import Form, Getter, Step, full
 from tilec.backends.emulator.lanes import lanes_of, part, size
-from tilec.backends.emulator.memory import CACHES, note_width, space_of
+from tilec.backends.emulator.memory import CACHES, note_width
 from tilec.backends.emulator.program import Immediate, Negated, Operand, Register
 from tilec.backends.emulator.ptx_types import Array, Sel, unsigned
 
@@ -70,7 +71,8 @@ class Copies:
         self.committed[s] += 1
 
     def wait(self, s: Sel, left: int | None) -> None:
-        """Lets the copies of these lanes land, but for those of the last `left` groups (None: all, committed or not)."""
+        """Lets the copies of these lanes land, but for those of the last `left` groups (None: all,
+        committed or not)."""
         if not self.pending:
             return
         self.limit.fill(-1)
@@ -163,7 +165,8 @@ def cp(f: Form) -> Step:
 
 
 def copy(f: Form) -> Step:
-    """cp.async.{ca,cg}.shared.global [to], [from], size {, source size | predicate that ignores the source};"""
+    """cp.async.{ca,cg}.shared.global [to], [from], size {, source size | predicate that ignores the
+    source};"""
     cached = f.need("ca", "cg")
     hint = "L2::cache_hint" in f.left
     f.need("shared", "shared::cta")

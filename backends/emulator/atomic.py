@@ -1,8 +1,8 @@
 """atom and red: read, change, write in one step, in lane order; global and shared.
 
     atom.global.add.u32 d, [a], b;      red.shared.max.s32 [a], b;
-Lanes that meet at one address act one after another (a random order under a seed is not modelled: integer results do
-not depend on it, float sums do within rounding).
+Lanes that meet at one address act one after another (a random order under a seed is not modelled: integer
+results do not depend on it, float sums do within rounding).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ INTEGER: dict[str, Change] = {
     "add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or,
     "xor": np.bitwise_xor, "exch": lambda old, b: b,
     "inc": lambda old, b: np.where(old >= b, 0, old + np.asarray(1, old.dtype)).astype(old.dtype),
-    "dec": lambda old, b: np.where((old == 0) | (old > b), b, old - np.asarray(1, old.dtype)).astype(old.dtype),
+    "dec": lambda old, b: np.where((old == 0) | (old > b), b, old - np.asarray(1,
+    old.dtype)).astype(old.dtype),
 }  # fmt: skip
 FLOATS = ("f16", "bf16", "f16x2", "bf16x2", "f32", "f64")
 
@@ -82,7 +83,8 @@ def atom(f: Form) -> Step:
 
 
 def update(m: Machine, s: Sel, address: Array, b: Array, change: Change, width: int, space: str) -> Array:
-    """Applies `change` lane by lane where addresses meet, all at once where they differ; gives the old values."""
+    """Applies `change` lane by lane where addresses meet, all at once where they differ; gives the old
+    values."""
     if space == "generic":
         space = access.window(address)
     if space == "mixed":

@@ -1,7 +1,7 @@
 """bar.sync, bar.arrive, bar.red and barrier.*: sixteen barriers per block, counted in threads.
 
-Each barrier collects the clocks of those who arrive; those who leave know all of it. Threads that exit are no longer
-waited for where no count is given.
+Each barrier collects the clocks of those who arrive; those who leave know all of it. Threads that exit are
+no longer waited for where no count is given.
 """
 
 from __future__ import annotations
@@ -78,7 +78,10 @@ class Barriers:
         before = self.expected[:, number]
         differs = blocks & (before != 0) & (before != count)
         if differs.any():
-            message = f"barrier {number} is used with a count of {count} and, before it was complete, of {before.max()}"
+            message = (
+                f"barrier {number} is used with a count of {count} and, before it was complete, "
+                f"of {before.max()}"
+            )
             self.m.record("divergence", int(lanes_of(sel)[0]), message)
         self.expected[blocks, number] = count
 

@@ -289,5 +289,6 @@ def nth_set(mask: int, base: int, offset: int) -> int:
 BUILDERS: dict[str, Callable[[Form], Step]] = {
     "and": logic(np.bitwise_and), "or": logic(np.bitwise_or), "xor": logic(np.bitwise_xor), "not": not_,
     "cnot": cnot, "shl": shift(True), "shr": shift(False), "shf": shf, "bfe": bfe, "bfi": bfi, "clz": clz,
-    "popc": popc, "brev": brev, "bfind": bfind, "lop3": lop3, "prmt": prmt, "bmsk": bmsk, "szext": szext, "fns": fns,
+    "popc": popc, "brev": brev, "bfind": bfind, "lop3": lop3, "prmt": prmt, "bmsk": bmsk, "szext": szext,
+    "fns": fns,
 }  # fmt: skip

@@ -1,8 +1,8 @@
 """TMA: cp.async.bulk and cp.async.bulk.tensor loads, stores and reductions.
 
-A load takes its data at the issue and lands when somebody waits for its mbarrier (with a seed, perhaps at once):
-complete_tx of the full box's bytes. A store reads shared memory at the issue; until wait_group its source must not
-change. Both belong to the asynchronous proxy.
+A load takes its data at the issue and lands when somebody waits for its mbarrier (with a seed, perhaps at
+once): complete_tx of the full box's bytes. A store reads shared memory at the issue; until wait_group its
+source must not change. Both belong to the asynchronous proxy.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Reading:
     lane: int
     group: int
     granule: Array
+    pc: int
 
 
 class BulkCopies:
@@ -107,7 +108,7 @@ class BulkCopies:
             race.check(m, lanes, granule, False, False)
         whole = np.unique(granule)
         race.flight.start_read(whole, m.pc)
-        self.reading.append(Reading(lane, int(self.committed[lane]), whole))
+        self.reading.append(Reading(lane, int(self.committed[lane]), whole, m.pc))
         m.launch.metrics.bytes["shared read"] += len(at) * unit
         return m.shared.views[unit][at // unit]
 
@@ -124,6 +125,24 @@ class BulkCopies:
             else:
                 kept.append(each)
         self.reading = kept
+
+    def exited(self, s: Sel) -> None:
+        """Shared memory goes to another block when its own ends: stores must have read it by then."""
+        if not self.reading and not self.landing:
+            return
+        m, gone = self.m, set(lanes_of(s).tolist())
+        for each in self.reading:
+            if each.lane in gone:
+                message = (
+                    "ends while a bulk copy that it issued still reads shared memory "
+                    "(cp.async.bulk.wait_group)"
+                )
+                m.record("async", each.lane, message, other=each.pc)
+        alive = set(m.block[m.live].tolist())
+        for load in self.landing:
+            if load.block not in alive:
+                message = "the block ends while a bulk load into its shared memory is in flight"
+                m.record("async", load.block, message, warning=True, other=load.pc)
 
     def done_reading(self, each: Reading) -> None:
         m, race = self.m, self.m.race
@@ -146,7 +165,8 @@ def access_poison(unit: int) -> Any:
 
 
 def in_shared(m: Machine, lane: int, address: int, size: int, align: int, verb: str) -> int | None:
-    """The batch offset of shared bytes of one lane's operation; None, and a finding, when they are not there."""
+    """The batch offset of shared bytes of one lane's operation; None, and a finding, when they are not
+    there."""
     if address % align:
         message = f"{verb} at {address:#x}, which is not a multiple of {align}"
         m.record("misaligned", lane, message, address=address)

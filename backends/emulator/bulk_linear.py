@@ -121,9 +121,9 @@ def put(m: Machine, lane: int, at: Array, raw: Array, operation: str, kind: str)
 def reduced(operation: str, old: Array, new: Array, kind: str) -> Array:
     if kind in ("f16", "bf16"):
         form = Kind(f"{kind}x2")
-        words = combined(operation, form.load(old.view(np.uint32)), form.load(new.view(np.uint32)), np.float32)
+        words = combined(
+            operation, form.load(old.view(np.uint32)), form.load(new.view(np.uint32)), np.float32
+        )
         return np.asarray(form.store(words)).view(np.complex128)
     dtype = numpy_type(kind)
     return combined(operation, old.view(dtype), new.view(dtype), dtype).view(np.complex128)
-
-

@@ -1,7 +1,7 @@
 """Clusters: barrier.cluster, mapa, getctarank, st.async, red.async.
 
-Shared memory of another block of the cluster is addressed through its window (device.py). Its accesses are checked for
-bounds; races across blocks are not followed, only those of each block's own warps.
+Shared memory of another block of the cluster is addressed through its window (device.py). Its accesses are
+checked for bounds; races across blocks are not followed, only those of each block's own warps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ class ClusterBarrier:
         self.reached = np.zeros(m.lanes, np.int64)  # phases each lane has arrived in
         self.parked: list[tuple[int, Sel]] = []
         every = slice(0, m.blocks)
-        self.first = m.block_of_rank(every, np.zeros(m.blocks, np.int64)) if m.cluster_size > 1 else np.arange(m.blocks)
+        self.first = (
+            m.block_of_rank(every, np.zeros(m.blocks, np.int64))
+            if m.cluster_size > 1
+            else np.arange(m.blocks)
+        )
 
     def arrive(self, s: Sel) -> None:
         self.reached[s] += 1

@@ -45,7 +45,7 @@ def comparison(name: str, floating: bool) -> Callable[[Any, Any], Any]:
 NAMES = (*ORDERED, *UNORDERED, "num", "nan")
 
 
-def compared(f: Form, first: int, result: str | None) -> tuple[Callable[[Machine, Sel], Any], str]:
+def compared(f: Form, first: int) -> tuple[Callable[[Machine, Sel], Any], str]:
     """The comparison that the modifiers name, over operands `first` and the next; and the type compared."""
     name, ftz = f.need(*NAMES), f.take("ftz")
     kind = f.type()
@@ -70,7 +70,7 @@ def halves(x: Any, which: int) -> Any:
 
 def setp(f: Form) -> Step:
     combine = f.take(*COMBINE)
-    test, kind = compared(f, 1, None)
+    test, kind = compared(f, 1)
     where = f.operand(0)
     c = f.source(3, "pred") if combine else None
     if kind.endswith("x2"):
@@ -121,7 +121,7 @@ def set_(f: Form) -> Step:
     name = next((n for n in f.left if n in NAMES), None) or f.error("needs a comparison")
     result = f.type()
     f.left.insert(0, f.left.pop(f.left.index(name)))
-    test, kind = compared(f, 1, result)
+    test, _ = compared(f, 1)
     c = f.source(3, "pred") if combine else None
     put = f.target(0, Kind(result).raw if result in HALVES else result)
 

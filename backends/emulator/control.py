@@ -1,6 +1,7 @@
 """Control flow: bra, brx.idx, call, ret, exit, trap, brkpt.
 
-Lanes that part go their ways and meet again where their program counters do: the scheduler runs the lowest first.
+Lanes that part go their ways and meet again where their program counters do: the scheduler runs the lowest
+first.
 Functions cannot be recursive, so each has one return address per lane.
 """
 

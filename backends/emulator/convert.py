@@ -74,7 +74,8 @@ def integer_to_integer(f: Form, to: str, source: str, sat: bool) -> Step:
 
 
 def float_to_integer(f: Form, to: str, kind: Kind, mode: str | None, ftz: bool) -> Step:
-    """Saturates; NaN gives 0, or the top bit alone where the source is f64 or the result has 64 bits (the ISA)."""
+    """Saturates; NaN gives 0, or the top bit alone where the source is f64 or the result has 64 bits (the
+    ISA)."""
     whole = TO_INTEGER[mode or f.error("a conversion from float to integer needs .rni .rzi .rmi or .rpi")]
     put, get, dtype = f.target(0, to), f.source(1, kind.raw), numpy_type(to)
     low, high = limits(dtype)

@@ -1,8 +1,8 @@
 """From an Instruction to a Step: a closure that acts on a selection of lanes.
 
-A builder takes what it knows from a Form (modifiers, operands, types); a modifier that nobody takes is an error, so
-that nothing unknown is ever skipped. Registers are read and written through interned views: one array per
-(register, dtype), made when a machine is, so that steps are independent of the launch.
+A builder takes what it knows from a Form (modifiers, operands, types); a modifier that nobody takes is an
+error, so that nothing unknown is ever skipped. Registers are read and written through interned views: one
+array per (register, dtype), made when a machine is, so that steps are independent of the launch.
 """
 
 from __future__ import annotations

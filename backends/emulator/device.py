@@ -1,8 +1,8 @@
 """Device memory: one arena of bytes, allocations apart by red zones, addresses from 2^33 up.
 
     memory = GlobalMemory(); at = memory.add(array, "argument 0"); ...; memory.write_back()
-Address windows: null and small numbers fault; 2^24 shared memory of one's own block, (2 + rank) * 2^24 that of a
-block of the cluster; 2^29 local; 2^30 parameters; 2^33 global.
+Address windows: null and small numbers fault; 2^24 shared memory of one's own block, (2 + rank) * 2^24 that
+of a block of the cluster; 2^29 local; 2^30 parameters; 2^33 global.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Allocation:
 
 
 class GlobalMemory:
-    """Allocations are planned first (add), then the arena is made (fill), used, and copied out (write_back)."""
+    """Allocations are planned first (add), then the arena is made (fill), used, and copied out
+    (write_back)."""
 
     def __init__(self) -> None:
         self.allocations: list[Allocation] = []
@@ -60,8 +61,8 @@ class GlobalMemory:
         return self.allocations[-1]
 
     def add(self, array: Array, name: str) -> int:
-        """Reserves room for an array's bytes (those between its first and last element) and remembers it; gives
-        the address of its first element. Arrays that share memory share their room."""
+        """Reserves room for an array's bytes (those between its first and last element) and remembers it;
+        gives the address of its first element. Arrays that share memory share their room."""
         low, high = byte_bounds(array)
         here = int(array.__array_interface__["data"][0])
         for known in self.allocations:

@@ -1,7 +1,8 @@
 """Correctly rounded arithmetic on numpy arrays: fma, and the directed roundings that numpy lacks.
 
-A sum is computed in float64 with its error (TwoSum, Knuth); nudging an inexact result to an odd last bit makes a
-second rounding to a narrower type exact (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+A sum is computed in float64 with its error (TwoSum, Knuth); nudging an inexact result to an odd last bit
+makes a second rounding to a narrower type exact (Boldo and Melquiond, "Emulation of FMA and correctly rounded
+sums", 2008).
     fma32(a, b, c) == float32(a * b + c rounded once)
 """
 
@@ -120,7 +121,9 @@ def div64(a: Any, b: Any, mode: str) -> Any:
     a, b = np.broadcast_arrays(np.asarray(a, F64), np.asarray(b, F64))
     quotient = a / b
     error = np.copysign(1.0, b) * fma64(-quotient, b, a)
-    return patch(directed(quotient, error, mode), moderate(a, b, quotient), (a, b), lambda x, y: div_slowly(x, y, mode))
+    return patch(
+        directed(quotient, error, mode), moderate(a, b, quotient), (a, b), lambda x, y: div_slowly(x, y, mode)
+    )
 
 
 def sqrt64(a: Any, mode: str) -> Any:

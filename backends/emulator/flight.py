@@ -1,7 +1,7 @@
 """Shared memory that asynchronous operations are still writing or reading, and what they may touch.
 
-cp.async, TMA and wgmma mark granules when they are issued; the wait that lets them finish takes the marks away. An
-access in between is an error, in whatever order the emulator ran things.
+cp.async, TMA and wgmma mark granules when they are issued; the wait that lets them finish takes the marks
+away. An access in between is an error, in whatever order the emulator ran things.
 """
 
 from __future__ import annotations
@@ -80,19 +80,25 @@ class Flight:
 
     # --- the asynchronous proxy
     def proxy(self, m: Machine, lanes: Array, granule: Array, warning: bool) -> None:
-        """An access by the asynchronous proxy of what the generic proxy wrote needs fence.proxy.async between."""
+        """An access by the asynchronous proxy of what the generic proxy wrote needs fence.proxy.async
+        between."""
         race = self.race
         if not (race.on and self.on) or race.width == race.agents:
             return
         stamp = race.written[granule]
         author, clock = (stamp >> 5) & 63, stamp >> 32
-        fenced = race.flat_clock[race.row[lanes] * race.width + race.agents + np.minimum(author, race.agents - 1)]
+        fenced = race.flat_clock[
+            race.row[lanes] * race.width + race.agents + np.minimum(author, race.agents - 1)
+        ]
         bad = (clock > fenced) & (author < race.agents - 1) & (clock > 0)
         if bad.any():
             n = int(np.flatnonzero(bad)[0])
             name, offset = race.name(m, int(granule[n]))
             other = int((stamp[n] >> 12) & 0xFFFFF)
-            message = f"the asynchronous proxy reads {name} at shared offset {offset}, written at {m.line_of(other)}, "
+            message = (
+                f"the asynchronous proxy reads {name} at shared offset {offset}, written at "
+                f"{m.line_of(other)}, "
+            )
             message += "with no fence.proxy.async between"
             m.record("async", int(lanes[n]), message, warning=warning, address=SHARED + offset, array=name,
                      other=other, times=int(bad.sum()))  # fmt: skip

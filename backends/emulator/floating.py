@@ -211,7 +211,8 @@ def pick(a: Any, b: Any, largest: bool, propagate: bool, sign: bool) -> Any:
 
 
 def function64(compute: Callable[[Any], Any]) -> Callable[[Form], Step]:
-    """A function of one operand, computed in float64 and rounded; directed roundings where the form has them."""
+    """A function of one operand, computed in float64 and rounded; directed roundings where the form has
+    them."""
 
     def build(f: Form) -> Step:
         mode = f.take(*MODES, "approx") or "rn"
@@ -271,6 +272,7 @@ def testp(f: Form) -> Step:
 BUILDERS: dict[str, Callable[[Form], Step]] = {
     "fma": fma, "copysign": copysign, "testp": testp,
     "sqrt": function64(np.sqrt), "rcp": function64(reciprocal), "rsqrt": function64(inverse_root),
-    "sin": function64(np.sin), "cos": function64(np.cos), "lg2": function64(np.log2), "ex2": function64(np.exp2),
+    "sin": function64(np.sin), "cos": function64(np.cos), "lg2": function64(np.log2),
+    "ex2": function64(np.exp2),
     "tanh": function64(np.tanh),
 }  # fmt: skip

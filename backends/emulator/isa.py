@@ -37,14 +37,33 @@ from tilec.ir.errors import TilecError
 Builder = Callable[[Form], Step]
 FLOATING = {
     "add": floating.add, "sub": floating.sub, "mul": floating.mul, "mad": floating.fma, "div": floating.div,
-    "abs": floating.absolute, "neg": floating.negate, "min": floating.extremum(False), "max": floating.extremum(True),
+    "abs": floating.absolute, "neg": floating.negate, "min": floating.extremum(False),
+    "max": floating.extremum(True),
 }  # fmt: skip
 INTEGER = {
     "add": integer.add, "sub": integer.sub, "mul": integer.mul, "mad": integer.mad, "div": integer.div,
     "abs": integer.absolute, "neg": integer.neg, "min": integer.extremum(np.minimum),
     "max": integer.extremum(np.maximum),
 }  # fmt: skip
-TABLES = (integer, bitwise, floating, compare, convert, memory, control, warp, barrier, atomic, async_copy, matrix, mma, mbarrier, proxy, cluster, wgmma)
+TABLES = (
+    integer,
+    bitwise,
+    floating,
+    compare,
+    convert,
+    memory,
+    control,
+    warp,
+    barrier,
+    atomic,
+    async_copy,
+    matrix,
+    mma,
+    mbarrier,
+    proxy,
+    cluster,
+    wgmma,
+)
 
 
 def by_type(root: str) -> Builder:
@@ -74,7 +93,8 @@ BUILDERS = table()
 
 @dataclass(frozen=True)
 class Program:
-    """A kernel ready to run: steps of the kernel and of the functions it calls, and where its variables lie."""
+    """A kernel ready to run: steps of the kernel and of the functions it calls, and where its variables
+    lie."""
 
     function: Function
     source: Source

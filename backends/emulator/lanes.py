@@ -21,7 +21,8 @@ def tidy(lanes: Array) -> Sel:
 
 
 def part(sel: Sel, mask: Array) -> Sel | None:
-    """The lanes of `sel` where `mask` (a bool per lane of sel, or one for all) holds; None when there are none."""
+    """The lanes of `sel` where `mask` (a bool per lane of sel, or one for all) holds; None when there are
+    none."""
     if mask.ndim == 0:
         return sel if mask else None
     count = np.count_nonzero(mask)

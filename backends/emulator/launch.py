@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from tilec.backends.emulator.device import GlobalMemory
+from tilec.backends.emulator.global_race import GlobalRace
 from tilec.backends.emulator.isa import Program, build
 from tilec.backends.emulator.machine import Dim, Launch, Machine
 from tilec.backends.emulator.parse import parse
 from tilec.backends.emulator.program import Function, Source, Variable
 from tilec.backends.emulator.ptx_types import Array
-from tilec.backends.emulator.global_race import GlobalRace
 from tilec.backends.emulator.report import KINDS, Report
 from tilec.backends.emulator.schedule import Scheduler
 from tilec.backends.emulator.tensormap import TensorMap
@@ -39,7 +39,8 @@ SHARED_LIMITS = {
 
 
 def load(ptx: str) -> Module:
-    """Parses and decodes every kernel of the text; TilecError names the line of what the emulator does not know."""
+    """Parses and decodes every kernel of the text; TilecError names the line of what the emulator does not
+    know."""
     return Module(parse(ptx))
 
 
@@ -84,8 +85,8 @@ class Module:
         checks: str | Iterable[str] = "all",
         seed: int | None = None,
     ) -> Report:
-        """Runs a kernel. Arrays are device memory, written in place; scalars are numpy scalars of the parameter's
-        size. Findings are in the report and never raise; wrong use raises TilecError."""
+        """Runs a kernel. Arrays are device memory, written in place; scalars are numpy scalars of the
+        parameter's size. Findings are in the report and never raise; wrong use raises TilecError."""
         program = self.programs.get(kernel)
         if program is None:
             raise TilecError(
@@ -96,7 +97,8 @@ class Module:
             memory.reserve(v.size, v.name, max(v.align, 256)).host = self.contents[v.name]
         params = parameters(program.function, args, memory)
         launch = Launch(
-            program, dim(grid, "grid"), dim(block, "block"), dim(cluster, "cluster"), memory, params, shared_bytes,
+            program, dim(grid, "grid"), dim(block, "block"), dim(cluster, "cluster"), memory, params,
+            shared_bytes,
             kinds(checks), Report(), None if seed is None else np.random.default_rng(seed),
         )  # fmt: skip
         limits(launch, self.source.target)
@@ -225,7 +227,8 @@ def execute(launch: Launch) -> Report:
 
 
 def batch_size(launch: Launch) -> int:
-    """How many blocks run side by side: bounded by lanes and by the memory of their shadows; whole clusters."""
+    """How many blocks run side by side: bounded by lanes and by the memory of their shadows; whole
+    clusters."""
     program, warps = launch.program, (launch.threads + 31) // 32
     shared = program.shared_size + launch.shared_bytes
     bytes_each = shared + warps * 32 * program.local_size * 2 + 1

@@ -1,7 +1,7 @@
 """The state of a batch of blocks that run side by side: lanes, registers, memories, who may run.
 
-lane = thread * blocks + block: any range of threads over all blocks is a slice, so a warp-specialised group costs no
-more than a full one. Threads are padded to whole warps; the padding never runs.
+lane = thread * blocks + block: any range of threads over all blocks is a slice, so a warp-specialised group
+costs no more than a full one. Threads are padded to whole warps; the padding never runs.
 """
 
 from __future__ import annotations
@@ -19,16 +19,32 @@ from tilec.backends.emulator.ptx_types import Array, Sel, numpy_type
 from tilec.backends.emulator.report import Finding, Report
 
 if TYPE_CHECKING:
-    from tilec.backends.emulator.isa import Program
     from tilec.backends.emulator.global_race import GlobalRace
+    from tilec.backends.emulator.isa import Program
 
 Dim = tuple[int, int, int]
 DYNAMIC = ("%clock", "%clock_hi", "%clock64", "%globaltimer", "%globaltimer_lo", "%globaltimer_hi")
 AXES = ("x", "y", "z")
 PER_AXIS = ("tid", "ntid", "ctaid", "nctaid", "clusterid", "nclusterid", "cluster_ctaid", "cluster_nctaid")
-SINGLE = ("laneid", "warpid", "nwarpid", "smid", "nsmid", "gridid", "lanemask_eq", "lanemask_le", "lanemask_lt",
-          "lanemask_ge", "lanemask_gt", "dynamic_smem_size", "total_smem_size", "aggr_smem_size", "cluster_ctarank",
-          "cluster_nctarank", "is_explicit_cluster")  # fmt: skip
+SINGLE = [
+    "laneid",
+    "warpid",
+    "nwarpid",
+    "smid",
+    "nsmid",
+    "gridid",
+    "lanemask_eq",
+    "lanemask_le",
+    "lanemask_lt",
+    "lanemask_ge",
+    "lanemask_gt",
+    "dynamic_smem_size",
+    "total_smem_size",
+    "aggr_smem_size",
+    "cluster_ctarank",
+    "cluster_nctarank",
+    "is_explicit_cluster",
+]
 
 
 def is_special(name: str) -> bool:
@@ -146,9 +162,12 @@ class Machine:
         return {
             "laneid": lane, "warpid": self.warp, "nwarpid": np.array(self.warps), "nsmid": np.array(132),
             "smid": (self.first + self.block) % 132, "gridid": np.array(1),
-            "lanemask_eq": one << lane, "lanemask_lt": (one << lane) - one, "lanemask_le": (one << lane << one) - one,
-            "lanemask_gt": 0xFFFFFFFF & ~((one << lane << one) - one), "lanemask_ge": 0xFFFFFFFF & ~((one << lane) - one),
-            "dynamic_smem_size": np.array(self.launch.shared_bytes), "total_smem_size": np.array(self.shared_used),
+            "lanemask_eq": one << lane, "lanemask_lt": (one << lane) - one,
+            "lanemask_le": (one << lane << one) - one,
+            "lanemask_gt": 0xFFFFFFFF & ~((one << lane << one) - one),
+            "lanemask_ge": 0xFFFFFFFF & ~((one << lane) - one),
+            "dynamic_smem_size": np.array(self.launch.shared_bytes),
+            "total_smem_size": np.array(self.shared_used),
             "aggr_smem_size": np.array(self.shared_used), "cluster_ctarank": self.rank(),
             "cluster_nctarank": np.array(cluster[0] * cluster[1] * cluster[2]),
             "is_explicit_cluster": np.array(int(cluster != (1, 1, 1))),
@@ -160,7 +179,8 @@ class Machine:
         return {
             "tid": self.coordinates(self.thread, launch.block), "ntid": launch.block, "ctaid": block,
             "nctaid": launch.grid, "clusterid": [b // c for b, c in zip(block, cluster, strict=True)],
-            "nclusterid": [g // c for g, c in zip(launch.grid, cluster, strict=True)], "cluster_nctaid": cluster,
+            "nclusterid": [g // c for g, c in zip(launch.grid, cluster, strict=True)],
+            "cluster_nctaid": cluster,
             "cluster_ctaid": [b % c for b, c in zip(block, cluster, strict=True)],
         }[base][axis] * np.ones(1, np.int64)  # fmt: skip
 
@@ -196,6 +216,7 @@ class Machine:
 
     def exit(self, sel: Sel) -> None:
         self.live[sel] = False
+        self.bulk.exited(sel)
         self.barriers.exited(sel)
         for pc in list(self.gathering):  # lanes that left are no longer waited for
             self.resume(pc, self.gathering.pop(pc))
@@ -226,7 +247,8 @@ class Machine:
         self, kind: str, lane: int | None, message: str, *, warning: bool = False, address: int | None = None,
         array: str | None = None, other: int | None = None, times: int = 1, pc: int | None = None,
     ) -> None:  # fmt: skip
-        """Notes a finding of the instruction at pc (the current one); one of each (kind, pc, other) is kept."""
+        """Notes a finding of the instruction at pc (the current one); one of each (kind, pc, other) is
+        kept."""
         if kind not in self.launch.checks:
             return
         pc = self.pc if pc is None else pc
@@ -240,7 +262,8 @@ class Machine:
         place = self.where(lane) if lane is not None else {}
         line = self.program.steps[other].instruction.line if other is not None else None
         findings.append(
-            Finding(kind, i.line, warning, message, i.text, self.program.source_place(i), address=address, array=array,
+            Finding(kind, i.line, warning, message, i.text, self.program.source_place(i), address=address,
+            array=array,
                     other=line, count=times, **place)
         )  # fmt: skip
 

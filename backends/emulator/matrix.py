@@ -1,7 +1,8 @@
-"""ldmatrix and stmatrix, movmatrix: 8x8 matrices of 16-bit elements between shared memory and the lanes of a warp.
+"""ldmatrix and stmatrix, movmatrix: 8x8 matrices of 16-bit elements between shared memory and the lanes of
+a warp.
 
-Row r of matrix i is the 16 bytes at the address that lane 8 i + r gives. Lane (g, t) holds elements (g, 2t) and
-(g, 2t + 1) of matrix i in register i; with .trans elements (2t, g) and (2t + 1, g).
+Row r of matrix i is the 16 bytes at the address that lane 8 i + r gives. Lane (g, t) holds elements (g, 2t)
+and (g, 2t + 1) of matrix i in register i; with .trans elements (2t, g) and (2t + 1, g).
 """
 
 from __future__ import annotations
@@ -95,4 +96,8 @@ def movmatrix(f: Form) -> Step:
     return Step(run, COLLECTIVE, members=ALL)
 
 
-BUILDERS: dict[str, Callable[[Form], Step]] = {"ldmatrix": ldmatrix, "stmatrix": stmatrix, "movmatrix": movmatrix}
+BUILDERS: dict[str, Callable[[Form], Step]] = {
+    "ldmatrix": ldmatrix,
+    "stmatrix": stmatrix,
+    "movmatrix": movmatrix,
+}

@@ -1,9 +1,10 @@
 """mbarrier: phases that complete when every arrival and every expected byte has come.
 
-A barrier is {phase, pending, count, bytes}: init sets phase 0 and pending = count; an arrival takes one off pending,
-expect_tx adds bytes, a landed copy takes them off; when both are 0 the phase is complete and the next one begins.
-try_wait.parity P succeeds when the phase of parity P is complete, so at once on a fresh barrier with P = 1; it may
-block, and here does: its lanes park until the phase changes.
+A barrier is {phase, pending, count, bytes}: init sets phase 0 and pending = count; an arrival takes one off
+pending, expect_tx adds bytes, a landed copy takes them off; when both are 0 the phase is complete and the
+next one begins.
+try_wait.parity P succeeds when the phase of parity P is complete, so at once on a fresh barrier with P = 1;
+it may block, and here does: its lanes park until the phase changes.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ class Mbarriers:
             first = int(np.flatnonzero(~there)[0])
             offset = int(key[first]) % self.m.shared_size
             message = f"uses the mbarrier at shared offset {offset}, which was not initialised"
-            self.m.record("async", access.lane(s, first), message, address=SHARED + offset, times=int((~there).sum()))
+            self.m.record(
+                "async", access.lane(s, first), message, address=SHARED + offset, times=int((~there).sum())
+            )
         return n, there
 
     # --- operations
@@ -101,7 +104,9 @@ class Mbarriers:
             step = min(arrivals, int(self.pending[each]))
             if step <= 0:
                 offset = int(self.keys[each]) % self.m.shared_size
-                message = f"one arrival too many at the mbarrier at shared offset {offset}: its phase expects "
+                message = (
+                    f"one arrival too many at the mbarrier at shared offset {offset}: its phase expects "
+                )
                 message += f"{int(self.count[each])}, and {int(self.bytes[each])} bytes are still to come"
                 self.m.record("async", access.lane(s, 0), message, address=SHARED + offset)
                 return
@@ -159,7 +164,9 @@ def key_of(f: Form, n: int) -> Getter:
     return f.address(n)
 
 
-def place(m: Machine, s: Sel, address: Array, write: bool = False, space: str = "shared") -> tuple[Sel | None, Array]:
+def place(
+    m: Machine, s: Sel, address: Array, write: bool = False, space: str = "shared"
+) -> tuple[Sel | None, Array]:
     """Lanes whose barrier lies in shared memory, and where."""
     good = access.faults(m, s, address, 8, space, "mbarrier access")
     lanes = s if good is None else part(s, good)
@@ -236,7 +243,11 @@ def arrive(f: Form) -> Step:
         amount = full(extra(m, lanes), lanes).astype(np.int64)
         n, there = m.mbarriers.find(lanes, at)
         if put:
-            put(m, lanes, m.mbarriers.phase[np.minimum(n, len(m.mbarriers.keys) - 1)] if there.any() else np.uint64(0))
+            put(
+                m,
+                lanes,
+                m.mbarriers.phase[np.minimum(n, len(m.mbarriers.keys) - 1)] if there.any() else np.uint64(0),
+            )
         lanes = part(lanes, there)
         if lanes is not None:
             arrive_at(m, lanes, n[there], amount[there], expect, release)
@@ -360,7 +371,9 @@ def arrive_after_copies(f: Form) -> Step:
 
 
 OPERATIONS: dict[str, Callable[[Form], Step]] = {
-    "init": init, "inval": invalidate, "arrive": arrive, "arrive_drop": arrive_drop, "expect_tx": transaction(1),
-    "complete_tx": transaction(-1), "test_wait": wait(False), "try_wait": wait(True), "pending_count": pending_count,
+    "init": init, "inval": invalidate, "arrive": arrive, "arrive_drop": arrive_drop,
+    "expect_tx": transaction(1),
+    "complete_tx": transaction(-1), "test_wait": wait(False), "try_wait": wait(True),
+    "pending_count": pending_count,
 }  # fmt: skip
 BUILDERS: dict[str, Callable[[Form], Step]] = {"mbarrier": mbarrier}

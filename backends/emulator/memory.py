@@ -20,13 +20,45 @@ from tilec.backends.emulator.ptx_types import Array, Sel, bits, numpy_type, unsi
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
 
-CACHES = ("ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "L1::evict_normal", "L1::evict_unchanged", "L1::evict_first",
-          "L1::evict_last", "L1::no_allocate", "L2::64B", "L2::128B", "L2::256B", "L2::evict_first", "L2::evict_last",
-          "L2::evict_normal", "L2::cache_hint")  # fmt: skip
+CACHES = tuple(
+    [
+        "ca",
+        "cg",
+        "cs",
+        "lu",
+        "cv",
+        "wb",
+        "wt",
+        "nc",
+        "L1::evict_normal",
+        "L1::evict_unchanged",
+        "L1::evict_first",
+        "L1::evict_last",
+        "L1::no_allocate",
+        "L2::64B",
+        "L2::128B",
+        "L2::256B",
+        "L2::evict_first",
+        "L2::evict_last",
+        "L2::evict_normal",
+        "L2::cache_hint",
+    ]
+)
 STRONG = ("volatile", "relaxed", "acquire", "release")
 SCOPES = ("cta", "cluster", "gpu", "sys")
-SPACES = ("global", "shared", "shared::cta", "shared::cluster", "local", "param", "param::entry", "param::func",
-          "const")  # fmt: skip
+SPACES = tuple(
+    [
+        "global",
+        "shared",
+        "shared::cta",
+        "shared::cluster",
+        "local",
+        "param",
+        "param::entry",
+        "param::func",
+        "const",
+    ]
+)
 
 
 def space_of(f: Form) -> str:
@@ -246,8 +278,25 @@ def createpolicy(f: Form) -> Step:
     return Step(lambda m, s: put(m, s, np.uint64(0)))
 
 
-FENCE = ("cta", "cluster", "gpu", "sys", "gl", "acq_rel", "sc", "acquire", "release", "level", "proxy", "alias",
-         "mbarrier_init", "sync_restrict::shared::cta", "sync_restrict::shared::cluster")  # fmt: skip
+FENCE = tuple(
+    [
+        "cta",
+        "cluster",
+        "gpu",
+        "sys",
+        "gl",
+        "acq_rel",
+        "sc",
+        "acquire",
+        "release",
+        "level",
+        "proxy",
+        "alias",
+        "mbarrier_init",
+        "sync_restrict::shared::cta",
+        "sync_restrict::shared::cluster",
+    ]
+)
 BUILDERS: dict[str, Callable[[Form], Step]] = {
     "ld": ld, "ldu": ld, "st": st, "prefetch": prefetch, "prefetchu": prefetch, "mov": mov, "cvta": cvta,
     "isspacep": isspacep, "membar": nothing(*FENCE), "createpolicy": createpolicy,

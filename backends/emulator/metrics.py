@@ -1,7 +1,9 @@
-"""Counts of a launch: instructions, bytes, and how well accesses use shared memory's banks and global sectors.
+"""Counts of a launch: instructions, bytes, and how well accesses use shared memory's banks and global
+sectors.
 
-Instructions, bytes and branches are counted exactly; wavefronts and sectors are sampled: block 0 of each batch and the
-first 64 executions of an instruction (per-instruction ratios do not change after that in the kernels measured).
+Instructions, bytes and branches are counted exactly; wavefronts and sectors are sampled: block 0 of each
+batch and the first 64 executions of an instruction (per-instruction ratios do not change after that in the
+kernels measured).
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ class Metrics:
 
     def table(self) -> str:
         rows = [
-            f"{self.thread_instructions:>14,} thread instructions, branch efficiency {self.branch_efficiency:.3f}"
+            f"{self.thread_instructions:>14,} thread instructions, branch efficiency "
+            f"{self.branch_efficiency:.3f}"
         ]
         rows += [f"{count:>14,} {name}" for name, count in self.instructions.most_common()]
         rows += [f"{count:>14,} bytes, {name}" for name, count in sorted(self.bytes.items())]
@@ -87,8 +90,9 @@ def sectors(address: Array, warp: Array, size: int) -> tuple[int, int]:
 
 
 def wavefronts(offset: Array, warp: Array, lane: Array, size: int) -> tuple[int, int]:
-    """(requests, wavefronts) of one shared access: 32 banks of 4 bytes; lanes in groups of 32 (up to 4 bytes each),
-    16 (8 bytes) or 8 (16 bytes); a wavefront per different word in the busiest bank of a group."""
+    """(requests, wavefronts) of one shared access: 32 banks of 4 bytes; lanes in groups of 32 (up to 4
+    bytes each), 16 (8 bytes) or 8 (16 bytes); a wavefront per different word in the busiest bank of a
+    group."""
     group = warp * 4 + lane // max(1, 128 // max(size, 4))
     words = max(1, size // 4)
     word = ((offset >> 2)[:, None] + np.arange(words)).reshape(-1)

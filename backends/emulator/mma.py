@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +24,18 @@ from tilec.backends.emulator.warp import Warps, warps
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
 
-SIZES = {"f16": 16, "bf16": 16, "tf32": 32, "s8": 8, "u8": 8, "e4m3": 8, "e5m2": 8, "s4": 4, "u4": 4, "f64": 64}
+SIZES = {
+    "f16": 16,
+    "bf16": 16,
+    "tf32": 32,
+    "s8": 8,
+    "u8": 8,
+    "e4m3": 8,
+    "e5m2": 8,
+    "s4": 4,
+    "u4": 4,
+    "f64": 64,
+}
 
 
 @cache
@@ -144,7 +155,12 @@ def read_shape(f: Form) -> Shape:
     f.need("col")
     saturate = bool(f.take("satfinite"))
     types = [f.left.pop(0) for _ in range(min(4, len(f.left)))]
-    if len(types) < 4 or types[1] not in SIZES or types[2] not in SIZES or types[0] not in ("f16", "f32", "s32", "f64"):
+    if (
+        len(types) < 4
+        or types[1] not in SIZES
+        or types[2] not in SIZES
+        or types[0] not in ("f16", "f32", "s32", "f64")
+    ):
         f.error(f"the emulator does not know mma.sync on {', '.join(types)}")
     per = max(1, 32 // SIZES[types[1]])
     if k % (4 * per) or m * n * k < 8 * 8 * 4 or (m, SIZES[types[1]]) == (8, 16):

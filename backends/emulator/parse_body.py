@@ -1,7 +1,8 @@
 """The body of a function: registers, scopes, labels, instructions with their operands.
 
     { .reg .pred p; setp.lt.s32 p, %r1, 4; @p bra $L; ... $L: ret; }
-Labels are resolved when the whole body is read: a branch may go forward, and to a label of an enclosing scope.
+Labels are resolved when the whole body is read: a branch may go forward, and to a label of an enclosing
+scope.
 """
 
 from __future__ import annotations

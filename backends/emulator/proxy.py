@@ -1,4 +1,5 @@
-"""fence in all its forms, and setmaxnreg: nothing changes a value, but the proxy fence counts for the checks."""
+"""fence in all its forms, and setmaxnreg: nothing changes a value, but the proxy fence counts for the
+checks."""
 
 from __future__ import annotations
 

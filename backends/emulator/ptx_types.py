@@ -6,7 +6,7 @@ numpy_type("s32") == np.int32        typed(Immediate(0x3F800000, "f32"), "f32") 
 from __future__ import annotations
 
 import struct
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np

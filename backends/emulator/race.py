@@ -1,11 +1,12 @@
 """Races by vector clocks: who knows of whose accesses, per granule of shared memory.
 
-Agents are the warps of a block and its asynchronous engine. clock[b, u, v]: the last moment of v that u knows of;
-its own component grows at each release. An access that its accessor does not know of, by another agent, to the same
-granule, one of the two a write, is a race, in whatever order the emulator happened to run them (FastTrack, Flanagan
-and Freund 2009). A granule is the narrowest access of the kernel. shfl, vote and mma order no memory.
-Where a kernel uses the asynchronous proxy, a second half of each row says up to which moment of v its generic writes
-have been fenced (fence.proxy.async), as far as u knows.
+Agents are the warps of a block and its asynchronous engine. clock[b, u, v]: the last moment of v that u
+knows of; its own component grows at each release. An access that its accessor does not know of, by another
+agent, to the same granule, one of the two a write, is a race, in whatever order the emulator happened to
+run them (FastTrack, Flanagan and Freund 2009). A granule is the narrowest access of the kernel. shfl, vote
+and mma order no memory.
+Where a kernel uses the asynchronous proxy, a second half of each row says up to which moment of v its
+generic writes have been fenced (fence.proxy.async), as far as u knows.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ ATOMIC = 1 << 11
 
 
 class SharedRace:
-    """The clocks and the shadow of shared memory; also which bytes of shared and local memory were written."""
+    """The clocks and the shadow of shared memory; also which bytes of shared and local memory were
+    written."""
 
     def __init__(self, m: Machine) -> None:
         checks, features = m.launch.checks, m.program.context.features
@@ -121,13 +123,19 @@ class SharedRace:
                 self.report(m, lanes, granule, early, "write", "read", self.read_pc[granule])
 
     def together(self, m: Machine, lanes: Array, granule: Array) -> None:
-        """Several warps wrote one granule in this very instruction; if the values differ, access.clash says so."""
+        """Several warps wrote one granule in this very instruction; if the values differ, access.clash says
+        so."""
         lost = ((self.written[granule] >> 5) & 63) != m.warp[lanes]
         if lost.any():
             n = int(np.flatnonzero(lost)[0])
             name, offset = self.name(m, int(granule[n]))
-            message = f"several warps write {name} at shared offset {offset} in this instruction, in no certain order"
-            m.record("race", int(lanes[n]), message, warning=True, address=SHARED + offset, array=name, other=m.pc)
+            message = (
+                f"several warps write {name} at shared offset {offset} in this instruction, in no "
+                f"certain order"
+            )
+            m.record(
+                "race", int(lanes[n]), message, warning=True, address=SHARED + offset, array=name, other=m.pc
+            )
 
     def author(self, m: Machine, at: int) -> int:
         """The warp that wrote a byte of shared memory last."""
@@ -140,7 +148,10 @@ class SharedRace:
         name, offset = self.name(m, int(granule[n]))
         other = int(pcs[n])
         verb = {"read": "reads", "write": "overwrites"}[now]
-        message = f"{verb} {name} at shared offset {offset} with no synchronisation after the {before} at {m.line_of(other)}"
+        message = (
+            f"{verb} {name} at shared offset {offset} with no synchronisation after the {before} "
+            f"at {m.line_of(other)}"
+        )
         m.record(
             "race",
             int(lanes[n]),
@@ -159,7 +170,8 @@ class SharedRace:
         other = int(pcs[n])
         verb = "overwrites" if write else "reads"
         message = (
-            f"{verb} {name} at shared offset {offset}, written by another lane of its warp at {m.line_of(other)}, "
+            f"{verb} {name} at shared offset {offset}, written by another lane of its warp at "
+            f"{m.line_of(other)}, "
             "with no bar.warp.sync between"
         )
         m.record(
@@ -203,4 +215,6 @@ class SharedRace:
         """What these warps know of is from now on in order with the asynchronous proxy."""
         if self.on and self.width > self.agents:
             rows = np.unique(self.row[s])
-            self.rows[rows, self.agents :] = np.maximum(self.rows[rows, self.agents :], self.rows[rows, : self.agents])
+            self.rows[rows, self.agents :] = np.maximum(
+                self.rows[rows, self.agents :], self.rows[rows, : self.agents]
+            )

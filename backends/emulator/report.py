@@ -21,8 +21,8 @@ KINDS = frozenset(
 class Finding:
     """One kind of trouble at one instruction; the first lane it happened to, and how often it did.
 
-    `line` is the PTX line (0 where there is none), `source` the (file, line) of the .loc before it, `other` the PTX
-    line of the other access of a race.
+    `line` is the PTX line (0 where there is none), `source` the (file, line) of the .loc before it, `other`
+    the PTX line of the other access of a race.
     """
 
     kind: str

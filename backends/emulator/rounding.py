@@ -1,7 +1,7 @@
 """Small float formats: decode codes to values, round values to codes.
 
-A Format is (exponent bits, mantissa bits, bias, what the top codes mean); rounding is done in float64, whose 53
-bits hold every operand exactly.
+A Format is (exponent bits, mantissa bits, bias, what the top codes mean); rounding is done in float64,
+whose 53 bits hold every operand exactly.
     encode(np.array([448.0, 1e9]), E4M3, "rn", saturate=True) -> [0x7E, 0x7E]
 """
 
@@ -56,7 +56,8 @@ FORMATS = {f.name: f for f in (E4M3, E5M2, E2M3, E3M2, E2M1, F16, BF16, TF32)}
 
 
 def quantised(x: Array, form: Format, mode: str) -> Array:
-    """|x| rounded to the format's grid, not yet limited to its range; mode rn rz rna, or rm/rp by the sign of x."""
+    """|x| rounded to the format's grid, not yet limited to its range; mode rn rz rna, or rm/rp by the sign
+    of x."""
     _, exponent = np.frexp(np.abs(x))
     quantum = np.ldexp(1.0, np.maximum(exponent - 1, form.least) - form.mantissa)
     scaled = np.abs(x) / quantum
@@ -73,16 +74,16 @@ def quantised(x: Array, form: Format, mode: str) -> Array:
 
 
 def overflowed(x: Array, size: Array, form: Format, mode: str) -> Array:
-    """What |x| rounded beyond the largest becomes without saturation: infinity (NaN where there is none), or the
-    largest when the rounding goes towards zero."""
+    """What |x| rounded beyond the largest becomes without saturation: infinity (NaN where there is none),
+    or the largest when the rounding goes towards zero."""
     towards_zero = (mode == "rz") | ((mode == "rm") & (x > 0)) | ((mode == "rp") & (x < 0))
     beyond = np.where(towards_zero & np.isfinite(x), form.largest, np.inf)
     return np.where(size > form.largest, beyond, size)
 
 
 def encode(x: Any, form: Format, mode: str = "rn", saturate: bool = False) -> Array:
-    """Values to codes (uint32). NaN without a code of its own, and everything too large when saturating, gives the
-    largest code."""
+    """Values to codes (uint32). NaN without a code of its own, and everything too large when saturating,
+    gives the largest code."""
     x = np.asarray(x, np.float64)
     nan = np.isnan(x)
     safe = np.where(np.isfinite(x), x, 0.0)

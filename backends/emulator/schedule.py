@@ -1,8 +1,8 @@
 """Who runs next: the group of lanes with the lowest program counter, or with a seed a random one.
 
-A group runs until it branches, waits, or reaches another group's program counter, where they merge. Lanes of a warp
-collective whose partners are elsewhere are gathered until those come. A loop that spins on somebody else's work gives
-way after a while.
+A group runs until it branches, waits, or reaches another group's program counter, where they merge. Lanes
+of a warp collective whose partners are elsewhere are gathered until those come. A loop that spins on
+somebody else's work gives way after a while.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ class Scheduler:
         return pc, now
 
     def special(self, step: Step, sel: Sel) -> Sel | None:
-        """A guarded, collective or control step; gives the lanes that fall through, None when they went their ways."""
+        """A guarded, collective or control step; gives the lanes that fall through, None when they went
+        their ways."""
         m, act, idle = self.m, sel, None
         if step.guard is not None:
             mask = np.asarray(step.guard(m, sel))
@@ -156,7 +157,8 @@ class Scheduler:
 
     # --- nothing can run
     def unblock(self) -> bool:
-        """Finishes what is in flight; lets an incomplete aligned collective go with a finding; else deadlock."""
+        """Finishes what is in flight; lets an incomplete aligned collective go with a finding; else
+        deadlock."""
         m = self.m
         if m.finish_in_flight():
             return True
@@ -205,7 +207,8 @@ class Scheduler:
         m = self.m
         pc = min(m.ready)
         m.pc = pc
-        m.record("deadlock", first(m.ready[pc]), f"still running after {LIMIT:,} group steps: does it wait for a block "
+        m.record("deadlock", first(m.ready[pc]), f"still running after {LIMIT:,} group steps: does it "
+                                                 f"wait for a block "
                  "that is not running yet, or for nobody?")  # fmt: skip
 
 

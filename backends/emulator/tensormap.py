@@ -1,6 +1,7 @@
 """Tensor maps: how TMA sees an array in global memory.
 
-    TensorMap(a, box=(64, 64), swizzle="128B")       a numpy array [rows, columns]; box in the array's axis order
+    TensorMap(a, box=(64, 64), swizzle="128B")       a numpy array [rows, columns]; box in the array's axis
+    order
 The driver's 128 encoded bytes are opaque on hardware; here they hold a number that finds the map again.
 """
 
@@ -21,8 +22,9 @@ MAGIC = 0x54454E534F524D41
 class TensorMap:
     """An array, the box that one copy moves, and the swizzle of the box in shared memory.
 
-    box: extents in the array's axis order. swizzle: "none", "32B", "64B" or "128B". dtype: the element type where it is
-    not the array's (bf16 as uint16 needs none: bytes are moved; reductions need it). element_strides: None or ones.
+    box: extents in the array's axis order. swizzle: "none", "32B", "64B" or "128B". dtype: the element type
+    where it is not the array's (bf16 as uint16 needs none: bytes are moved; reductions need it).
+    element_strides: None or ones.
     Raises TilecError for what the driver would refuse.
     """
 
@@ -64,7 +66,9 @@ class TensorMap:
         if inner % 16:
             raise TilecError(f"the box's last axis has {inner} bytes, which is not a multiple of 16")
         if self.span and inner > self.span:
-            raise TilecError(f"the box's last axis has {inner} bytes, more than the {self.swizzle} of its swizzle")
+            raise TilecError(
+                f"the box's last axis has {inner} bytes, more than the {self.swizzle} of its swizzle"
+            )
 
     @property
     def size(self) -> int:

@@ -1,8 +1,8 @@
 """cp.async.bulk.tensor: boxes of an array in 1 to 5 dimensions, with swizzles and fill.
 
-Box element (i0, i1, ...), innermost first, lies in global memory at base + sum (c + i) * stride and in shared memory
-at its linear place in the box, swizzled by its absolute address. Elements outside the array are loaded as zeros, and
-count; stores leave them out.
+Box element (i0, i1, ...), innermost first, lies in global memory at base + sum (c + i) * stride and in
+shared memory at its linear place in the box, swizzled by its absolute address. Elements outside the array
+are loaded as zeros, and count; stores leave them out.
 """
 
 from __future__ import annotations
@@ -70,8 +70,11 @@ def loads(f: Form, rank: int, multicast: bool) -> Step:
     return Step(run)
 
 
-def receivers(m: Machine, lane: int, target: int, bar: int, masks: Array | None, n: int) -> list[tuple[int, int]]:
-    """(destination, mbarrier) of each block that gets the data: with multicast the same offsets in several blocks."""
+def receivers(
+    m: Machine, lane: int, target: int, bar: int, masks: Array | None, n: int
+) -> list[tuple[int, int]]:
+    """(destination, mbarrier) of each block that gets the data: with multicast the same offsets in several
+    blocks."""
     if masks is None:
         return [(target, bar)]
     ranks = [r for r in range(16) if int(masks[n]) >> r & 1]
@@ -79,7 +82,9 @@ def receivers(m: Machine, lane: int, target: int, bar: int, masks: Array | None,
     return [((2 + r << 24) | (target & low), (2 + r << 24) | (bar & low)) for r in ranks]
 
 
-def deliver(m: Machine, lane: int, tensor_map: TensorMap, target: int, bar: int, raw: Array, unit: int) -> None:
+def deliver(
+    m: Machine, lane: int, tensor_map: TensorMap, target: int, bar: int, raw: Array, unit: int
+) -> None:
     start = in_shared(m, lane, target, tensor_map.size, 128, "asynchronous write")
     key = mbarrier_key(m, lane, bar)
     if start is None or key is None:
@@ -102,7 +107,7 @@ def find(m: Machine, lane: int, address: int, rank: int) -> TensorMap | None:
         at = address - PARAM
     else:
         at, memory = address - GLOBAL, m.launch.memory.arena.data
-    if 0 <= at and at + size <= len(memory):
+    if at >= 0 and at + size <= len(memory):
         magic, number = memory[at : at + size].view(np.uint64).tolist()
         found = m.launch.memory.tensor_maps[number] if magic == MAGIC else None
     if found is None:
@@ -114,7 +119,8 @@ def find(m: Machine, lane: int, address: int, rank: int) -> TensorMap | None:
 
 
 def geometry(tensor_map: TensorMap, place: Array) -> tuple[Array, Array, int]:
-    """(global byte offsets from the array's base, mask of those inside, bytes per unit) of a box's units in order.
+    """(global byte offsets from the array's base, mask of those inside, bytes per unit) of a box's units in
+    order.
 
     Units are 16 bytes where whole units lie inside or outside, else elements.
     """
@@ -181,5 +187,3 @@ def put_box(m: Machine, lane: int, tensor_map: TensorMap, place: Array, start: i
 def observe(m: Machine, lane: int, at: Array, unit: int, atomic: bool) -> None:
     if m.launch.global_race is not None and len(at):
         m.launch.global_race.access(m, np.full(len(at), lane), at, unit, True, atomic)
-
-

@@ -25,8 +25,8 @@ BITS = np.uint32(1) << LANES.astype(np.uint32)
 
 @dataclass(frozen=True)
 class Warps:
-    """lanes[w, i]: the machine lane of lane i of warp w. active: whether it takes part. back: where each lane of
-    the selection stands in the flattened rows."""
+    """lanes[w, i]: the machine lane of lane i of warp w. active: whether it takes part. back: where each
+    lane of the selection stands in the flattened rows."""
 
     lanes: Array
     active: Array
@@ -64,7 +64,8 @@ def warps(m: Machine, s: Sel) -> Warps:
 
 
 def missing(m: Machine, s: Sel, members: Getter) -> Array | None:
-    """The mask of the lanes of `s` that must wait: those whose warp lacks a live member. None: nobody waits."""
+    """The mask of the lanes of `s` that must wait: those whose warp lacks a live member. None: nobody
+    waits."""
     mask = members(m, s)
     whole = np.ndim(mask) == 0 and mask == 0xFFFFFFFF
     if whole and size(s) == np.count_nonzero(m.live):
@@ -182,7 +183,8 @@ def match(f: Form) -> Step:
 
 
 REDUCE: dict[str, Any] = {
-    "add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor
+    "add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or,
+    "xor": np.bitwise_xor
 }  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 """wgmma: warpgroup matrix products whose operands lie in shared memory, and the checks of their asynchrony.
 
-Results are computed at the issue; what the checks watch is that nobody touches accumulators or operand registers, or
-overwrites operand memory, before wait_group, and that wgmma.fence stands between such touches and the next wgmma.
-D of m64nN: warp w of the warpgroup holds rows 16 w + g and 16 w + 8 + g: d[4j + i], d[4j + 2 + i] at column 8j + 2t + i.
+Results are computed at the issue; what the checks watch is that nobody touches accumulators or operand
+registers, or overwrites operand memory, before wait_group, and that wgmma.fence stands between such touches
+and the next wgmma.
+D of m64nN: warp w of the warpgroup holds rows 16 w + g and 16 w + 8 + g: d[4j + i], d[4j + 2 + i] at column
+8j + 2t + i.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class Reads:
 
 @dataclass
 class Wgmmas:
-    """Per warp (a row: block * agents + warp): groups committed and waited for; per register: touched, pending."""
+    """Per warp (a row: block * agents + warp): groups committed and waited for; per register: touched,
+    pending."""
 
     m: Machine
     reads: list[Reads] = field(default_factory=list)
@@ -116,7 +119,9 @@ def groups(m: Machine, w: Warps) -> Group | None:
     _, first, count = np.unique(key, return_index=True, return_counts=True)
     if (count != 4).any():
         lane = int(lead[order[first[np.flatnonzero(count != 4)[0]]]])
-        m.record("divergence", lane, "wgmma needs the four warps of a warpgroup, and they are not here together")
+        m.record(
+            "divergence", lane, "wgmma needs the four warps of a warpgroup, and they are not here together"
+        )
         first = first[count == 4]
         if not len(first):
             return None
@@ -144,7 +149,12 @@ def read_shape(f: Form) -> Shape:
     n, k = (int(x) for x in name.removeprefix("m64n").split("k"))
     saturate = bool(f.take("satfinite"))
     types = [f.left.pop(0) for _ in range(min(3, len(f.left)))]
-    if len(types) < 3 or types[0] not in ("f16", "f32", "s32") or types[1] not in SIZES or types[2] not in SIZES:
+    if (
+        len(types) < 3
+        or types[0] not in ("f16", "f32", "s32")
+        or types[1] not in SIZES
+        or types[2] not in SIZES
+    ):
         f.error("the emulator does not know wgmma on these types")
     if n % 8 or not 8 <= n <= 256 or k * SIZES[types[1]] != 256:
         f.error(f"{name} on .{types[1]} is not a wgmma shape")
@@ -197,7 +207,7 @@ def immediates(f: Form, shape: Shape, in_registers: bool) -> tuple[list[float], 
     trans = [bool(v) for v in values[2:]]
     if in_registers:
         trans = [False, *trans]
-    trans = (trans + [False, False])[:2]
+    trans = [*trans, False, False][:2]
     if any(trans) and SIZES[shape.a] != 16:
         f.error("only 16-bit types can be transposed")
     return signs, trans

@@ -1,8 +1,8 @@
 """Operands of wgmma in shared memory: matrix descriptors, major-ness, swizzles.
 
-A descriptor (64 bits): [0, 14) address >> 4, [16, 30) leading offset >> 4, [32, 46) stride offset >> 4, [49, 52) base
-offset, [62, 64) swizzle: 0 none, 1 128 bytes, 2 64, 3 32. With S the swizzle's bytes, e an element's, chunk the 16
-bytes that lie together, element (r, k) of an operand that is K-major lies at
+A descriptor (64 bits): [0, 14) address >> 4, [16, 30) leading offset >> 4, [32, 46) stride offset >> 4,
+[49, 52) base offset, [62, 64) swizzle: 0 none, 1 128 bytes, 2 64, 3 32. With S the swizzle's bytes, e an
+element's, chunk the 16 bytes that lie together, element (r, k) of an operand that is K-major lies at
     S > 0    start + (r / 8) stride + (r % 8) S + k e
     none     start + (r / 8) stride + (r % 8) 16 + (k e / 16) leading + (k e) % 16
 and of one that is MN-major (16-bit types) at
@@ -32,7 +32,8 @@ SPANS = (0, 128, 64, 32)
 
 @dataclass(frozen=True)
 class Tile:
-    """The operand's rows (M or N), depth (K), bytes per element, and whether rows are contiguous (MN-major)."""
+    """The operand's rows (M or N), depth (K), bytes per element, and whether rows are contiguous
+    (MN-major)."""
 
     rows: int
     depth: int
@@ -63,7 +64,9 @@ def read_tile(m: Machine, descriptor: Array, tile: Tile, name: str, clocks: Arra
     own_rows: operand A, of which warp w reads rows 16 w to 16 w + 15; else all four warps read everything.
     """
     d = np.asarray(descriptor).astype(np.uint64)
-    start, leading, stride = (((d >> np.uint64(n)) & np.uint64(0x3FFF)).astype(np.int64) << 4 for n in (0, 16, 32))
+    start, leading, stride = (
+        ((d >> np.uint64(n)) & np.uint64(0x3FFF)).astype(np.int64) << 4 for n in (0, 16, 32)
+    )
     mode = ((d >> np.uint64(62)) & np.uint64(3)).astype(np.int64)
     base = ((d >> np.uint64(49)) & np.uint64(7)).astype(np.int64)
     span = SPANS[int(mode[0])]
@@ -86,7 +89,10 @@ def aligned(m: Machine, clocks: Array, start: Array, base: Array, span: int) -> 
     wrong = span and (((start >> 7) & (span // 16 - 1)) != base)
     if np.any(wrong):
         n = int(np.flatnonzero(wrong)[0])
-        message = f"the matrix at shared offset {int(start[n])} starts within the {span}-byte swizzle's pattern: align it "
+        message = (
+            f"the matrix at shared offset {int(start[n])} starts within the {span}-byte swizzle's "
+            f"pattern: align it "
+        )
         message += f"to {8 * span} bytes or set the base offset"
         m.record("misaligned", lane_of(m, int(clocks[n, 0])), message, address=SHARED + int(start[n]))
 
@@ -108,7 +114,8 @@ def inside(m: Machine, clocks: Array, at: Array) -> Array:
 
 
 def observe(m: Machine, clocks: Array, at: Array, tile: Tile, own_rows: bool) -> None:
-    """Shadow checks of one operand: in flight, initialised, races, the proxy; then its reads are in flight."""
+    """Shadow checks of one operand: in flight, initialised, races, the proxy; then its reads are in
+    flight."""
     race = m.race
     m.launch.metrics.bytes["shared read"] += at.size * 16
     if not (race.on or race.init or race.flight.on):

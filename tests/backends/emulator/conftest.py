@@ -1,4 +1,5 @@
-"""Running one PTX instruction over arrays of operands: `apply("add.s32 {d}, {a}, {b};", "s32", a=..., b=...)`."""
+"""Running one PTX instruction over arrays of operands: `apply("add.s32 {d}, {a}, {b};", "s32", a=...,
+b=...)`."""
 
 import os
 import subprocess
@@ -21,12 +22,15 @@ def assembled(ptx: str) -> None:
     target = next(line.split()[1] for line in ptx.splitlines() if line.startswith(".target"))
     path = Path("/tmp") / f"tilec_{os.getpid()}.ptx"
     path.write_text(ptx)
-    done = subprocess.run(["ptxas", f"-arch={target}", "-o", "/dev/null", path], capture_output=True, text=True)
+    done = subprocess.run(
+        ["ptxas", f"-arch={target}", "-o", "/dev/null", path], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr + ptx
 
 
 def one_instruction(text: str, result: str, kinds: dict[str, str], outputs: tuple[str, ...]) -> str:
-    """A kernel in which thread i loads element i of each operand, runs `text`, stores element i of each result."""
+    """A kernel in which thread i loads element i of each operand, runs `text`, stores element i of each
+    result."""
     names = {**dict.fromkeys(outputs, result), **kinds}
     types = {n: k if k == "pred" else REGISTER[numpy_type(k).itemsize] for n, k in names.items()}
     lines = [f".reg .{t} %{n};" for n, t in types.items()]
@@ -74,7 +78,10 @@ def launch():
         loads = "".join(f"ld.param.u64 %p{n}, [p{n}];\n" for n in range(len(args)))
         registers = ".reg .b64 %p<8>, %a<16>; .reg .b32 %r<32>; .reg .f32 %f<16>; .reg .pred %q<8>;\n"
         head = f".version 8.7\n.target {target}\n.address_size 64\n"
-        ptx = f"{head}.visible .entry k({params})\n{{\n{registers}{loads}mov.u32 %r0, %tid.x;\n{body}\nret;\n}}\n"
+        ptx = (
+            f"{head}.visible .entry "
+            f"k({params})\n{{\n{registers}{loads}mov.u32 %r0, %tid.x;\n{body}\nret;\n}}\n"
+        )
         module = emulator.load(ptx)
         assembled(ptx)
         return module.launch("k", grid, block, args, **options)

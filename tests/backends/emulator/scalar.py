@@ -1,4 +1,5 @@
-"""Floating point by definition: exact rationals, rounded once. Slow, scalar, and written apart from the emulator."""
+"""Floating point by definition: exact rationals, rounded once. Slow, scalar, and written apart from the
+emulator."""
 
 import math
 from fractions import Fraction
@@ -88,8 +89,14 @@ def infinity(name):
 
 
 def nan_code(name):
-    return {"f16": 0x7FFF, "bf16": 0x7FFF, "f32": 0x7FFFFFFF, "e5m2": 0x7F,
-            "f64": 0x7FFFFFFFFFFFFFFF, "tf32": 0x3FFFF}.get(name, -1)
+    return {
+        "f16": 0x7FFF,
+        "bf16": 0x7FFF,
+        "f32": 0x7FFFFFFF,
+        "e5m2": 0x7F,
+        "f64": 0x7FFFFFFFFFFFFFFF,
+        "tf32": 0x3FFFF,
+    }.get(name, -1)
 
 
 def special(x):
@@ -106,10 +113,12 @@ def exact(function, *values):
 
 
 def edges(name, seed=0, count=60):
-    """Codes worth trying: zeros, subnormals, ones, neighbours of powers, largest, infinities, NaN, random ones."""
+    """Codes worth trying: zeros, subnormals, ones, neighbours of powers, largest, infinities, NaN, random
+    ones."""
     e, m, _ = FORMATS[name]
     top, one = 1 << e + m, ((1 << e - 1) - 1) << m
-    codes = [0, 1, 2, (1 << m) - 1, 1 << m, (1 << m) + 1, one - 1, one, one + 1, one + (1 << m), one + (1 << m - 1),
+    codes = [0, 1, 2, (1 << m) - 1, 1 << m, (1 << m) + 1, one - 1, one, one + 1, one + (1 << m),
+    one + (1 << m - 1),
              (((1 << e) - 1) << m) - 1, ((1 << e) - 1) << m, nan_code(name)]  # fmt: skip
     codes = [c for c in codes if c >= 0]
     near = np.random.default_rng(seed).integers(max(0, one - (6 << m)), one + (6 << m), count)

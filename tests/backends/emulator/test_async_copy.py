@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 START = """
-    .shared .align 16 .b8 s[1024]; mov.u64 %a0, s; mad.wide.u32 %a1, %r0, 16, %a0; mad.wide.u32 %a2, %r0, 16, %p0;
-    {copy}
+    .shared .align 16 .b8 s[1024]; mov.u64 %a0, s; mad.wide.u32 %a1, %r0, 16, %a0; mad.wide.u32 %a2, %r0,
+    16, %p0; {copy}
     {wait}
     ld.shared.v4.u32 {{%r1, %r2, %r3, %r4}}, [%a1]; mad.wide.u32 %a3, %r0, 16, %p1;
     st.global.v4.u32 [%a3], {{%r1, %r2, %r3, %r4}};"""
@@ -39,7 +39,7 @@ def test_nothing_is_read_where_nothing_is_taken(launch):
     """A source size of 0, and a predicate that ignores the source, allow any address."""
     for last in (", 0", ", %q0"):
         copy = "setp.ge.u32 %q0, %r0, 0; mov.u64 %a2, 0;" + CG.format(last)
-        x, out, report = run(launch, copy, COMMIT + WAIT)
+        _, out, report = run(launch, copy, COMMIT + WAIT)
         assert not report.findings, report.describe()
         assert not out.any()
     _, _, report = run(launch, "mov.u64 %a2, 0;" + CG.format(""), COMMIT + WAIT)
@@ -56,7 +56,7 @@ def test_small_copies(launch):
 
 @pytest.mark.parametrize("wait", ["", COMMIT, "cp.async.wait_group 0;", COMMIT + "cp.async.wait_group 1;"])
 def test_forgotten_wait(launch, wait):
-    x, out, report = run(launch, CG.format(""), wait)
+    _, out, report = run(launch, CG.format(""), wait)
     (found,) = [f for f in report.findings if f.kind == "async"]
     assert "reads s" in found.message and "is still writing it: wait for it first" in found.message
     assert (out.view(np.uint32) == 0xFFFFFFFF).all(), "a missed wait ruins the numbers too"
@@ -87,12 +87,16 @@ def test_waiting_does_not_replace_the_barrier(launch):
 
 def test_overwriting_a_buffer_that_is_still_read(launch):
     """The next copy into a buffer must wait until everybody has read it."""
-    again = "xor.b32 %r5, %r0, 32; mad.wide.u32 %a4, %r5, 16, %a0; ld.shared.u32 %r6, [%a4]; {}" + CG.format("")
+    again = "xor.b32 %r5, %r0, 32; mad.wide.u32 %a4, %r5, 16, %a0; ld.shared.u32 %r6, [%a4]; {}" + CG.format(
+        ""
+    )
     for barrier, kinds in (("bar.sync 0;", []), ("", ["race"])):
-        _, _, report = run(launch, CG.format(""), COMMIT + WAIT + "bar.sync 0;" + again.format(barrier) + COMMIT + WAIT)
+        _, _, report = run(
+            launch, CG.format(""), COMMIT + WAIT + "bar.sync 0;" + again.format(barrier) + COMMIT + WAIT
+        )
         assert [f.kind for f in report.findings] == kinds
 
 
 def test_wrong_sizes_are_errors(launch):
-    with pytest.raises(Exception, match="cp.async copies 4, 8 or 16 bytes, with .cg 16"):
+    with pytest.raises(Exception, match=r"cp\.async copies 4, 8 or 16 bytes, with \.cg 16"):
         launch("cp.async.cg.shared.global [%a1], [%a2], 8;")

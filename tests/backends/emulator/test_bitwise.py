@@ -9,7 +9,11 @@ from tests.backends.emulator.test_integer import check
 @pytest.mark.parametrize("width", [16, 32, 64])
 def test_logic(apply, width):
     mask = (1 << width) - 1
-    for name, function in (("and", lambda a, b: a & b), ("or", lambda a, b: a | b), ("xor", lambda a, b: a ^ b)):
+    for name, function in (
+        ("and", lambda a, b: a & b),
+        ("or", lambda a, b: a | b),
+        ("xor", lambda a, b: a ^ b),
+    ):
         check(apply, f"{name}.b{width} {{d}}, {{a}}, {{b}};", f"u{width}", function)
     check(apply, f"not.b{width} {{d}}, {{a}};", f"u{width}", lambda a: ~a & mask, 1)
     check(apply, f"cnot.b{width} {{d}}, {{a}};", f"u{width}", lambda a: int(a == 0), 1)
@@ -18,8 +22,12 @@ def test_logic(apply, width):
 @pytest.mark.parametrize("kind", ["u16", "u32", "u64", "s16", "s32", "s64"])
 def test_shifts_clamp(apply, kind):
     width = int(kind[1:])
-    check(apply, f"shr.{kind} {{d}}, {{a}}, {{b}};", kind, lambda a, b: a >> min(b, width), kinds={"b": "u32"})
-    check(apply, f"shl.b{width} {{d}}, {{a}}, {{b}};", kind, lambda a, b: a << min(b, width), kinds={"b": "u32"})
+    check(
+        apply, f"shr.{kind} {{d}}, {{a}}, {{b}};", kind, lambda a, b: a >> min(b, width), kinds={"b": "u32"}
+    )
+    check(
+        apply, f"shl.b{width} {{d}}, {{a}}, {{b}};", kind, lambda a, b: a << min(b, width), kinds={"b": "u32"}
+    )
 
 
 @pytest.mark.parametrize("mode", ["clamp", "wrap"])
@@ -29,7 +37,13 @@ def test_funnel_shift(apply, mode):
 
     check(apply, f"shf.l.{mode}.b32 {{d}}, {{a}}, {{b}}, {{c}};", "u32",
           lambda a, b, c: ((b << 32 | a) << amount(c)) >> 32, 3)  # fmt: skip
-    check(apply, f"shf.r.{mode}.b32 {{d}}, {{a}}, {{b}}, {{c}};", "u32", lambda a, b, c: (b << 32 | a) >> amount(c), 3)
+    check(
+        apply,
+        f"shf.r.{mode}.b32 {{d}}, {{a}}, {{b}}, {{c}};",
+        "u32",
+        lambda a, b, c: (b << 32 | a) >> amount(c),
+        3,
+    )
 
 
 def field(a, b, c, width, signed):
@@ -45,7 +59,8 @@ def field(a, b, c, width, signed):
 @pytest.mark.parametrize("kind", ["u32", "s32", "u64", "s64"])
 def test_extract(apply, kind):
     check(apply, f"bfe.{kind} {{d}}, {{a}}, {{b}}, {{c}};", kind,
-          lambda a, b, c: field(a, b, c, int(kind[1:]), kind[0] == "s"), 3, kinds={"b": "u32", "c": "u32"})  # fmt: skip
+          lambda a, b, c: field(a, b, c, int(kind[1:]), kind[0] == "s"), 3, kinds={"b": "u32",
+          "c": "u32"})  # fmt: skip
 
 
 @pytest.mark.parametrize("width", [32, 64])
@@ -77,7 +92,9 @@ def test_counts(apply, width):
 @pytest.mark.parametrize("table", [0x00, 0x80, 0xFE, 0x96, 0xCA, 0xE8, 0x1B, 0xFF])
 def test_lop3(apply, table):
     def bitwise(a, b, c):
-        return sum((table >> ((a >> i & 1) << 2 | (b >> i & 1) << 1 | c >> i & 1) & 1) << i for i in range(32))
+        return sum(
+            (table >> ((a >> i & 1) << 2 | (b >> i & 1) << 1 | c >> i & 1) & 1) << i for i in range(32)
+        )
 
     check(apply, f"lop3.b32 {{d}}, {{a}}, {{b}}, {{c}}, {table};", "u32", bitwise, 3)
 
@@ -119,7 +136,12 @@ def test_mask_and_sign_extension(apply):
         low = a & ((1 << n) - 1)
         return low - (1 << n) if signed and low >> n - 1 else low
 
-    check(apply, "szext.clamp.s32 {d}, {a}, {b};", "s32", lambda a, b: extended(a, min(b & 0xFFFFFFFF, 32), True))
+    check(
+        apply,
+        "szext.clamp.s32 {d}, {a}, {b};",
+        "s32",
+        lambda a, b: extended(a, min(b & 0xFFFFFFFF, 32), True),
+    )
     check(apply, "szext.wrap.u32 {d}, {a}, {b};", "u32", lambda a, b: extended(a, b % 32, False))
 
 

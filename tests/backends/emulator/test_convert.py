@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -80,8 +81,10 @@ def test_integer_to_float(apply, to, source):
 @pytest.mark.parametrize(
     ("to", "source", "modes"),
     [("f16", "f32", ("rn", "rz")), ("bf16", "f32", ("rn", "rz")), ("f32", "f64", ("rn", "rz", "rm", "rp")),
-     ("f16", "f64", ("rn", "rz", "rm", "rp")), ("f32", "f16", ("",)), ("f64", "f16", ("",)), ("f64", "f32", ("",)),
-     ("f32", "bf16", ("",)), ("bf16", "f16", ("rn", "rz", "rm", "rp")), ("f16", "bf16", ("rn", "rz", "rm", "rp"))],
+     ("f16", "f64", ("rn", "rz", "rm", "rp")), ("f32", "f16", ("",)), ("f64", "f16", ("",)), ("f64", "f32",
+     ("",)),
+     ("f32", "bf16", ("",)), ("bf16", "f16", ("rn", "rz", "rm", "rp")),
+     ("f16", "bf16", ("rn", "rz", "rm", "rp"))],
 )  # fmt: skip
 def test_floats(apply, to, source, modes):
     a = codes_of(source)
@@ -101,7 +104,11 @@ def test_floats_to_whole_floats(apply):
             if special(x):
                 assert (math.isnan(x) and math.isnan(y)) or x == y
             else:
-                assert y == function(Fraction(x)) and (int(f) ^ int(code)) >> 31 == 0, (mode, float(x), float(y))
+                assert y == function(Fraction(x)) and (int(f) ^ int(code)) >> 31 == 0, (
+                    mode,
+                    float(x),
+                    float(y),
+                )
 
 
 def test_flush_and_saturate(apply):
@@ -109,7 +116,7 @@ def test_flush_and_saturate(apply):
     found = apply("cvt.ftz.sat.f32.f32 {d}, {a};", "b32", a=("b32", a))
     for f, code in zip(found, a, strict=True):
         x = value(flushed(int(code), "f32"), "f32")
-        expected = 0 if special(x) and math.isnan(x) or x <= 0 else min(int(code), 0x3F800000)
+        expected = 0 if (special(x) and math.isnan(x)) or x <= 0 else min(int(code), 0x3F800000)
         assert int(f) == expected
 
 
@@ -121,7 +128,9 @@ def test_pairs(apply, to):
     for mode in ("rn", "rz", "rn.relu", "rz.relu"):
         found = apply(f"cvt.{mode}.{to}.f32 {{d}}, {{a}}, {{b}};", "b32", a=("b32", a), b=("b32", b))
         for half, codes in ((found >> np.uint32(16), a), (found & np.uint32(0xFFFF), b)):
-            expected = [relu(encode(value(int(c), "f32"), name, mode[:2]), name, "relu" in mode) for c in codes]
+            expected = [
+                relu(encode(value(int(c), "f32"), name, mode[:2]), name, "relu" in mode) for c in codes
+            ]
             agree(half.astype(np.uint16), expected, name, [()] * len(a))
 
 
@@ -144,10 +153,12 @@ def small_inputs(name):
     """Every midpoint and neighbour of a small format, and the edges of f32."""
     e, m, _ = FORMATS[name]
     grid = sorted({value(c, name) for c in range(1 << e + m) if not special(value(c, name))})
-    middle = [(x + y) / 2 for x, y in zip(grid, grid[1:], strict=False)]
+    middle = [(x + y) / 2 for x, y in pairwise(grid)]
     floats = [float(x) for x in grid + middle]
     near = [np.nextafter(np.float32(x), np.float32(s)) for x in floats for s in (0, 1e9)]
-    found = np.array(floats + [float(x) for x in near] + [float(largest(name)) * s for s in (1.01, 1.2, 100.0)], np.float32)
+    found = np.array(
+        floats + [float(x) for x in near] + [float(largest(name)) * s for s in (1.01, 1.2, 100.0)], np.float32
+    )
     return np.concatenate([found, -found, codes_of("f32").view(np.float32)]).view(np.uint32)
 
 
@@ -199,7 +210,9 @@ def test_scales(apply):
                 assert int(f) == (0 if mode == "rz" or size <= Fraction(2) ** -127 else 1)
                 continue
             power = Fraction(2) ** (int(f) - 127)
-            assert (power <= size < power * 2) if mode == "rz" else (power / 2 < size <= power or int(f) == 254)
+            assert (
+                (power <= size < power * 2) if mode == "rz" else (power / 2 < size <= power or int(f) == 254)
+            )
     codes = np.arange(256, dtype=np.uint16)
     found = apply("cvt.rn.bf16x2.ue8m0x2 {d}, {a};", "b32", a=("b16", codes)) & np.uint32(0xFFFF)
     expected = [0x7FFF if c == 255 else encode(Fraction(2) ** (int(c) - 127), "bf16") for c in codes]

@@ -39,18 +39,23 @@ def test_misaligned(launch):
 
 
 def test_uninitialised(launch):
-    report = launch(SHARED + "setp.lt.u32 %q0, %r0, 31; @%q0 st.shared.u32 [%a1], %r0; ld.shared.u32 %r1, [%a1];")
+    report = launch(
+        SHARED + "setp.lt.u32 %q0, %r0, 31; @%q0 st.shared.u32 [%a1], %r0; ld.shared.u32 %r1, [%a1];"
+    )
     assert kinds(report) == [("uninitialised", False)] and report.findings[0].array == "s"
     report = launch(".local .align 4 .b8 b[16]; mov.u64 %a0, b; ld.local.u32 %r1, [%a0+4];")
     assert kinds(report) == [("uninitialised", False)]
 
 
-EXCHANGE = SHARED + """
+EXCHANGE = (
+    SHARED
+    + """
     st.shared.u32 [%a1], %r0;
     {first}
     sub.u32 %r1, 63, %r0; mad.wide.u32 %a2, %r1, 4, %a0; ld.shared.u32 %r2, [%a2];
     {second}
     st.shared.u32 [%a1], %r2;"""
+)
 
 
 def test_races(launch):
@@ -62,7 +67,12 @@ def test_races(launch):
 
 
 def test_race_within_a_warp_is_a_warning(launch):
-    assert kinds(launch(EXCHANGE.format(first="bar.warp.sync -1;", second="bar.warp.sync -1;").replace("63", "31"))) == []
+    assert (
+        kinds(
+            launch(EXCHANGE.format(first="bar.warp.sync -1;", second="bar.warp.sync -1;").replace("63", "31"))
+        )
+        == []
+    )
     (found,) = launch(EXCHANGE.format(first="", second="bar.warp.sync -1;").replace("63", "31")).findings
     assert found.kind == "race" and found.warning and "another lane of its warp" in found.message
 
@@ -78,11 +88,15 @@ def test_two_values_for_one_word(launch):
 
 
 def test_named_barriers_order(launch):
-    """Warps 0 and 1 meet at barrier 1, warps 2 and 3 at barrier 2: within a pair no race, across pairs one."""
-    body = SHARED + """
+    """Warps 0 and 1 meet at barrier 1, warps 2 and 3 at barrier 2: within a pair no race, across pairs
+    one."""
+    body = (
+        SHARED
+        + """
         st.shared.u32 [%a1], %r0; setp.lt.u32 %q0, %r0, 64; @%q0 bra low;
         bar.sync 2, 64; bra read; low: bar.sync 1, 64;
         read: xor.b32 %r1, %r0, {mask}; mad.wide.u32 %a2, %r1, 4, %a0; ld.shared.u32 %r2, [%a2];"""
+    )
     body = body.replace("s[256]", "s[512]")
     assert kinds(launch(body.format(mask=32), block=128)) == []
     assert kinds(launch(body.format(mask=64), block=128)) == [("race", False)]
@@ -90,24 +104,32 @@ def test_named_barriers_order(launch):
 
 def test_producer_and_consumer_with_bar_arrive(launch):
     """Warp 0 writes and arrives; warp 1 waits and reads."""
-    body = SHARED + """
+    body = (
+        SHARED
+        + """
         setp.lt.u32 %q0, %r0, 32; @!%q0 bra consumer;
         st.shared.u32 [%a1], %r0; {arrive} bra out;
         consumer: {wait} ld.shared.u32 %r2, [%a1+-128]; out:"""
+    )
     good = body.format(arrive="bar.arrive 3, 64;", wait="bar.sync 3, 64;")
     assert kinds(launch(good, block=64)) == []
     for seed in range(5):
         assert kinds(launch(good, block=64, seed=seed)) == []
     bad = body.format(arrive="", wait="")
-    assert ("race", False) in kinds(launch(bad, block=64)) or ("uninitialised", False) in kinds(launch(bad, block=64))
+    assert ("race", False) in kinds(launch(bad, block=64)) or ("uninitialised", False) in kinds(
+        launch(bad, block=64)
+    )
     stuck = launch(body.format(arrive="", wait="bar.sync 3, 64;"), block=64)
     assert [f.kind for f in stuck.findings] == ["deadlock"] and not stuck.completed
     assert "warps [1]" in stuck.findings[0].message and "barrier 3" in stuck.findings[0].message
 
 
 def test_atomics_do_not_race(launch):
-    body = SHARED + """setp.eq.u32 %q0, %r0, 0; @%q0 st.shared.u32 [%a0], 0; bar.sync 0;
+    body = (
+        SHARED
+        + """setp.eq.u32 %q0, %r0, 0; @%q0 st.shared.u32 [%a0], 0; bar.sync 0;
         atom.shared.add.u32 %r1, [%a0], 1; {} ld.shared.u32 %r2, [%a0];"""
+    )
     assert kinds(launch(body.format("bar.sync 0;"), block=64)) == []
     assert ("race", False) in kinds(launch(body.format(""), block=64))
 
@@ -132,8 +154,10 @@ def test_checks_can_be_chosen(launch):
 
 def test_divergent_barrier(launch):
     """bar.sync by half of a warp while the other half waits elsewhere."""
-    report = launch("setp.lt.u32 %q0, %r0, 16; @%q0 bra low; bar.sync 1, 32; bra out; low: bar.sync 2, 32; out:")
-    assert [f.kind for f in report.findings][0] == "divergence"
+    report = launch(
+        "setp.lt.u32 %q0, %r0, 16; @%q0 bra low; bar.sync 1, 32; bra out; low: bar.sync 2, 32; out:"
+    )
+    assert report.findings[0].kind == "divergence"
 
 
 def test_exited_threads_are_not_waited_for(launch):
@@ -145,7 +169,8 @@ def test_spinning_on_another_warp_ends(launch):
     x = np.zeros(1, np.uint32)
     report = launch("""setp.ge.u32 %q0, %r0, 32; @%q0 bra set;
         spin: ld.global.relaxed.gpu.u32 %r1, [%p0]; setp.eq.u32 %q1, %r1, 0; @%q1 bra spin; bra out;
-        set: st.global.relaxed.gpu.u32 [%p0], 1; out:""".replace("ld.global.relaxed.gpu", "ld.relaxed.gpu.global")
+        set: st.global.relaxed.gpu.u32 [%p0], 1; out:""".replace("ld.global.relaxed.gpu",
+        "ld.relaxed.gpu.global")
         .replace("st.global.relaxed.gpu", "st.relaxed.gpu.global"), (x,), block=64)  # fmt: skip
     assert report.completed and kinds(report) == []
 
@@ -153,7 +178,9 @@ def test_spinning_on_another_warp_ends(launch):
 def test_report_reads_well(launch):
     report = launch(EXCHANGE.format(first="", second="bar.sync 0;"), block=64)
     text = report.table()
-    assert "race: reads s at shared offset" in text and "with no synchronisation after the write at line" in text
+    assert (
+        "race: reads s at shared offset" in text and "with no synchronisation after the write at line" in text
+    )
     assert "first in block (0, 0, 0), warp" in text and "thread instructions" in text
 
 

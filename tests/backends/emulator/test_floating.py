@@ -55,14 +55,16 @@ def reference(function, row, name, mode, flush, saturate):
         code = encode(x if isinstance(x, float) else Fraction(x), name, mode)
     if saturate:
         y = value(code, name)
-        code = 0 if special(y) and math.isnan(y) or y <= 0 else min(code, encode(Fraction(1), name))
+        code = 0 if (special(y) and math.isnan(y)) or y <= 0 else min(code, encode(Fraction(1), name))
     return flushed(code, name) if flush else code
 
 
 def zero_result(function, values, mode):
     """IEEE's zero: operands that are all zeros or signs decide; x - x is +0, or -0 when rounding down."""
     with np.errstate(all="ignore"):
-        plain = float(function(*(np.float64(math.copysign(1, v)) * (np.float64(0) if v == 0 else 1) for v in values)))
+        plain = float(
+            function(*(np.float64(math.copysign(1, v)) * (np.float64(0) if v == 0 else 1) for v in values))
+        )
     if plain == 0 and (any(v == 0 for v in values)):
         signs = zero_terms(function, values)
         if signs is not None:
@@ -72,7 +74,9 @@ def zero_result(function, values, mode):
 
 def zero_terms(function, values):
     """Zero by a zero product or by zeros alone: float arithmetic keeps the sign there."""
-    tiny = [np.float64(math.copysign(0.0, v)) if v == 0 else np.float64(math.copysign(1.0, v)) for v in values]
+    tiny = [
+        np.float64(math.copysign(0.0, v)) if v == 0 else np.float64(math.copysign(1.0, v)) for v in values
+    ]
     found = function(*tiny)
     return float(found) if found == 0 else None
 
@@ -111,7 +115,9 @@ def quotient(a, b):
 @pytest.mark.parametrize("name", ["f32", "f64"])
 def test_div_and_sqrt(apply, name, mode):
     codes = operands(name, 2)
-    rows = [(a, b) for a, b in zip(*codes, strict=True) if value(int(b), name) != 0 and value(int(a), name) != 0]
+    rows = [
+        (a, b) for a, b in zip(*codes, strict=True) if value(int(b), name) != 0 and value(int(a), name) != 0
+    ]
     a, b = (np.array(c) for c in zip(*rows, strict=True))
     found = apply(f"div.{mode}.{name} {{d}}, {{a}}, {{b}};", RAW[name], a=(RAW[name], a), b=(RAW[name], b))
     agree(found, [reference(quotient, r, name, mode, False, False) for r in rows], name, rows)
@@ -143,7 +149,7 @@ def test_flush_and_saturate(apply):
 
 def extreme(a, b, name, largest, propagate):
     x, y = value(a, name), value(b, name)
-    if special(x) and math.isnan(x) or special(y) and math.isnan(y):
+    if (special(x) and math.isnan(x)) or (special(y) and math.isnan(y)):
         both = all(special(v) and math.isnan(v) for v in (x, y))
         return encode(math.nan, name) if both or propagate else (b if special(x) and math.isnan(x) else a)
     if x == y == 0:
@@ -157,7 +163,9 @@ def extreme(a, b, name, largest, propagate):
 def test_min_max(apply, name, operation):
     for nan in ("", ".NaN") if name != "f64" else ("",):
         a, b = operands(name, 2)
-        found = apply(f"{operation}{nan}.{name} {{d}}, {{a}}, {{b}};", RAW[name], a=(RAW[name], a), b=(RAW[name], b))
+        found = apply(
+            f"{operation}{nan}.{name} {{d}}, {{a}}, {{b}};", RAW[name], a=(RAW[name], a), b=(RAW[name], b)
+        )
         rows = list(zip(a, b, strict=True))
         expected = [extreme(int(x), int(y), name, operation == "max", bool(nan)) for x, y in rows]
         agree(found, expected, name, rows)
@@ -167,7 +175,9 @@ def test_min_max(apply, name, operation):
 def test_packed(apply, name):
     """The packed form is the scalar form on both halves."""
     a, b, c = (np.ascontiguousarray(x).view(np.uint32) for x in operands(name, 3))
-    found = apply(f"fma.rn.{name}x2 {{d}}, {{a}}, {{b}}, {{c}};", "b32", a=("b32", a), b=("b32", b), c=("b32", c))
+    found = apply(
+        f"fma.rn.{name}x2 {{d}}, {{a}}, {{b}}, {{c}};", "b32", a=("b32", a), b=("b32", b), c=("b32", c)
+    )
     rows = list(zip(*(x.view(np.uint16) for x in (a, b, c)), strict=True))
     expected = [reference(lambda x, y, z: x * y + z, r, name, "rn", False, False) for r in rows]
     agree(found.view(np.uint16), expected, name, rows)
@@ -189,12 +199,16 @@ def test_approximations(apply):
 def test_signs_and_classes(apply):
     a, b = operands("f32", 2)
     kinds = {"a": ("b32", a), "b": ("b32", b)}
-    expected = [reference(lambda x: -x, (c,), "f32", "rn", False, False) if c & 0x7FFFFFFF else int(c) ^ 1 << 31 for c in a]
+    expected = [
+        reference(lambda x: -x, (c,), "f32", "rn", False, False) if c & 0x7FFFFFFF else int(c) ^ 1 << 31
+        for c in a
+    ]
     agree(apply("neg.f32 {d}, {a};", "b32", a=("b32", a)), expected, "f32", list(zip(a)))
     np.testing.assert_array_equal(apply("copysign.f32 {d}, {a}, {b};", "b32", **kinds),
                                   (b & np.uint32(0x7FFFFFFF)) | (a & np.uint32(1 << 31)))  # fmt: skip
     floats = a.view(np.float32)
-    tests = {"finite": math.isfinite, "infinite": math.isinf, "number": lambda x: x == x, "notanumber": math.isnan,
+    tests = {"finite": math.isfinite, "infinite": math.isinf, "number": lambda x: x == x,
+    "notanumber": math.isnan,
              "normal": lambda x: math.isfinite(x) and abs(x) >= 2.0**-126,
              "subnormal": lambda x: 0 < abs(x) < 2.0**-126}  # fmt: skip
     for name, function in tests.items():
@@ -217,7 +231,9 @@ def test_comparisons(apply, name):
         for unordered in (False, True) if test not in ("num", "nan") else (False,):
             text = f"setp.{test}{'u' if unordered else ''}.{name} {{d}}, {{a}}, {{b}};"
             found = apply(text, "pred", a=(RAW[name], a), b=(RAW[name], b))
-            expected = [function(x, y) or (unordered and (x != x or y != y)) for x, y in zip(*floats, strict=True)]
+            expected = [
+                function(x, y) or (unordered and (x != x or y != y)) for x, y in zip(*floats, strict=True)
+            ]
             assert found.tolist() == expected, text
 
 

@@ -10,7 +10,8 @@ def values(kind, seed=0, count=40):
     """Edge values of a type crossed with themselves, and random ones."""
     width, rng = int(kind[1:]), np.random.default_rng(seed)
     edges = [0, 1, 2, 3, 5, 7, 31, 32, 33, 63, 64, 255, (1 << width) - 1, (1 << width) - 2, 1 << (width - 1),
-             (1 << (width - 1)) - 1, (1 << (width - 1)) + 1, 0x5555555555555555, 0xAAAAAAAAAAAAAAAA]  # fmt: skip
+             (1 << (width - 1)) - 1, (1 << (width - 1)) + 1, 0x5555555555555555,
+             0xAAAAAAAAAAAAAAAA]  # fmt: skip
     edges = [e & ((1 << width) - 1) for e in edges]
     a = [x for x in edges for _ in edges] + [int(x) for x in rng.integers(0, 1 << 63, count)]
     b = [x for _ in edges for x in edges] + [int(x) for x in rng.integers(0, 1 << 63, count)]
@@ -25,7 +26,8 @@ def as_int(x, kind):
 
 
 def check(apply, text, kind, function, count=2, result=None, kinds=None):
-    """The instruction on every operand tuple equals `function` on Python integers, modulo the result's width."""
+    """The instruction on every operand tuple equals `function` on Python integers, modulo the result's
+    width."""
     result = result or kind
     a, b = values(kind)
     c = np.roll(a, 5)
@@ -37,8 +39,13 @@ def check(apply, text, kind, function, count=2, result=None, kinds=None):
     width = int(result[1:])
     rows = zip(*(v for _, v in operands.values()), strict=True)
     types = [k for k, _ in operands.values()]
-    expected = [function(*(as_int(x, k) for x, k in zip(row, types, strict=True))) & ((1 << width) - 1) for row in rows]
-    np.testing.assert_array_equal(found.view(f"u{width // 8}"), np.array(expected, np.uint64).astype(f"u{width // 8}"))
+    expected = [
+        function(*(as_int(x, k) for x, k in zip(row, types, strict=True))) & ((1 << width) - 1)
+        for row in rows
+    ]
+    np.testing.assert_array_equal(
+        found.view(f"u{width // 8}"), np.array(expected, np.uint64).astype(f"u{width // 8}")
+    )
 
 
 def truncated(a, b, width):
@@ -55,10 +62,13 @@ def truncated(a, b, width):
 )  # fmt: skip
 def test_arithmetic(apply, name, function, kind):
     width = int(kind[1:])
-    function = function or {
-        "div": lambda a, b: truncated(a, b, width),
-        "rem": lambda a, b: a if b == 0 else a - b * truncated(a, b, width),
-    }[name]
+    function = (
+        function
+        or {
+            "div": lambda a, b: truncated(a, b, width),
+            "rem": lambda a, b: a if b == 0 else a - b * truncated(a, b, width),
+        }[name]
+    )
     check(apply, f"{name}.{kind} {{d}}, {{a}}, {{b}};", kind, function)
 
 
@@ -67,7 +77,9 @@ def test_high_and_mad(apply, kind):
     width = int(kind[1:])
     check(apply, f"mul.hi.{kind} {{d}}, {{a}}, {{b}};", kind, lambda a, b: (a * b) >> width)
     check(apply, f"mad.lo.{kind} {{d}}, {{a}}, {{b}}, {{c}};", kind, lambda a, b, c: a * b + c, 3)
-    check(apply, f"mad.hi.{kind} {{d}}, {{a}}, {{b}}, {{c}};", kind, lambda a, b, c: ((a * b) >> width) + c, 3)
+    check(
+        apply, f"mad.hi.{kind} {{d}}, {{a}}, {{b}}, {{c}};", kind, lambda a, b, c: ((a * b) >> width) + c, 3
+    )
     check(apply, f"sad.{kind} {{d}}, {{a}}, {{b}}, {{c}};", kind, lambda a, b, c: abs(a - b) + c, 3)
 
 
@@ -75,7 +87,15 @@ def test_high_and_mad(apply, kind):
 def test_wide(apply, kind):
     wide = f"{kind[0]}{int(kind[1:]) * 2}"
     check(apply, f"mul.wide.{kind} {{d}}, {{a}}, {{b}};", kind, lambda a, b: a * b, result=wide)
-    check(apply, f"mad.wide.{kind} {{d}}, {{a}}, {{b}}, {{c}};", kind, lambda a, b, c: a * b + c, 3, wide, {"c": wide})
+    check(
+        apply,
+        f"mad.wide.{kind} {{d}}, {{a}}, {{b}}, {{c}};",
+        kind,
+        lambda a, b, c: a * b + c,
+        3,
+        wide,
+        {"c": wide},
+    )
 
 
 @pytest.mark.parametrize("kind", ["s16", "s32", "s64"])
@@ -99,7 +119,9 @@ def test_carries(apply, kind):
     mask = (1 << int(kind[1:])) - 1
     text = f"add.cc.{kind} {{d}}, {{a}}, {{b}}; addc.{kind} {{d}}, {{c}}, 0;"
     check(apply, text, kind, lambda a, b, c: c + (a + b > mask), 3)
-    text = f"sub.cc.{kind} {{d}}, {{a}}, {{b}}; subc.cc.{kind} {{d}}, {{c}}, 0; subc.{kind} {{d}}, {{d}}, {{a}};"
+    text = (
+        f"sub.cc.{kind} {{d}}, {{a}}, {{b}}; subc.cc.{kind} {{d}}, {{c}}, 0; subc.{kind} {{d}}, {{d}}, {{a}};"
+    )
     check(apply, text, kind, lambda a, b, c: c - (a < b) - a - (c - (a < b) < 0), 3)
     text = f"mad.lo.cc.{kind} {{d}}, {{a}}, {{b}}, {{c}}; madc.hi.{kind} {{d}}, {{a}}, {{b}}, 0;"
     check(apply, text, kind, lambda a, b, c: (a * b + c) >> int(kind[1:]), 3)
@@ -113,7 +135,12 @@ def test_24_bits(apply):
     for kind in ("u32", "s32"):
         s = kind == "s32"
         check(apply, f"mul24.lo.{kind} {{d}}, {{a}}, {{b}};", kind, lambda a, b, s=s: low(a, s) * low(b, s))
-        check(apply, f"mul24.hi.{kind} {{d}}, {{a}}, {{b}};", kind, lambda a, b, s=s: low(a, s) * low(b, s) >> 16)
+        check(
+            apply,
+            f"mul24.hi.{kind} {{d}}, {{a}}, {{b}};",
+            kind,
+            lambda a, b, s=s: low(a, s) * low(b, s) >> 16,
+        )
         check(apply, f"mad24.lo.{kind} {{d}}, {{a}}, {{b}}, {{c}};", kind,
               lambda a, b, c, s=s: low(a, s) * low(b, s) + c, 3)  # fmt: skip
 
@@ -128,15 +155,31 @@ def parts(x, width, signed):
 @pytest.mark.parametrize("second", ["u32", "s32"])
 def test_dot_products(apply, first, second):
     def four(a, b, c):
-        return sum(x * y for x, y in zip(parts(a, 8, first == "s32"), parts(b, 8, second == "s32"), strict=True)) + c
+        return (
+            sum(x * y for x, y in zip(parts(a, 8, first == "s32"), parts(b, 8, second == "s32"), strict=True))
+            + c
+        )
 
     def two(a, b, c, half):
-        return sum(x * y for x, y in zip(parts(a, 16, first == "s32"), parts(b, 8, second == "s32")[half:half + 2],
+        return sum(x * y for x, y in zip(parts(a, 16, first == "s32"), parts(b, 8,
+        second == "s32")[half:half + 2],
                                          strict=True)) + c  # fmt: skip
 
     check(apply, f"dp4a.{first}.{second} {{d}}, {{a}}, {{b}}, {{c}};", "u32", four, 3)
-    check(apply, f"dp2a.lo.{first}.{second} {{d}}, {{a}}, {{b}}, {{c}};", "u32", lambda a, b, c: two(a, b, c, 0), 3)
-    check(apply, f"dp2a.hi.{first}.{second} {{d}}, {{a}}, {{b}}, {{c}};", "u32", lambda a, b, c: two(a, b, c, 2), 3)
+    check(
+        apply,
+        f"dp2a.lo.{first}.{second} {{d}}, {{a}}, {{b}}, {{c}};",
+        "u32",
+        lambda a, b, c: two(a, b, c, 0),
+        3,
+    )
+    check(
+        apply,
+        f"dp2a.hi.{first}.{second} {{d}}, {{a}}, {{b}}, {{c}};",
+        "u32",
+        lambda a, b, c: two(a, b, c, 2),
+        3,
+    )
 
 
 def halves(x, signed):
@@ -149,7 +192,9 @@ def test_pairs(apply, kind, name, function):
     signed = kind[0] == "s"
 
     def both(a, b):
-        low, high = (function(x, y) & 0xFFFF for x, y in zip(halves(a, signed), halves(b, signed), strict=True))
+        low, high = (
+            function(x, y) & 0xFFFF for x, y in zip(halves(a, signed), halves(b, signed), strict=True)
+        )
         return low | high << 16
 
     check(apply, f"{name}.{kind} {{d}}, {{a}}, {{b}};", "u32", both)

@@ -1,4 +1,5 @@
-"""Unmodified kernels of other compilers: right numbers and no finding. Their sources lie beside the stored PTX."""
+"""Unmodified kernels of other compilers: right numbers and no finding. Their sources lie beside the stored
+PTX."""
 
 from functools import cache
 from pathlib import Path

@@ -7,7 +7,10 @@ from tilec.backends import emulator
 from tilec.ir.errors import TilecError
 
 HEAD = ".version 8.7\n.target sm_80\n.address_size 64\n"
-KERNEL = HEAD + ".visible .entry k(.param .u64 x, .param .u32 n)\n{\n.reg .b32 %r<4>;\nmov.u32 %r1, %tid.x;\nret;\n}\n"
+KERNEL = (
+    HEAD
+    + ".visible .entry k(.param .u64 x, .param .u32 n)\n{\n.reg .b32 %r<4>;\nmov.u32 %r1, %tid.x;\nret;\n}\n"
+)
 X = np.zeros(4, np.float32)
 
 
@@ -47,7 +50,10 @@ def body(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("frobnicate.u32 %r1, %r2;", r"PTX line 7: the emulator does not know the instruction 'frobnicate': 'frobn"),
+        (
+            "frobnicate.u32 %r1, %r2;",
+            r"PTX line 7: the emulator does not know the instruction 'frobnicate': 'frobn",
+        ),
         ("add.s32.fast %r1, %r2, %r3;", r"PTX line 7: the emulator does not know modifier .fast on add"),
         ("add.s32 %r1, %r2;", "add takes 3 operands, here are 2"),
         ("add.f8 %r1, %r2, %r3;", "needs a type"),
@@ -79,7 +85,9 @@ def test_recursion_is_an_error():
 
 def test_odd_but_valid_text():
     """Scopes with repeated labels and names, comments, decimal floats, sections, pragmas, odd layout."""
-    ptx = HEAD + """
+    ptx = (
+        HEAD
+        + """
     .file 1 "a.cu"
     .section .debug_str { .b8 1,2,3 }
     .visible .entry k(.param .u64 .ptr .global .align 4 out) .maxntid 64 .minnctapersm 2 { // a comment
@@ -90,6 +98,7 @@ def test_odd_but_valid_text():
     { .reg .pred p; setp.eq.u32 p, n, 16; @!p bra L; add.u32 %r1, %r1, WARP_SZ; L: add.u32 %r1, %r1, -017; }
     ld.param.u64 a, [out]; st.global.u32 [a], %r1; ret; }
     """
+    )
     out = np.zeros(1, np.uint32)
     report = emulator.load(ptx).launch("k", 1, 1, (out,))
     report.raise_if_any()
@@ -99,16 +108,20 @@ def test_odd_but_valid_text():
 
 
 def test_special_registers():
-    names = ["tid.x", "tid.y", "tid.z", "ntid.x", "ntid.y", "ctaid.x", "ctaid.y", "nctaid.x", "nctaid.y", "laneid",
-             "warpid", "lanemask_lt", "lanemask_ge"]  # fmt: skip
+    names = ["tid.x", "tid.y", "tid.z", "ntid.x", "ntid.y", "ctaid.x", "ctaid.y", "nctaid.x", "nctaid.y",
+             "laneid", "warpid", "lanemask_lt", "lanemask_ge"]  # fmt: skip
     text = "\n".join(
         f"mov.u32 %r1, %{name}; st.global.u32 [%a+{4 * i}], %r1;" for i, name in enumerate(names)
     )
-    ptx = HEAD + f""".visible .entry k(.param .u64 out) {{ .reg .b32 %r<9>; .reg .b64 %a, %b;
+    ptx = (
+        HEAD
+        + f""".visible .entry k(.param .u64 out) {{ .reg .b32 %r<9>; .reg .b64 %a, %b;
         mov.u32 %r2, %tid.x; mov.u32 %r3, %tid.y; mad.lo.u32 %r2, %r3, 8, %r2; mov.u32 %r3, %tid.z;
-        mad.lo.u32 %r2, %r3, 48, %r2; mov.u32 %r4, %ctaid.x; mov.u32 %r5, %ctaid.y; mad.lo.u32 %r4, %r5, 3, %r4;
+        mad.lo.u32 %r2, %r3, 48, %r2; mov.u32 %r4, %ctaid.x; mov.u32 %r5, %ctaid.y; mad.lo.u32 %r4, %r5, 3,
+        %r4;
         mad.lo.u32 %r2, %r4, 96, %r2; ld.param.u64 %b, [out]; mad.wide.u32 %a, %r2, {4 * len(names)}, %b;
         {text} ret; }}"""
+    )
     out = np.zeros((6 * 96, len(names)), np.uint32)
     emulator.load(ptx).launch("k", (3, 2), (8, 6, 2), (out,)).raise_if_any()
     n = 0

@@ -3,10 +3,21 @@
 import numpy as np
 import pytest
 
-from tests.backends.emulator.scalar import FORMATS, value
+from tests.backends.emulator.scalar import value
 from tilec.backends import emulator
 
-BITS = {"f16": 16, "bf16": 16, "tf32": 32, "s8": 8, "u8": 8, "e4m3": 8, "e5m2": 8, "s4": 4, "u4": 4, "f64": 64}
+BITS = {
+    "f16": 16,
+    "bf16": 16,
+    "tf32": 32,
+    "s8": 8,
+    "u8": 8,
+    "e4m3": 8,
+    "e5m2": 8,
+    "s4": 4,
+    "u4": 4,
+    "f64": 64,
+}
 CASES = [
     ("m16n8k8", "f16", "f16", "f32"), ("m16n8k16", "f16", "f16", "f32"), ("m16n8k16", "f16", "f16", "f16"),
     ("m16n8k8", "f16", "f16", "f16"), ("m16n8k8", "bf16", "bf16", "f32"), ("m16n8k16", "bf16", "bf16", "f32"),
@@ -63,7 +74,6 @@ def codes(rng, name, count):
         return rng.standard_normal((count, 32, 2)).astype(np.float32).view(np.uint32).__rshift__(16).astype(
             np.uint16).view(np.uint32)[..., 0]  # fmt: skip
     if name in ("e4m3", "e5m2"):
-        e, m, _ = FORMATS[name]
         low = rng.integers(0, 0x48 if name == "e4m3" else 0x44, (count, 32, 4), dtype=np.uint8)
         return (low | rng.integers(0, 2, low.shape, dtype=np.uint8) << 7).view(np.uint32)[..., 0]
     return rng.integers(0, 1 << 32, (count, 32), dtype=np.uint32)
@@ -115,8 +125,10 @@ def run_mma(shape, types, x, y, c, out):
         lines += [f"ld.global.{k} %{n}{i}, [%at+{i * 32 * s}];" for i in range(count)]
     braces = {n: "{" + ", ".join(f"%{n}{i}" for i in range(count)) + "}" for n, (count, _, _) in sets.items()}
     braces["d"] = "{" + ", ".join(f"%d{i}" for i in range(nc)) + "}"
-    lines += [f"mma.sync.aligned.{shape}.row.col.{d}.{a}.{b}.{d} {braces['d']}, {braces['a']}, {braces['b']}, "
-              f"{braces['c']};", f"ld.param.u64 %base, [d]; mad.wide.u32 %at, %t, {acc_size}, %base;"]  # fmt: skip
+    lines += [f"mma.sync.aligned.{shape}.row.col.{d}.{a}.{b}.{d} {braces['d']}, {braces['a']}, "
+              f"{braces['b']}, "
+              f"{braces['c']};"]  # fmt: skip
+    lines += [f"ld.param.u64 %base, [d]; mad.wide.u32 %at, %t, {acc_size}, %base;"]
     lines += [f"st.global.{acc} [%at+{i * 32 * acc_size}], %d{i};" for i in range(nc)]
     params = ", ".join(f".param .u64 {n}" for n in "abcd")
     ptx = ".version 8.7\n.target sm_90a\n.address_size 64\n"
@@ -162,7 +174,11 @@ def test_ldmatrix(launch, count, trans):
         g, t = lane >> 2, lane & 3
         for i in range(count):
             matrix = x[i * 64 : i * 64 + 64].reshape(8, 8)
-            pair = (matrix[2 * t, g], matrix[2 * t + 1, g]) if trans else (matrix[g, 2 * t], matrix[g, 2 * t + 1])
+            pair = (
+                (matrix[2 * t, g], matrix[2 * t + 1, g])
+                if trans
+                else (matrix[g, 2 * t], matrix[g, 2 * t + 1])
+            )
             assert out[lane, i] == int(pair[0]) | int(pair[1]) << 16
 
 
@@ -175,7 +191,9 @@ def test_stmatrix_undoes_ldmatrix(launch, count, trans):
     body = f"""ldmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 {names}, [%a1];
         bar.warp.sync -1; st.shared.v4.u32 [%a1], {{{{%r0, %r0, %r0, %r0}}}}; bar.warp.sync -1;
         stmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 [%a1], {names};
-        bar.warp.sync -1; ld.shared.v4.u32 {{{{%r5, %r6, %r7, %r8}}}}, [%a1];""".replace("{{", "{").replace("}}", "}")
+        bar.warp.sync -1; ld.shared.v4.u32 {{{{%r5, %r6, %r7, %r8}}}}, [%a1];""".replace("{{", "{").replace(
+        "}}", "}"
+    )
     stores = "st.global.v4.u32 [%a3], {%r5, %r6, %r7, %r8};"
     launch(MATRIX.format(body=body, size=16, stores=stores), (x, out)).raise_if_any()
     got = out.reshape(-1).view(np.uint16)
@@ -186,7 +204,8 @@ def test_stmatrix_undoes_ldmatrix(launch, count, trans):
 def test_movmatrix(launch):
     x = np.arange(64, dtype=np.uint16)
     out = np.zeros(32, np.uint32)
-    launch("mad.wide.u32 %a0, %r0, 4, %p0; ld.global.u32 %r1, [%a0]; movmatrix.sync.aligned.m8n8.trans.b16 %r2, %r1;"
+    launch("mad.wide.u32 %a0, %r0, 4, %p0; ld.global.u32 %r1, [%a0]; "
+           "movmatrix.sync.aligned.m8n8.trans.b16 %r2, %r1;"
            "mad.wide.u32 %a1, %r0, 4, %p1; st.global.u32 [%a1], %r2;", (x, out)).raise_if_any()  # fmt: skip
     np.testing.assert_array_equal(out.view(np.uint16).reshape(8, 8), x.reshape(8, 8).T)
 

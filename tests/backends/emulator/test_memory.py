@@ -8,7 +8,9 @@ from tilec.backends import emulator
 HEAD = ".version 8.7\n.target sm_90a\n.address_size 64\n"
 
 
-@pytest.mark.parametrize(("kind", "size"), [("u8", 1), ("s8", 1), ("u16", 2), ("s16", 2), ("s32", 4), ("u64", 8)])
+@pytest.mark.parametrize(
+    ("kind", "size"), [("u8", 1), ("s8", 1), ("u16", 2), ("s16", 2), ("s32", 4), ("u64", 8)]
+)
 def test_narrow_loads_extend(launch, kind, size):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, 32 * size, dtype=np.uint8)
@@ -16,7 +18,9 @@ def test_narrow_loads_extend(launch, kind, size):
     launch(f"mad.wide.u32 %a0, %r0, {size}, %p0; ld.global.{kind} %a1, [%a0]; mad.wide.u32 %a2, %r0, 8, %p1;"
            "st.global.u64 [%a2], %a1;", (x, out)).raise_if_any()  # fmt: skip
     signed = kind[0] == "s"
-    expected = [int.from_bytes(x[i * size : (i + 1) * size].tobytes(), "little", signed=signed) for i in range(32)]
+    expected = [
+        int.from_bytes(x[i * size : (i + 1) * size].tobytes(), "little", signed=signed) for i in range(32)
+    ]
     assert out.tolist() == [e & (2**64 - 1) for e in expected]
 
 
@@ -37,20 +41,25 @@ def test_generic_addresses(launch):
     """One instruction reads shared memory in some lanes and global memory in others."""
     x = np.arange(32, dtype=np.uint32)
     y = np.zeros(32, np.uint32)
-    launch("""
+    launch(
+        """
         .shared .align 4 .b8 s[128];
         mov.u64 %a0, s; mad.wide.u32 %a1, %r0, 4, %a0; add.u32 %r1, %r0, 100; st.shared.u32 [%a1], %r1;
         bar.warp.sync -1;
         cvta.shared.u64 %a1, %a1; mad.wide.u32 %a2, %r0, 4, %p0;
         and.b32 %r2, %r0, 1; setp.eq.u32 %q0, %r2, 0; selp.b64 %a3, %a1, %a2, %q0;
-        ld.u32 %r3, [%a3]; mad.wide.u32 %a4, %r0, 4, %p1; st.u32 [%a4], %r3;""", (x, y)).raise_if_any()
+        ld.u32 %r3, [%a3]; mad.wide.u32 %a4, %r0, 4, %p1; st.u32 [%a4], %r3;""",
+        (x, y),
+    ).raise_if_any()
     assert y.tolist() == [i + 100 if i % 2 == 0 else i for i in range(32)]
 
 
 ATOMICS = {
-    "add.u32": lambda v, s: (s + sum(v)) & 0xFFFFFFFF, "min.s32": lambda v, s: min(*map(signed, v), signed(s)),
+    "add.u32": lambda v, s: (s + sum(v)) & 0xFFFFFFFF, "min.s32": lambda v, s: min(*map(signed, v),
+    signed(s)),
     "max.u32": lambda v, s: max(*v, s), "and.b32": lambda v, s: int(np.bitwise_and.reduce([*v, s])),
-    "or.b32": lambda v, s: int(np.bitwise_or.reduce([*v, s])), "xor.b32": lambda v, s: int(np.bitwise_xor.reduce([*v, s])),
+    "or.b32": lambda v, s: int(np.bitwise_or.reduce([*v, s])), "xor.b32": lambda v,
+    s: int(np.bitwise_xor.reduce([*v, s])),
 }  # fmt: skip
 
 
@@ -65,9 +74,14 @@ def test_atomics_meet(launch, name):
     x = rng.integers(0, 1 << 32, 1024, dtype=np.uint32)
     words = rng.integers(0, 1 << 32, 3, dtype=np.uint32)
     before = words.copy()
-    launch(f"""mov.u32 %r1, %ctaid.x; mad.lo.u32 %r1, %r1, 256, %r0; mad.wide.u32 %a0, %r1, 4, %p0;
+    launch(
+        f"""mov.u32 %r1, %ctaid.x; mad.lo.u32 %r1, %r1, 256, %r0; mad.wide.u32 %a0, %r1, 4, %p0;
         ld.global.u32 %r2, [%a0]; rem.u32 %r3, %r1, 3; mad.wide.u32 %a1, %r3, 4, %p1;
-        red.global.{name} [%a1], %r2;""", (x, words), grid=4, block=256).raise_if_any()
+        red.global.{name} [%a1], %r2;""",
+        (x, words),
+        grid=4,
+        block=256,
+    ).raise_if_any()
     for w in range(3):
         assert int(words[w]) == ATOMICS[name]([int(v) for v in x[w::3]], int(before[w])) & 0xFFFFFFFF
 
@@ -86,10 +100,14 @@ def test_atomics_give_old_values(launch):
 
 def test_float_atomics_on_shared(launch):
     out = np.zeros(1, np.float32)
-    launch("""
-        .shared .align 4 .b8 s[4]; mov.u64 %a0, s; setp.eq.u32 %q0, %r0, 0; @%q0 st.shared.f32 [%a0], 0f00000000;
-        bar.sync 0; cvt.rn.f32.u32 %f0, %r0; atom.shared.add.f32 %f1, [%a0], %f0; bar.sync 0;
-        ld.shared.f32 %f2, [%a0]; @%q0 st.global.f32 [%p0], %f2;""", (out,), block=128).raise_if_any()
+    launch(
+        """
+        .shared .align 4 .b8 s[4]; mov.u64 %a0, s; setp.eq.u32 %q0, %r0, 0; @%q0 st.shared.f32 [%a0],
+        0f00000000; bar.sync 0; cvt.rn.f32.u32 %f0, %r0; atom.shared.add.f32 %f1, [%a0], %f0; bar.sync 0;
+        ld.shared.f32 %f2, [%a0]; @%q0 st.global.f32 [%p0], %f2;""",
+        (out,),
+        block=128,
+    ).raise_if_any()
     assert out[0] == sum(range(128))
 
 
@@ -126,5 +144,6 @@ def test_strided_and_shared_arrays(launch):
     """A view of an array and the array itself are one memory."""
     x = np.arange(64, dtype=np.uint32)
     launch("mad.wide.u32 %a0, %r0, 8, %p1; ld.global.u32 %r1, [%a0]; add.u32 %r1, %r1, 1000;"
-           "mad.wide.u32 %a1, %r0, 8, %p0; st.global.u32 [%a1], %r1;", (x[1::2], x)).raise_if_any()  # fmt: skip
+           "mad.wide.u32 %a1, %r0, 8, %p0; st.global.u32 [%a1], %r1;", (x[1::2],
+           x)).raise_if_any()  # fmt: skip
     assert x[1::2].tolist() == [2 * i + 1000 for i in range(32)]

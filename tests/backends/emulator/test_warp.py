@@ -88,12 +88,17 @@ def test_collectives_under_divergence(launch):
 
 
 def test_shuffle_from_a_lane_that_is_not_there(launch):
-    report = launch("setp.lt.u32 %q0, %r0, 16; @!%q0 bra out; shfl.sync.idx.b32 %r1, %r0, 20, 31, 0xffff; out:")
-    assert [f.kind for f in report.findings] == ["divergence"] and "does not take part" in report.findings[0].message
+    report = launch(
+        "setp.lt.u32 %q0, %r0, 16; @!%q0 bra out; shfl.sync.idx.b32 %r1, %r0, 20, 31, 0xffff; out:"
+    )
+    assert [f.kind for f in report.findings] == ["divergence"] and "does not take part" in report.findings[
+        0
+    ].message
 
 
 def test_collective_whose_partners_never_come(launch):
-    report = launch("setp.lt.u32 %q0, %r0, 16; @!%q0 bra wait; shfl.sync.idx.b32 %r1, %r0, 2, 31, -1; bra out;\n"
+    report = launch("setp.lt.u32 %q0, %r0, 16; @!%q0 bra wait; shfl.sync.idx.b32 %r1, %r0, 2, 31, -1; "
+                    "bra out;\n"
                     "wait: bar.sync 1, 64; out:")  # fmt: skip
     assert {f.kind for f in report.findings} >= {"divergence"}
     assert "elsewhere" in report.findings[0].message
