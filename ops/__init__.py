@@ -9,5 +9,9 @@ if __name__ != "tilec.ops":
 
 from tilec.ops.linear import linear as linear
 from tilec.ops.matmul import matmul as matmul
+from tilec.ops.neighborhood import na1d as na1d
+from tilec.ops.neighborhood import na2d as na2d
+from tilec.ops.neighborhood import na3d as na3d
+from tilec.ops.neighborhood import neighborhood_attention as neighborhood_attention
 from tilec.ops.quantize import quantize as quantize
 from tilec.ops.weight import QuantizedWeight as QuantizedWeight
