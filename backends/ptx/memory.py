@@ -197,14 +197,21 @@ def copy(e: Emitter, inst: memory.Copy) -> Token:
     if size < 4 or not _is_zero(inst.other) or not e.target.has("cp_async"):
         tile = load_window(e, source, e.scalar(inst.other), when)
         shared.store(e, inst.buffer, tile, [0] * len(inst.shape))
+        if inst.when is not None:
+            _commit(e)  # an empty group, as waits count every copy of a ring
         return Token()
     targets = shared.places(e, inst.buffer, there[:, ::length])
     for run, pointer, inside in runs(e, source, length, np.ones_like(taking)):
         who = predicate(e, taking[:, run.start])
         inside = conjunction(e, [c for c in (inside, when) if c])
         access.copy_async(e, targets[run.start // length], pointer, size, inside, who)
-    e.call("llvm.nvvm.cp.async.commit.group", "void")
+    _commit(e)
     return Token()
+
+
+def _commit(e: Emitter) -> None:
+    """What was started since the last group is one: waits count groups."""
+    e.call("llvm.nvvm.cp.async.commit.group", "void")
 
 
 def _is_zero(other: Value) -> bool:
