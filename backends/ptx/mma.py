@@ -94,9 +94,12 @@ def _mma(
     b: list[str],
     c: list[str],
 ) -> list[str]:
-    """One mma.sync: d = a @ b + c on a warp's fragments."""
+    """One mma.sync: d = a @ b + c on a warp's fragments; sums of 16 bits travel two in a register."""
     m, n, k = shape
-    into, kind = ("f", "float") if types[2].is_float else ("r", "i32")
+    halves = types[2].bits == 16
+    if halves:
+        c = [e.word(c[i : i + 2], types[2]) for i in range(0, len(c), 2)]
+    into, kind = ("f", "float") if types[2].is_float and not halves else ("r", "i32")
     names = [ptx_type(t) for t in (types[2], types[0], types[1], types[2])]
     lists, at = [], 0
     for count in (len(c), len(a), len(b), len(c)):
@@ -107,7 +110,8 @@ def _mma(
     given = ", ".join([f"i32 {x}" for x in (*a, *b)] + [f"{kind} {x}" for x in c])
     result = "{ " + ", ".join([kind] * len(c)) + " }"
     whole = e.let(f'call {result} asm "{text}", "{constraints}"({given}) #1')
-    return [e.let(f"extractvalue {result} {whole}, {i}") for i in range(len(c))]
+    found = [e.let(f"extractvalue {result} {whole}, {i}") for i in range(len(c))]
+    return [x for word in found for x in e.unword(word, types[2])] if halves else found
 
 
 def _fma(e: Emitter, a: Fragment, b: Fragment, c: Fragment) -> Fragment:
@@ -119,12 +123,15 @@ def _fma(e: Emitter, a: Fragment, b: Fragment, c: Fragment) -> Fragment:
     for k in range(a.layout.shape[1]):
         for (r, s), slot in mine.items():
             x, y = a.slots[left[r, k]], b.slots[right[k, s]]
-            out[slot] = _multiply_add(e, x, y, out[slot], a.dtype, c.dtype)
+            out[slot] = _multiply_add(e, x, y, out[slot], (a.dtype, b.dtype, c.dtype))
     return Fragment(c.dtype, c.layout, out)
 
 
-def _multiply_add(e: Emitter, x: str, y: str, z: str, operand: DType, sum_: DType) -> str:
-    x, y = (cast(e.writer, v, operand, sum_) for v in (x, y))
+def _multiply_add(e: Emitter, x: str, y: str, z: str, types: tuple[DType, DType, DType]) -> str:
+    """x * y + z: fused in f32 or f64, which hold the operands exactly, then rounded to what sums are kept in."""
+    a, b, sum_ = types
+    wide = sum_ if sum_.is_integer or sum_.bits == 64 else dt.f32
+    x, y, z = (cast(e.writer, v, have, wide) for v, have in zip((x, y, z), types, strict=True))
     if sum_.is_integer:
-        return e.writer.op("add", f"i{sum_.bits}", z, e.writer.op("mul", f"i{sum_.bits}", x, y))
-    return e.writer.call("llvm.fma", "double" if sum_ == dt.f64 else "float", x, y, z)
+        return e.writer.op("add", held(sum_), z, e.writer.op("mul", held(sum_), x, y))
+    return cast(e.writer, e.writer.call("llvm.fma", held(wide), x, y, z), wide, sum_)
