@@ -23,6 +23,7 @@ from tilec.ir.tile import ArrayType
 
 WARP, SECTOR = 32, 32  # threads; bytes
 Trio = tuple[Layout, Layout, Layout]
+Split = tuple[int, int]  # warps below each other, and beside each other
 
 
 # -- products ---------------------------------------------------------------------------------------
@@ -30,25 +31,25 @@ Trio = tuple[Layout, Layout, Layout]
 
 @lru_cache(maxsize=1024)
 def dot_layouts(
-    shape: tuple[int, int, int], dtypes: tuple[DType, DType, DType], atom: bool, warps: int, chained: bool
+    shape: tuple[int, int, int], dtypes: tuple[DType, DType, DType], atom: bool, across: Split
 ) -> Trio:
-    """Layouts of a, b and c for a product of (m, n, k). `chained`: a comes from another product, so that
-    warps lie below each other and its accumulators are this one's fragments."""
+    """Layouts of a, b and c for a product of (m, n, k) that warps share out as `across`."""
     if not atom:
-        return _fma_layouts(shape, warps * WARP)
+        return _fma_layouts(shape, prod(across) * WARP)
     m, n, k = shape
-    across = min(_splits(warps), key=lambda w: _traffic(shape, w, chained))
     a, b, c = dtypes
     return mma_a(a, (m, k), across), mma_b(b, (k, n), across), mma_c(c, (m, n), across)
 
 
-def _splits(warps: int) -> list[tuple[int, int]]:
+def splits(warps: int) -> list[Split]:
+    """The ways to share out a product among warps."""
     return [(wm, warps // wm) for wm in range(1, warps + 1) if warps % wm == 0]
 
 
-def _traffic(shape: tuple[int, int, int], warps: tuple[int, int], chained: bool) -> tuple[int, int, int]:
-    """Rows and columns that each warp reads for its part of the product, idle parts counted as work."""
-    (m, n, _), (wm, wn) = shape, warps
+def traffic(shape: tuple[int, ...], across: Split, chained: bool) -> tuple[int, int, int]:
+    """Work of each warp on c (m, n), idle parts counted, then the rows and columns that it reads. `chained`:
+    a comes from another product, whose accumulators are its fragments if warps lie below each other."""
+    (m, n), (wm, wn) = shape, across
     rows, columns = -(-m // (16 * wm)) * 16, -(-n // (8 * wn)) * 8
     work = rows * columns
     return work * (2 if chained and wn > 1 else 1), rows + columns, wn
@@ -77,10 +78,10 @@ def _fma_layouts(shape: tuple[int, int, int], threads: int) -> Trio:
     return a, b, c
 
 
-def layouts_of_dot(dot: Dot, warps: int, chained: bool) -> Trio:
+def layouts_of_dot(dot: Dot, across: Split) -> Trio:
     (m, k), n = dot.a.tile.shape, dot.b.tile.shape[1]
     dtypes = (dot.a.tile.dtype, dot.b.tile.dtype, dot.c.tile.dtype)
-    return dot_layouts((m, n, k), dtypes, bool(dot.atom), warps, chained)
+    return dot_layouts((m, n, k), dtypes, bool(dot.atom), across)
 
 
 # -- memory -----------------------------------------------------------------------------------------

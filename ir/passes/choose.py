@@ -33,14 +33,33 @@ class Choice:
         self.components, self.facts, self.threads = components, facts, threads
         self.warps = threads // anchors.WARP
         self.of: dict[Component, Layout] = {}
-        dots = [inst for inst in func.walk() if isinstance(inst, Dot)]
-        self._chained = {components.of(d.a) for d in dots} & {components.of(d) for d in dots} - {None}
+        self._dots = [inst for inst in func.walk() if isinstance(inst, Dot)]
+        results = {components.of(dot) for dot in self._dots} - {None}
+        self._chained = results & {components.of(dot.a) for dot in self._dots}
+        self._viewed = {components.of(v): v.layout for v in func.walk() if isinstance(v, View)}
+        self._splits: dict[Component | None, anchors.Split] = {}
         self._fix(func)
         self._spread()
 
     def dot_layouts(self, dot: Dot) -> anchors.Trio:
+        """Layouts of a, b and c. Products that share an accumulator are shared out among warps alike."""
+        component = self.components.of(dot)
+        if component not in self._splits:
+            together = [other for other in self._dots if self.components.of(other) is component]
+            self._splits[component] = min(
+                anchors.splits(self.warps), key=lambda across: self._split_price(together, across)
+            )
+        return anchors.layouts_of_dot(dot, self._splits[component])
+
+    def _split_price(self, dots: list[Dot], across: anchors.Split) -> tuple[float, ...]:
+        """What bringing operands that are views to the products costs, then the products' own traffic."""
         of = self.components.of
-        return anchors.layouts_of_dot(dot, self.warps, bool({of(dot), of(dot.a)} & self._chained))
+        wants = [(dot, anchors.layouts_of_dot(dot, across)) for dot in dots]
+        operands = [pair for dot, (a, b, _) in wants for pair in ((dot.a, a), (dot.b, b))]
+        views = [(self._viewed[of(x)], want) for x, want in operands if of(x) in self._viewed]
+        chained = any({of(dot), of(dot.a)} & self._chained for dot in dots)
+        conversions = sum(anchors.conversion_cost(have, want) for have, want in views)
+        return conversions, *anchors.traffic(dots[0].tile.shape, across, chained)
 
     def _fix(self, func: Func) -> None:
         for inst in func.walk():

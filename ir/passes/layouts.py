@@ -294,6 +294,7 @@ def _carried_slots(old: Inst) -> tuple[Value, ...]:
     match old:
         case control.For(init=init) | control.While(init=init):
             return old.body.args[-len(init) :] if init else ()
-        case control.If(then=then):
-            return then.results
+        case control.If(then=then, orelse=orelse):
+            pairs = zip(then.results, orelse.results, strict=True)
+            return tuple(b if remade(a) else a for a, b in pairs)
     raise AssertionError("only control flow is left")
