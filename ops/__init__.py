@@ -7,11 +7,15 @@ y = ops.linear(x, ops.quantize(w, "u4"), bias, activation="gelu")
 if __name__ != "tilec.ops":
     raise ImportError(f"{__name__!r} is the source folder of tilec.ops: import that")
 
+from tilec.ops.attention import attention as attention
+from tilec.ops.attention import attention_backward as attention_backward
+from tilec.ops.attention import merge_attentions as merge_attentions
 from tilec.ops.linear import linear as linear
 from tilec.ops.matmul import matmul as matmul
 from tilec.ops.neighborhood import na1d as na1d
 from tilec.ops.neighborhood import na2d as na2d
 from tilec.ops.neighborhood import na3d as na3d
 from tilec.ops.neighborhood import neighborhood_attention as neighborhood_attention
+from tilec.ops.neighborhood import neighborhood_attention_backward as neighborhood_attention_backward
 from tilec.ops.quantize import quantize as quantize
 from tilec.ops.weight import QuantizedWeight as QuantizedWeight

@@ -53,11 +53,16 @@ class Call(NamedTuple):
     def lse_shape(self) -> tuple[int, ...]:
         return tuple(self.tensors.query.shape[:-1])
 
-    def tiling(self) -> Tiling:
+    @property
+    def rank(self) -> int:
+        """The number of axes of tokens."""
+        return len(self.axes)
+
+    def tiling(self, backward: bool = False) -> Tiling:
         """Boxes and spans for the current target."""
         lengths = group_lengths(self.tensors.query.shape[1:-2], self.axes)
         dim = max(self.tensors.query.shape[-1], self.tensors.value.shape[-1])
-        return tiled(self.axes, lengths, dim, self.dtype.bytes, current_target())
+        return tiled(self.axes, lengths, dim, self.dtype.bytes, current_target(), backward)
 
 
 def neighborhood_call(
@@ -94,6 +99,21 @@ def neighborhood_call(
         q, k, v, nothing if mk is None else mk, nothing if mv is None else mv, _bias(bias, q, axes)
     )
     return Call(tensors, axes, options, scale_of(scale, q))
+
+
+def attention_call(query: Any, key: Any, value: Any, is_causal: Any = False, scale: Any = None) -> Call:
+    """What the arguments of ops.attention mean. Raises TilecError for what does not fit."""
+    q, k, v = (array(x, what, rank=1) for x, what in ((query, "query"), (key, "key"), (value, "value")))
+    if q.ndim != 4:
+        raise TilecError(f"attention takes query [B, L, H, D]: found {list(q.shape)}")
+    check_tensors(q, k, v)
+    if k.shape[1] == 0:
+        raise TilecError(f"attention needs at least one key: key is {list(k.shape)}")
+    (causal,) = per_axis(is_causal, "is_causal", 1, bool)
+    nothing = np.zeros((1,) * 4, q.dtype)
+    tensors = Tensors(q, k, v, nothing, nothing, np.zeros((1, 1), q.dtype))
+    options = Options(q.shape[-2] // k.shape[-2])
+    return Call(tensors, (Axis(0, causal=causal),), options, scale_of(scale, q))
 
 
 def _check_rank(q: Array, name: str, rank: int | None) -> None:

@@ -6,42 +6,16 @@ of the box does not see all of are masked. Logits are in base 2: exp2(x * log2 e
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import tilec as tc
 from tilec.ir.dtype import DType
-from tilec.ops.attention_windows import Axis, coordinates, seen_by, unravel
+from tilec.ops.attention_windows import Axis, Seen, coordinates, seen_by, unravel
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2)
-
-
-class Softmax(NamedTuple):
-    """sum(2^logit * value) / sum(2^logit) so far, held relative to the largest logit of each row."""
-
-    maximum: tc.Tile  # [rows]
-    total: tc.Tile  # [rows]
-    acc: tc.Tile  # [rows, dv]
-
-    def add(self, logits: tc.Tile, values: tc.Tile) -> "Softmax":
-        """With these keys too: logits [rows, keys], -inf for keys that are not there; values [keys, dv]."""
-        maximum = tc.maximum(self.maximum, logits.max(1))
-        shrink, p = tc.exp2(self.maximum - maximum), tc.exp2(logits - maximum[:, None])
-        acc = tc.dot(p.to(values.dtype), values, self.acc * shrink[:, None])
-        return Softmax(maximum, self.total * shrink + p.sum(1), acc)
-
-    def result(self) -> tc.Tile:
-        return self.acc / self.total[:, None]
-
-    def lse(self) -> tc.Tile:
-        """log(sum(e^score)) of each row."""
-        return (self.maximum + tc.log2(self.total)) * LN_2
-
-
-def empty(rows: int, dv: int, dtype: DType) -> Softmax:
-    """Nothing seen. The maximum is not -inf, so that rows that have seen no key yet stay numbers."""
-    return Softmax(tc.full(rows, dtype.min, dtype), tc.zeros(rows, dtype), tc.zeros((rows, dv), dtype))
+State = TypeVar("State")
 
 
 class Options(NamedTuple):
@@ -60,11 +34,11 @@ class Box(NamedTuple):
     head: Any
     at: Sequence[Any]  # the first position along each axis
 
-    def of(self, x: tc.Array, axes: Sequence[Axis], sharing: int = 1) -> tc.Array:
-        """The block's dilation group and head of an array [B, X.., H] or [B, X.., H, D]."""
+    def of(self, x: tc.Array, axes: Sequence[Axis], head: Any = None) -> tc.Array:
+        """The block's dilation group of an array [B, X.., H] or [B, X.., H, D], of its head or this one."""
         cuts = [slice(g, None, axis.dilation) for g, axis in zip(self.groups, axes, strict=True)]
-        head = self.head // sharing
-        return x[self.batch, *cuts, head] if x.rank == len(axes) + 2 else x[self.batch, *cuts, head, :]
+        chosen = self.head if head is None else head
+        return x[self.batch, *cuts, chosen, ...]
 
 
 def box_of_block(shape: Sequence[Any], axes: Sequence[Axis], sizes: Sequence[int]) -> Box:
@@ -79,16 +53,99 @@ def box_of_block(shape: Sequence[Any], axes: Sequence[Axis], sizes: Sequence[int
     return Box(batch, rest[:n], rest[n], at)
 
 
-def bias_of(
-    bias: tc.Array, head: Any, rows: Sequence[Any], at: Sequence[Any], axes: Sequence[Axis]
-) -> tc.Tile:
-    """bias[head] [2w - 1 ..] by how far each key of the span at `at` lies behind each query, [rows, keys]."""
+class Keys(NamedTuple):
+    """The arrays that a block's queries look at: k, v [B, Y.., Hkv, D or Dv], more of both [B, T, Hkv, ..],
+    and bias [H, 2w - 1 ..]."""
+
+    k: tc.Array
+    v: tc.Array
+    more_k: tc.Array
+    more_v: tc.Array
+    bias: tc.Array
+
+
+class Queries(NamedTuple):
+    """A block's queries [rows, d], and what they are multiplied with to be logits in base 2."""
+
+    tile: tc.Tile
+    factor: tc.Tile
+
+    def logits(self, keys: tc.Tile) -> tc.Tile:
+        """[rows, keys] for keys [keys, d]."""
+        shape, kind = (self.tile.shape[0], keys.shape[0]), self.factor.dtype
+        return tc.dot(self.tile, keys.T, tc.zeros(shape, kind)) * self.factor
+
+
+def walk(
+    queries: Queries, block: Box, keys: Keys, axes: Sequence[Axis], options: Options, more_span: int,
+    stages: int, state: State, step: Callable[[State, tc.Tile, tc.Tile, tc.Tile], State],
+) -> State:  # fmt: skip
+    """step(state, logits, key, value) over all spans that the block's queries see: logits [rows, keys], -inf
+    where a query does not see a key; key [keys, d]; value [keys, dv]."""
+    head, d, dv = block.head // options.sharing, tc.static(keys.k.shape[-1]), tc.static(keys.v.shape[-1])
+    ks, vs, spans = block.of(keys.k, axes, head), block.of(keys.v, axes, head), [axis.span for axis in axes]
+    seen = seen_by(block.at, ks.shape, axes)
+    counts = seen.counts(spans)
+    for t in tc.range(math.prod(counts), stages=stages):
+        at = [first + i * span for first, i, span in zip(seen.first, unravel(t, counts), spans, strict=True)]
+        key = ks.load((*at, 0), (*spans, d)).reshape((-1, d))
+        value = vs.load((*at, 0), (*spans, dv)).reshape((-1, dv))
+        logits = queries.logits(key)
+        if options.bias:
+            found = bias_of(keys.bias, block.head, seen, at, axes)
+            logits = logits + found.to(logits.dtype) * LOG2_E
+        if not seen.whole(at, axes):
+            logits = tc.where(seen.mask(at, axes), logits, -float("inf"))
+        state = step(state, logits, key, value)
+    if options.more:
+        ks, vs = keys.more_k[block.batch, :, head, :], keys.more_v[block.batch, :, head, :]
+        for u in tc.range(0, ks.shape[0], more_span, stages=stages):
+            key, value = ks.load((u, 0), (more_span, d)), vs.load((u, 0), (more_span, dv))
+            there = (u + tc.arange(more_span) < ks.shape[0])[None, :]
+            state = step(state, tc.where(there, queries.logits(key), -float("inf")), key, value)
+    return state
+
+
+def bias_of(bias: tc.Array, head: Any, seen: Seen, at: Sequence[Any], axes: Sequence[Axis]) -> tc.Tile:
+    """bias[head] by how far each key of the span at `at` lies behind each query, [rows, keys]."""
     places = coordinates([axis.span for axis in axes])
     steps = [
         (u + place)[None, :] - row[:, None] + (axis.window - 1)
-        for u, place, row, axis in zip(at, places, rows, axes, strict=True)
+        for u, place, row, axis in zip(at, places, seen.rows, axes, strict=True)
     ]
     return bias.gather(head, *steps, other=0)
+
+
+class Softmax(NamedTuple):
+    """sum(2^logit * value) / sum(2^logit) so far, held relative to the largest logit of each row."""
+
+    maximum: tc.Tile  # [rows]
+    total: tc.Tile  # [rows]
+    acc: tc.Tile  # [rows, dv]
+
+    @classmethod
+    def empty(cls, rows: int, dv: int, dtype: DType) -> "Softmax":
+        """Nothing seen. The maximum is not -inf, so that rows that have seen no key yet stay numbers."""
+        return cls(tc.full(rows, dtype.min, dtype), tc.zeros(rows, dtype), tc.zeros((rows, dv), dtype))
+
+    def add(self, logits: tc.Tile, key: tc.Tile, value: tc.Tile) -> "Softmax":
+        """With these keys too."""
+        maximum = tc.maximum(self.maximum, logits.max(1))
+        shrink, p = tc.exp2(self.maximum - maximum), tc.exp2(logits - maximum[:, None])
+        acc = tc.dot(p.to(value.dtype), value, self.acc * shrink[:, None])
+        return Softmax(maximum, self.total * shrink + p.sum(1), acc)
+
+    def result(self) -> tc.Tile:
+        return self.acc / self.total[:, None]
+
+    def lse(self) -> tc.Tile:
+        """log(sum(e^score)) of each row."""
+        return (self.maximum + tc.log2(self.total)) * LN_2
+
+
+def sums_in(dtype: DType) -> DType:
+    """What attention of this dtype is summed in."""
+    return tc.f64 if dtype == tc.f64 else tc.f32
 
 
 @tc.kernel
@@ -98,8 +155,8 @@ def attention_kernel(
     v: tc.Array,
     out: tc.Array,
     lse: tc.Array,
-    more_keys: tc.Array,
-    more_values: tc.Array,
+    more_k: tc.Array,
+    more_v: tc.Array,
     bias: tc.Array,
     scale: tc.f64,  # type: ignore[valid-type]
     *,
@@ -111,39 +168,15 @@ def attention_kernel(
 ) -> None:
     """out, lse = attention of q [B, X.., H, D] over k [B, Y.., Hkv, D] and v [B, Y.., Hkv, Dv].
 
-    lse f32 [B, X.., H]; more_keys, more_values [B, T, Hkv, D or Dv], seen by all; bias [H, 2w - 1 ..]. Y is X
-    but for an axis of window 0.
+    out [B, X.., H, Dv], lse [B, X.., H]; additional keys and values [B, T, Hkv, D or Dv], seen by all; bias
+    [H, 2w - 1 ..]. Y is X but for an axis of window 0.
     """
-    d, dv, kind = tc.static(q.shape[-1]), tc.static(v.shape[-1]), tc.f64 if q.dtype == tc.f64 else tc.f32
-    boxes, spans = [axis.box for axis in axes], [axis.span for axis in axes]
+    d, dv, kind = tc.static(q.shape[-1]), tc.static(v.shape[-1]), sums_in(q.dtype)
+    boxes, keys = [axis.box for axis in axes], Keys(k, v, more_k, more_v, bias)
     block = box_of_block(q.shape, axes, boxes)
-    qs, ks, vs = block.of(q, axes), block.of(k, axes, options.sharing), block.of(v, axes, options.sharing)
-    seen = seen_by(block.at, ks.shape, axes)
-    rows, keys, factor = math.prod(boxes), math.prod(spans), (scale * LOG2_E).to(kind)  # type: ignore[attr-defined]
-    query = qs.load((*block.at, 0), (*boxes, d)).reshape((rows, d))
-    state = empty(rows, dv, kind)
-    counts = [
-        tc.cdiv(last - first, span) for first, last, span in zip(seen.first, seen.last, spans, strict=True)
-    ]
-    for t in tc.range(math.prod(counts), stages=stages):
-        at = [first + i * span for first, i, span in zip(seen.first, unravel(t, counts), spans, strict=True)]
-        key = ks.load((*at, 0), (*spans, d)).reshape((keys, d))
-        value = vs.load((*at, 0), (*spans, dv)).reshape((keys, dv))
-        logits = tc.dot(query, key.T, tc.zeros((rows, keys), kind)) * factor
-        if options.bias:
-            logits = logits + bias_of(bias, block.head, seen.rows, at, axes).to(kind) * LOG2_E
-        if not seen.whole(at, axes):
-            logits = tc.where(seen.mask(at, axes), logits, -float("inf"))
-        state = state.add(logits, value)
-    if options.more:
-        head = block.head // options.sharing
-        mk, mv = more_keys[block.batch, :, head, :], more_values[block.batch, :, head, :]
-        for at in tc.range(0, mk.shape[0], more_span, stages=stages):
-            logits = (
-                tc.dot(query, mk.load((at, 0), (more_span, d)).T, tc.zeros((rows, more_span), kind)) * factor
-            )
-            there = at + tc.arange(more_span) < mk.shape[0]
-            logits = tc.where(there[None, :], logits, -float("inf"))
-            state = state.add(logits, mv.load((at, 0), (more_span, dv)))
+    tile = block.of(q, axes).load((*block.at, 0), (*boxes, d)).reshape((-1, d))
+    queries = Queries(tile, (scale * LOG2_E).to(kind))  # type: ignore[attr-defined]
+    state = Softmax.empty(math.prod(boxes), dv, kind)
+    state = walk(queries, block, keys, axes, options, more_span, stages, state, Softmax.add)
     block.of(out, axes).store((*block.at, 0), state.result().to(out.dtype).reshape((*boxes, dv)))
-    block.of(lse, axes).store(tuple(block.at), state.lse().to(lse.dtype).reshape(tuple(boxes)))
+    block.of(lse, axes).store(block.at, state.lse().to(lse.dtype).reshape(boxes))

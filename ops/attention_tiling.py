@@ -33,13 +33,16 @@ def group_lengths(extents: Sequence[int], axes: Sequence[Axis]) -> tuple[int, ..
 
 
 @lru_cache(maxsize=1024)
-def tiled(axes: tuple[Axis, ...], lengths: tuple[int, ...], dim: int, size: int, target: str) -> Tiling:
+def tiled(
+    axes: tuple[Axis, ...], lengths: tuple[int, ...], dim: int, size: int, target: str, backward: bool = False
+) -> Tiling:
     """For `lengths` positions in a dilation group (see group_lengths), heads of `dim`,
     elements of `size` bytes."""
-    if has_threads(target):
-        rows = keys = 64 if size == 2 and dim <= 128 else 32 if size == 2 or dim <= 128 else 16
-        return Tiling(_cut(axes, lengths, rows, keys), keys)
-    return Tiling(_cut(axes, lengths, 16, 64), stages=1)
+    if not has_threads(target):
+        return Tiling(_cut(axes, lengths, 16, 64), stages=1)
+    small = size > 2 or dim > 128 or (backward and dim > 64)
+    keys = 64 if not small else 32 if size == 2 or dim <= 128 else 16
+    return Tiling(_cut(axes, lengths, keys, keys), keys)
 
 
 def _cut(axes: tuple[Axis, ...], lengths: Sequence[int], rows: int, keys: int) -> tuple[Axis, ...]:

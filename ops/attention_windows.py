@@ -102,6 +102,10 @@ class Seen(NamedTuple):
     rows: list[Any]
     windows: list[Window]
 
+    def counts(self, spans: Sequence[int]) -> list[Any]:
+        """How many spans there are along each axis."""
+        return [tc.cdiv(last - first, n) for first, last, n in zip(self.first, self.last, spans, strict=True)]
+
     def whole(self, at: Sequence[Any], axes: Sequence[Axis]) -> Any:
         """Whether all queries see all keys of the span that begins at `at`."""
         inside: Any = True

@@ -7,26 +7,46 @@ Names, parameters and meaning are NATTEN's (Hassani et al., "Neighborhood Attent
 
 from typing import Any
 
-import numpy as np
-
 import tilec as tc
 from tilec.ir.dtype import dtype as find_dtype
-from tilec.ops.arrays import Array, result
-from tilec.ops.attention_call import Call, neighborhood_call, windows
+from tilec.ops.arrays import Array
+from tilec.ops.attention import forward
+from tilec.ops.attention_call import neighborhood_call, windows
+from tilec.ops.attention_gradients import Gradients, backward
 from tilec.ops.attention_kernel import Options, attention_kernel
 from tilec.ops.attention_tiling import group_lengths, tiled
 from tilec.ops.op import Op, op
 from tilec.ops.tiling import Extent
 
 
-def forward(call: Call) -> tuple[Array, Array]:
-    """out [B, X.., H, Dv] in the query's dtype, lse f32 [B, X.., H] (f64 for f64)."""
-    out = result(None, call.out_shape, call.dtype)
-    lse = np.empty(call.lse_shape, np.float64 if call.dtype.name == "f64" else np.float32)
-    q, k, v, *rest = call.tensors
-    tiling = call.tiling()
-    attention_kernel(q, k, v, out, lse, *rest, call.scale, options=call.options, **tiling._asdict())
-    return out, lse
+def neighborhood_attention_backward(
+    query: Any,
+    key: Any,
+    value: Any,
+    out: Any,
+    lse: Any,
+    d_out: Any,
+    kernel_size: Any,
+    stride: Any = 1,
+    dilation: Any = 1,
+    is_causal: Any = False,
+    scale: float | None = None,
+    additional_keys: Any = None,
+    additional_values: Any = None,
+    *,
+    d_lse: Any = None,
+    border: str = "shift",
+    bias: Any = None,
+) -> Gradients:
+    """The gradients of sum(out * d_out) + sum(lse * d_lse), where out, lse = neighborhood_attention(...,
+    return_lse=True) with the same arguments; `d_lse` None is 0. The same bits every time. Raises TilecError
+    for what does not fit.
+    """
+    call = neighborhood_call(
+        query, key, value, kernel_size, stride, dilation, is_causal, scale, additional_keys,
+        additional_values, border, bias,
+    )  # fmt: skip
+    return backward(call, out, lse, d_out, d_lse)
 
 
 def compile_neighborhood(

@@ -52,7 +52,8 @@ def dense_tiling(m: Extent, n: Extent, dtype: DType, target: str) -> Dense:
 def linear_tiling(m: Extent, dtype: DType, group: int, target: str) -> Weighted:
     """For a [m, K] times weights in groups of `group` (0: the whole row)."""
     if not has_threads(target):
-        return Weighted(_rows(m, 1, 64), local(_steps(group, 128), 64))
+        bm = _rows(m, 1, 128)
+        return Weighted(bm, local(_steps(group, 128), 64 if bm >= MMA_ROWS else 32))
     bm = _rows(m, MMA_ROWS, 64)
     most = 128 if bm == MMA_ROWS and dtype.bits == 16 else 64 if dtype.bits == 16 else 32
     return Weighted(bm, mma_b(dtype, (_steps(group, most), 128 if dtype.bits == 16 else 64), WARPS))

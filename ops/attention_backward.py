@@ -1,0 +1,231 @@
+"""Gradients of attention, as kernels: of queries, of keys and values, of the bias. The same bits every time.
+
+With P = exp(scores - lse), of out = P @ V and lse:
+    delta = rowsum(d_out * out) - d_lse        dS = P * (d_out @ V^T - delta)
+    dQ = scale * dS @ K        dK = scale * dS^T @ Q        dV = P^T @ d_out        d_bias = dS, summed
+P is computed again from lse (Dao et al., 2022). The second kernel walks over the queries that see a key.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tilec as tc
+from tilec.ir.dtype import DType
+from tilec.ops.attention_kernel import LOG2_E, Keys, Options, Queries, box_of_block, sums_in, walk
+from tilec.ops.attention_windows import Axis, Window, coordinates, queries_of, unravel, window_of
+
+
+@tc.kernel
+def query_gradient_kernel(
+    q: tc.Array,
+    k: tc.Array,
+    v: tc.Array,
+    out: tc.Array,
+    lse: tc.Array,
+    d_out: tc.Array,
+    d_lse: tc.Array,
+    dq: tc.Array,
+    delta: tc.Array,
+    more_k: tc.Array,
+    more_v: tc.Array,
+    bias: tc.Array,
+    scale: tc.f64,  # type: ignore[valid-type]
+    *,
+    axes: tuple[Axis, ...],
+    options: Options,
+    more_span: int = 64,
+    stages: int = 2,
+    warps: int = 4,
+) -> None:
+    """dq like q, and delta like lse, from out, lse and their gradients; the others as in attention_kernel."""
+    d, dv, kind = tc.static(q.shape[-1]), tc.static(v.shape[-1]), sums_in(q.dtype)
+    boxes, keys = [axis.box for axis in axes], Keys(k, v, more_k, more_v, bias)
+    block = box_of_block(q.shape, axes, boxes)
+    at = (*block.at, 0)
+    tile = block.of(q, axes).load(at, (*boxes, d)).reshape((-1, d))
+    given = block.of(d_out, axes).load(at, (*boxes, dv)).reshape((-1, dv))
+    found = block.of(out, axes).load(at, (*boxes, dv)).reshape((-1, dv))
+    less = (given.to(kind) * found.to(kind)).sum(1)
+    less = less - block.of(d_lse, axes).load(block.at, boxes).to(kind).reshape((-1,))
+    base = block.of(lse, axes).load(block.at, boxes).to(kind).reshape((-1,)) * LOG2_E
+
+    def step(acc: tc.Tile, logits: tc.Tile, key: tc.Tile, value: tc.Tile) -> tc.Tile:
+        p = tc.exp2(logits - base[:, None])
+        dp = tc.dot(given, value.T, tc.zeros(logits.shape, kind))
+        return tc.dot((p * (dp - less[:, None])).to(key.dtype), key, acc)
+
+    queries = Queries(tile, (scale * LOG2_E).to(kind))  # type: ignore[attr-defined]
+    acc = tc.zeros((math.prod(boxes), d), kind)
+    acc = walk(queries, block, keys, axes, options, more_span, stages, acc, step)
+    acc = acc * scale.to(kind)  # type: ignore[attr-defined]
+    block.of(dq, axes).store(at, acc.to(dq.dtype).reshape((*boxes, d)))
+    block.of(delta, axes).store(block.at, less.to(delta.dtype).reshape(boxes))
+
+
+class KeyGradients(NamedTuple):
+    """Sums so far: dk [keys, d], dv [keys, dv]."""
+
+    dk: tc.Tile
+    dv: tc.Tile
+
+
+@tc.kernel
+def key_gradient_kernel(
+    q: tc.Array,
+    k: tc.Array,
+    v: tc.Array,
+    lse: tc.Array,
+    delta: tc.Array,
+    d_out: tc.Array,
+    dk: tc.Array,
+    dv: tc.Array,
+    bias: tc.Array,
+    scale: tc.f64,  # type: ignore[valid-type]
+    *,
+    axes: tuple[Axis, ...],
+    options: Options,
+    stages: int = 2,
+    warps: int = 4,
+) -> None:
+    """dk like k and dv like v; an axis' `box` is of keys here, its `span` of queries."""
+    d, d_value, kind = tc.static(q.shape[-1]), tc.static(v.shape[-1]), sums_in(q.dtype)
+    boxes, spans = [axis.box for axis in axes], [axis.span for axis in axes]
+    rows, columns = math.prod(boxes), math.prod(spans)
+    block = box_of_block(k.shape, axes, boxes)
+    key = block.of(k, axes).load((*block.at, 0), (*boxes, d)).reshape((-1, d))
+    value = block.of(v, axes).load((*block.at, 0), (*boxes, d_value)).reshape((-1, d_value))
+    first = block.of(q, axes, block.head * options.sharing)
+    seen_by = queries_of_box(block.at, first.shape, axes)
+    keys, lengths = coordinates(boxes), block.of(k, axes).shape
+    counts = [tc.cdiv(w.end - w.first, span) for w, span in zip(seen_by, spans, strict=True)]
+    factor = (scale * LOG2_E).to(kind)  # type: ignore[attr-defined]
+    total = KeyGradients(tc.zeros((rows, d), kind), tc.zeros((rows, d_value), kind))
+    for t in tc.range(options.sharing * math.prod(counts), stages=stages):
+        member, *places = unravel(t, (options.sharing, *counts))
+        head = block.head * options.sharing + member
+        at = [w.first + i * span for w, i, span in zip(seen_by, places, spans, strict=True)]
+        query = block.of(q, axes, head).load((*at, 0), (*spans, d)).reshape((-1, d))
+        given = block.of(d_out, axes, head).load((*at, 0), (*spans, d_value)).reshape((-1, d_value))
+        base = block.of(lse, axes, head).load(at, spans).to(kind).reshape((1, -1)) * LOG2_E
+        less = block.of(delta, axes, head).load(at, spans).to(kind).reshape((1, -1))
+        logits = tc.dot(key, query.T, tc.zeros((rows, columns), kind)) * factor
+        windows = [
+            window_of(u + place, n, axis)
+            for u, place, n, axis in zip(at, coordinates(spans), lengths, axes, strict=False)
+        ]
+        if options.bias:
+            logits = logits + bias_seen(bias, head, block.at, at, axes).to(kind) * LOG2_E
+        if not sees_whole(block.at, at, lengths, axes):
+            places = [x + place for x, place in zip(block.at, keys, strict=True)]
+            logits = tc.where(who_sees(places, windows), logits, -float("inf"))
+        p = tc.exp2(logits - base)
+        dp = tc.dot(value, given.T, tc.zeros((rows, columns), kind))
+        total = KeyGradients(
+            tc.dot((p * (dp - less)).to(query.dtype), query, total.dk),
+            tc.dot(p.to(given.dtype), given, total.dv),
+        )
+    scaled = total.dk * scale.to(kind)  # type: ignore[attr-defined]
+    block.of(dk, axes).store((*block.at, 0), scaled.to(dk.dtype).reshape((*boxes, d)))
+    block.of(dv, axes).store((*block.at, 0), total.dv.to(dv.dtype).reshape((*boxes, d_value)))
+
+
+def queries_of_box(at: Sequence[Any], lengths: Sequence[Any], axes: Sequence[Axis]) -> list[Window]:
+    """The queries that see some key of the box at `at`, per axis."""
+    return [
+        Window(queries_of(j, n, axis).first, queries_of(j + axis.box - 1, n, axis).end)
+        for j, n, axis in zip(at, lengths, axes, strict=False)
+    ]
+
+
+def sees_whole(keys: Sequence[Any], at: Sequence[Any], lengths: Sequence[Any], axes: Sequence[Axis]) -> Any:
+    """Whether all queries of the span at `at` see all of the box of keys."""
+    whole: Any = True
+    for j, p, n, axis in zip(keys, at, lengths, axes, strict=False):
+        first, end = window_of(p + axis.span - 1, n, axis).first, window_of(p, n, axis).end
+        whole = whole & (j >= first) & (j + axis.box <= end)
+    return whole
+
+
+def who_sees(keys: Sequence[tc.Tile], windows: Sequence[Window]) -> tc.Tile:
+    """Which key is seen by which query: bool [keys, queries]."""
+    visible = tc.full((), True, tc.bool)
+    for key, window in zip(keys, windows, strict=True):
+        visible = visible & (key[:, None] >= window.first) & (key[:, None] < window.end)
+    return visible
+
+
+def bias_seen(
+    bias: tc.Array, head: Any, keys: Sequence[Any], at: Sequence[Any], axes: Sequence[Axis]
+) -> tc.Tile:
+    """bias[head] by how far each key of the box lies behind each query of the span, [keys, queries]."""
+    boxes, spans = coordinates([axis.box for axis in axes]), coordinates([axis.span for axis in axes])
+    steps = [
+        (j + key)[:, None] - (p + query)[None, :] + (axis.window - 1)
+        for j, key, p, query, axis in zip(keys, boxes, at, spans, axes, strict=True)
+    ]
+    return bias.gather(head, *steps, other=0)
+
+
+@tc.kernel
+def bias_gradient_kernel(
+    q: tc.Array,
+    k: tc.Array,
+    v: tc.Array,
+    lse: tc.Array,
+    delta: tc.Array,
+    d_out: tc.Array,
+    d_bias: tc.Array,
+    bias: tc.Array,
+    scale: tc.f64,  # type: ignore[valid-type]
+    *,
+    axes: tuple[Axis, ...],
+    options: Options,
+    warps: int = 4,
+) -> None:
+    """d_bias [H, 2w - 1 ..]: a block sums dS over all queries and the key that lies so far behind each."""
+    n, kind = len(axes), sums_in(q.dtype)
+    d, dv, boxes = tc.static(q.shape[-1]), tc.static(v.shape[-1]), [axis.box for axis in axes]
+    extents = q.shape[1 : n + 1]
+    head, *offsets = tc.blocks(q.shape[n + 1], *(2 * axis.window - 1 for axis in axes))
+    steps = [(o - axis.window + 1) for o, axis in zip(offsets, axes, strict=True)]
+    counts = [tc.cdiv(extent, box) for extent, box in zip(extents, boxes, strict=True)]
+    factor = (scale * LOG2_E).to(kind)  # type: ignore[attr-defined]
+    here = bias.at(head, *offsets).to(kind) * LOG2_E
+    total = tc.zeros((math.prod(boxes),), kind)
+    for t in tc.range(q.shape[0] * math.prod(counts)):
+        batch, *places = unravel(t, (q.shape[0], *counts))
+        at = [i * box for i, box in zip(places, boxes, strict=True)]
+        behind = [x + step * axis.dilation for x, step, axis in zip(at, steps, axes, strict=True)]
+        query = rows_of(q[batch, ..., head, :], at, boxes, d, kind)
+        key = rows_of(k[batch, ..., head // options.sharing, :], behind, boxes, d, kind)
+        value = rows_of(v[batch, ..., head // options.sharing, :], behind, boxes, dv, kind)
+        given = rows_of(d_out[batch, ..., head, :], at, boxes, dv, kind)
+        base = lse[batch, ..., head].load(at, boxes).to(kind).reshape((-1,)) * LOG2_E
+        less = delta[batch, ..., head].load(at, boxes).to(kind).reshape((-1,))
+        p = tc.exp2((query * key).sum(1) * factor + here - base)
+        ds = p * ((given * value).sum(1) - less)
+        total = total + tc.where(in_windows(at, steps, extents, axes), ds, 0.0)
+    d_bias.store((head, *offsets), total.sum().to(d_bias.dtype))
+
+
+def rows_of(x: tc.Array, at: Sequence[Any], boxes: Sequence[int], d: int, dtype: DType) -> tc.Tile:
+    """A box of an array [X.., D] as rows [places, d]."""
+    return x.load((*at, 0), (*boxes, d)).reshape((-1, d)).to(dtype)
+
+
+def in_windows(
+    at: Sequence[Any], steps: Sequence[Any], extents: Sequence[Any], axes: Sequence[Axis]
+) -> tc.Tile:
+    """Which tokens of the box at `at` are there, and see the key so many steps behind: bool [places]."""
+    seen, places = tc.full((), True, tc.bool), coordinates([axis.box for axis in axes])
+    for x, place, step, extent, axis in zip(at, places, steps, extents, axes, strict=True):
+        token = x + place
+        position, length = token // axis.dilation, cdiv(extent - token % axis.dilation, axis.dilation)
+        window, key = window_of(position, length, axis), position + step
+        seen = seen & (token < extent) & (key >= window.first) & (key < window.end)
+    return seen
+
+
+def cdiv(x: tc.Tile, n: int) -> tc.Tile:
+    return (x + (n - 1)) // n

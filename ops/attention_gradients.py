@@ -1,0 +1,93 @@
+"""Backward calls: from a checked call of attention, its result and the result's gradients to all gradients.
+
+gradients = backward(call, out, lse, d_out, d_lse)
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tilec.ir.dtype import dtype as find_dtype
+from tilec.ir.errors import TilecError
+from tilec.ops.arrays import Array, array
+from tilec.ops.attention_backward import bias_gradient_kernel, key_gradient_kernel, query_gradient_kernel
+from tilec.ops.attention_call import Call, Tensors
+from tilec.ops.attention_kernel import Options
+from tilec.ops.attention_windows import Axis
+
+TOKENS = 32  # that the bias' gradient takes at once
+
+
+class Gradients(NamedTuple):
+    """Of query, key and value, in their dtypes; of the others where they were given, else None."""
+
+    query: Array
+    key: Array
+    value: Array
+    bias: Array | None = None
+    additional_keys: Array | None = None
+    additional_values: Array | None = None
+
+
+def backward(call: Call, out: Any, lse: Any, d_out: Any, d_lse: Any) -> Gradients:
+    """The gradients of sum(out * d_out) + sum(lse * d_lse); d_lse None: 0. TilecError for other shapes."""
+    y, dy = (_like(x, name, call.out_shape, call.dtype.name) for x, name in ((out, "out"), (d_out, "d_out")))
+    wide = "f64" if call.dtype.name == "f64" else "f32"
+    held = _like(lse, "lse", call.lse_shape, wide)
+    dl = np.zeros_like(held) if d_lse is None else _like(d_lse, "d_lse", call.lse_shape, wide)
+    q, k, v, more_k, more_v, bias = call.tensors
+    dq, delta, tiling = np.empty_like(q), np.empty(held.shape, held.dtype), call.tiling(backward=True)
+    query_gradient_kernel(
+        q, k, v, y, held, dy, dl, dq, delta, more_k, more_v, bias, call.scale,
+        options=call.options, **tiling._asdict(),
+    )  # fmt: skip
+    saved = (held, delta, dy)
+    dk, dv = _key_gradients(call, saved, tiling.axes)
+    d_bias = _bias_gradient(call, saved) if call.options.bias else None
+    more = _more_gradients(call, saved) if call.options.more else (None, None)
+    return Gradients(dq, dk, dv, d_bias, *more)
+
+
+def _like(x: Any, name: str, shape: tuple[int, ...], dtype: str) -> Array:
+    held = array(x, name, rank=1)
+    if held.shape != shape or find_dtype(held.dtype).name != dtype:
+        found = f"{find_dtype(held.dtype)}{list(held.shape)}"
+        raise TilecError(f"{name} is {found}, expected {dtype}{list(shape)}")
+    return held
+
+
+Saved = tuple[Array, Array, Array]  # lse and delta [B, X.., H], d_out [B, X.., H, Dv]
+
+
+def _key_gradients(call: Call, saved: Saved, axes: tuple[Axis, ...]) -> tuple[Array, Array]:
+    """dk and dv; an axis' box is of keys."""
+    q, k, v, _, _, bias = call.tensors
+    dk, dv = np.empty_like(k), np.empty_like(v)
+    key_gradient_kernel(
+        q, k, v, *saved, dk, dv, bias, call.scale, axes=axes, options=call.options
+    )  # fmt: skip
+    return dk, dv
+
+
+def _more_gradients(call: Call, saved: Saved) -> tuple[Array, Array]:
+    """Of additional keys and values, which are keys that every query sees."""
+    q, _, _, more_k, more_v, _ = call.tensors
+    tokens = math.prod(q.shape[1:-2])
+    flat = [x.reshape(x.shape[0], tokens, *x.shape[call.rank + 1 :]) for x in (q, *saved)]
+    nothing = np.zeros((1, 1), q.dtype)
+    tensors = Tensors(flat[0], more_k, more_v, *call.tensors[3:5], nothing)
+    options = Options(call.options.sharing)
+    dense = Call(tensors, (Axis(0),), options, call.scale)
+    return _key_gradients(dense, (flat[1], flat[2], flat[3]), dense.tiling(backward=True).axes)
+
+
+def _bias_gradient(call: Call, saved: Saved) -> Array:
+    q, k, v, _, _, bias = call.tensors
+    d_bias = np.empty(bias.shape, bias.dtype)
+    axes = tuple(axis._replace(box=1) for axis in call.axes[:-1])
+    last = call.axes[-1]._replace(box=TOKENS)
+    bias_gradient_kernel(
+        q, k, v, *saved, d_bias, bias, call.scale, axes=(*axes, last), options=call.options
+    )  # fmt: skip
+    return d_bias
