@@ -124,7 +124,7 @@ def _item(e: Emitter, inst: Item) -> Any:
 
 
 def _barrier(e: Emitter, inst: sync.Barrier) -> None:
-    e.call("llvm.nvvm.barrier.cta.sync.aligned.all", "void", "i32 0")
+    e.call("llvm.nvvm.barrier0", "void")  # the name that LLVM 20 knows too
 
 
 def _nothing(e: Emitter, inst: Inst) -> None:
