@@ -46,6 +46,7 @@ class Step:
     kind: int = PLAIN
     guard: Getter | None = None
     members: Getter | None = None  # a collective's member mask: its lanes meet before any goes on
+    group: bool = False  # the four warps of a warpgroup meet
     instruction: Instruction = field(default=Instruction("", (), (), None, 0, ""))
 
 

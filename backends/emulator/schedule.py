@@ -14,7 +14,7 @@ import numpy as np
 from tilec.backends.emulator.decode import COLLECTIVE, PLAIN, Step
 from tilec.backends.emulator.lanes import first, lanes_of, part, size, union
 from tilec.backends.emulator.ptx_types import Sel
-from tilec.backends.emulator.warp import missing
+from tilec.backends.emulator.warp import missing, missing_group
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
@@ -147,7 +147,7 @@ class Scheduler:
         waiting = m.gathering.pop(m.pc, None)
         if waiting is not None:
             act = union(act, waiting)
-        short = missing(m, act, step.members)
+        short = missing_group(m, act) if step.group else missing(m, act, step.members)
         if short is None:
             return act
         stay = part(act, short)

@@ -63,6 +63,17 @@ def warps(m: Machine, s: Sel) -> Warps:
     return found
 
 
+def missing_group(m: Machine, s: Sel) -> Array | None:
+    """The mask of the lanes of `s` whose warpgroup is not here as a whole; None: nobody waits."""
+    if size(s) == np.count_nonzero(m.live):
+        return None
+    key = m.warp // 4 * m.blocks + m.block
+    short = (np.bincount(key[lanes_of(s)], minlength=m.lanes) < np.bincount(key[m.live], minlength=m.lanes))[
+        key[s]
+    ]
+    return short if short.any() else None
+
+
 def missing(m: Machine, s: Sel, members: Getter) -> Array | None:
     """The mask of the lanes of `s` that must wait: those whose warp lacks a live member. None: nobody
     waits."""

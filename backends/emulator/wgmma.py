@@ -197,7 +197,7 @@ def mma_async(f: Form) -> Step:
         for put, register in zip(puts, registers(d, w, group, shape), strict=True):
             put(m, s, w.flat(register))
 
-    return Step(run, COLLECTIVE, members=ALL)
+    return Step(run, COLLECTIVE, members=ALL, group=True)
 
 
 def immediates(f: Form, shape: Shape, in_registers: bool) -> tuple[list[float], list[bool]]:

@@ -1,4 +1,5 @@
-"""TMA: boxes in 1 to 5 dimensions, swizzles, fill, stores, reductions, plain bulk copies; what must be waited for."""
+"""TMA: boxes in 1 to 5 dimensions, swizzles, fill, stores, reductions, plain bulk copies; what must be
+waited for."""
 
 import itertools
 
@@ -20,7 +21,8 @@ def kernel(rank, total, body, shared=32768):
     text = f"""{HEAD}.visible .entry k(.param .align 64 .b8 map[128], .param .u64 out, {params}) {{
         .reg .b64 %m, %o, %s, %bar, %a<9>; .reg .b32 %r<9>, %c<5>; .reg .pred %q<4>; .reg .b16 %h;
         .shared .align 1024 .b8 s[{shared}]; .shared .align 8 .b8 bar[8];
-        mov.b64 %m, map; cvta.param.u64 %m, %m; ld.param.u64 %o, [out]; mov.u64 %s, s; mov.u64 %bar, bar; {loads}
+        mov.b64 %m, map; cvta.param.u64 %m, %m; ld.param.u64 %o, [out]; mov.u64 %s, s; mov.u64 %bar,
+        bar; {loads}
         mov.u32 %r0, %tid.x; setp.eq.u32 %q0, %r0, 0; @%q0 mbarrier.init.shared.b64 [%bar], 1; bar.sync 0;
         {body.format(rank=rank, at=coordinates, total=total)} ret; }}"""
     assembled(text)
@@ -28,7 +30,8 @@ def kernel(rank, total, body, shared=32768):
 
 
 LOAD = """@%q0 mbarrier.arrive.expect_tx.shared.b64 _, [%bar], {total};
-    @%q0 cp.async.bulk.tensor.{rank}d.shared::cluster.global.mbarrier::complete_tx::bytes [%s], [%m, {at}], [%bar];
+    @%q0 cp.async.bulk.tensor.{rank}d.shared::cluster.global.mbarrier::complete_tx::bytes [%s], [%m, {at}],
+    [%bar];
     """
 WAIT = "wait: mbarrier.try_wait.parity.shared.b64 %q1, [%bar], 0; @!%q1 bra wait;"
 COPY_OUT = """copy: ld.shared.u8 %h, [%s]; st.global.u8 [%o], %h; add.s64 %s, %s, 1; add.s64 %o, %o, 1;
@@ -56,7 +59,8 @@ def swizzled(raw, span):
 
 CASES = [
     ((64,), (16,), (8,)), ((64,), (32,), (-8,)), ((20, 24), (8, 8), (4, 3)), ((20, 24), (8, 16), (16, 15)),
-    ((20, 24), (16, 8), (-8, -5)), ((6, 5, 16), (2, 3, 8), (8, 3, 5)), ((3, 4, 5, 8), (2, 2, 2, 8), (0, 4, 3, 1)),
+    ((20, 24), (16, 8), (-8, -5)), ((6, 5, 16), (2, 3, 8), (8, 3, 5)), ((3, 4, 5, 8), (2, 2, 2, 8), (0, 4,
+    3, 1)),
     ((2, 3, 2, 3, 8), (2, 2, 1, 2, 8), (0, 1, 1, 2, -1)),
 ]  # fmt: skip
 
@@ -85,7 +89,8 @@ def test_swizzles(swizzle, span):
     np.testing.assert_array_equal(out, swizzled(raw, span))
 
 
-FILL = """fill: mad.wide.u32 %a1, %r0, 2, %s; cvt.u16.u32 %h, %r0; st.shared.u16 [%a1], %h; add.u32 %r0, %r0, 32;
+FILL = """fill: mad.wide.u32 %a1, %r0, 2, %s; cvt.u16.u32 %h, %r0; st.shared.u16 [%a1], %h; add.u32 %r0,
+%r0, 32;
     setp.lt.u32 %q2, %r0, {total}/2; @%q2 bra fill; {fence} bar.sync 0;""".replace("{total}/2", "128")
 STORE = "@%q0 cp.async.bulk.tensor.{rank}d.global.shared::cta.bulk_group [%m, {at}], [%s];"
 DONE = "cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;"
@@ -142,22 +147,29 @@ def test_reading_before_the_wait():
 def test_wrong_byte_counts(count, kind):
     module = kernel(2, 256, LOAD.replace("{total}", str(count)) + WAIT + ONE + COPY_OUT)
     out = np.zeros(256, np.uint8)
-    report = module.launch("k", 1, 32, (TensorMap(np.ones((20, 24), np.uint16), (8, 16)), out, np.int32(0), np.int32(0)))
+    report = module.launch(
+        "k", 1, 32, (TensorMap(np.ones((20, 24), np.uint16), (8, 16)), out, np.int32(0), np.int32(0))
+    )
     assert kind in {f.kind for f in report.findings} or not report.completed
 
 
 def test_misaligned_destination():
     module = kernel(2, 256, "add.s64 %s, %s, 64;" + LOAD + WAIT)
     out = np.zeros(256, np.uint8)
-    report = module.launch("k", 1, 32, (TensorMap(np.ones((20, 24), np.uint16), (8, 16)), out, np.int32(0), np.int32(0)))
+    report = module.launch(
+        "k", 1, 32, (TensorMap(np.ones((20, 24), np.uint16), (8, 16)), out, np.int32(0), np.int32(0))
+    )
     assert report.findings[0].kind == "misaligned"
 
 
-BULK = """@%q0 mbarrier.arrive.expect_tx.shared.b64 _, [%bar], 256;
+BULK = (
+    """@%q0 mbarrier.arrive.expect_tx.shared.b64 _, [%bar], 256;
     @%q0 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%s], [%o], 256, [%bar];
     wait: mbarrier.try_wait.parity.shared.b64 %q1, [%bar], 0; @!%q1 bra wait;
     add.s64 %a1, %o, 256; @%q0 cp.async.bulk.global.shared::cta.bulk_group [%a1], [%s], 256;
-    @%q0 cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%a1], [%s], 256;""" + DONE
+    @%q0 cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%a1], [%s], 256;"""
+    + DONE
+)
 
 
 def test_plain_bulk_copies():
@@ -176,7 +188,10 @@ def test_plain_bulk_copies():
         (lambda x: TensorMap(x, (8, 128), "128B"), "256 bytes, more than the 128B of its swizzle"),
         (lambda x: TensorMap(x, (8, 8), "256B"), "swizzle is one of none, 32B, 64B, 128B, not '256B'"),
         (lambda x: TensorMap(x[:, ::2], (8, 8)), "last axis of a tensor map's array must be contiguous"),
-        (lambda x: TensorMap(np.zeros((4, 3), np.uint16), (2, 8)), "stride 6 of axis 0 is not a multiple of 16 bytes"),
+        (
+            lambda x: TensorMap(np.zeros((4, 3), np.uint16), (2, 8)),
+            "stride 6 of axis 0 is not a multiple of 16 bytes",
+        ),
         (lambda x: TensorMap(np.zeros((1,) * 6, np.uint16), (1,) * 6), "1 to 5 dimensions, the array has 6"),
         (lambda x: TensorMap(x, (8, 8), element_strides=(1, 2)), "element strides other than 1"),
     ],

@@ -1,5 +1,5 @@
-"""wgmma: every type, swizzle and major-ness against a dense product; images of shared memory built by CUTLASS's
-canonical layouts (mma_sm90_desc.hpp), in units of 16 bytes before the swizzle:
+"""wgmma: every type, swizzle and major-ness against a dense product; images of shared memory built by
+CUTLASS's canonical layouts (mma_sm90_desc.hpp), in units of 16 bytes before the swizzle:
 
     K-major    none ((8,m),2):((1,SBO),LBO)    S ((8,m),2):((S/16,SBO),1)
     MN-major   none ((1,m),(8,k)):((X,SBO),(1,LBO))    S ((S/16,m),(8,k)):((1,LBO),(S/16,SBO))
@@ -28,11 +28,15 @@ def random_codes(rng, name, shape):
     if name in ("s8", "u8"):
         return rng.integers(0, 256, shape, dtype=np.uint8)
     if name in ("e4m3", "e5m2"):
-        return rng.integers(0x20, 0x44, shape, dtype=np.uint8) | rng.integers(0, 2, shape, dtype=np.uint8) << 7
+        return (
+            rng.integers(0x20, 0x44, shape, dtype=np.uint8) | rng.integers(0, 2, shape, dtype=np.uint8) << 7
+        )
     x = rng.standard_normal(shape).astype(np.float32)
     if name == "tf32":
         return x.view(np.uint32)
-    return x.astype(np.float16).view(np.uint16) if name == "f16" else (x.view(np.uint32) >> 16).astype(np.uint16)
+    return (
+        x.astype(np.float16).view(np.uint16) if name == "f16" else (x.view(np.uint32) >> 16).astype(np.uint16)
+    )
 
 
 def place(r, k, item, span, transposed, lbo, sbo):
@@ -81,8 +85,10 @@ def kernel(shape, types, n, a_registers, transposes, signs=(1, 1)):
     .reg .pred %q<4>; .shared .align 1024 .b8 s[65536];
     ld.param.u64 %i, [image]; ld.param.u64 %o, [out]; ld.param.u64 %da, [da]; ld.param.u64 %db, [db];
     ld.param.u64 %f, [frag]; mov.u64 %s, s; mov.u32 %t, %tid.x; mov.u32 %n, %t;
-    fill: mad.wide.u32 %a0, %n, 16, %i; mad.wide.u32 %a1, %n, 16, %s; ld.global.v4.u32 {{%w0,%w1,%w2,%w3}}, [%a0];
-    st.shared.v4.u32 [%a1], {{%w0,%w1,%w2,%w3}}; add.u32 %n, %n, 128; setp.lt.u32 %q0, %n, 4096; @%q0 bra fill;
+    fill: mad.wide.u32 %a0, %n, 16, %i; mad.wide.u32 %a1, %n, 16, %s; ld.global.v4.u32 {{%w0,%w1,%w2,%w3}},
+    [%a0];
+    st.shared.v4.u32 [%a1], {{%w0,%w1,%w2,%w3}}; add.u32 %n, %n, 128; setp.lt.u32 %q0, %n,
+    4096; @%q0 bra fill;
     mad.wide.u32 %a2, %t, 16, %f; ld.global.v4.u32 {{%x0,%x1,%x2,%x3}}, [%a2];
     {"".join(f"mov.{reg} %d{i}, {'0f00000000' if d == 'f32' else '0'};" for i in range(count))}
     fence.proxy.async; bar.sync 0; setp.ne.u32 %q1, 0, 1; setp.eq.u32 %q2, 0, 1;
@@ -138,7 +144,8 @@ def run(types, n, span, transposes=(False, False), a_registers=False, signs=(1, 
 
 
 TYPES = [("f32", "f16", "f16"), ("f16", "f16", "f16"), ("f32", "bf16", "bf16"), ("f32", "tf32", "tf32"),
-         ("f32", "e4m3", "e5m2"), ("f16", "e5m2", "e4m3"), ("s32", "s8", "u8"), ("s32", "u8", "u8")]  # fmt: skip
+         ("f32", "e4m3", "e5m2"), ("f16", "e5m2", "e4m3"), ("s32", "s8", "u8"), ("s32", "u8",
+         "u8")]  # fmt: skip
 
 
 def right(report, found, expected, d):
