@@ -26,7 +26,7 @@ def cast(w: Writer, x: str, src: DType, dst: DType) -> str:
     if dst.is_bool:
         return to_bool(w, x, src)
     if src.is_bool:
-        return w.select(x, held(dst), w.constant(1, dst), w.constant(0, dst))
+        return w.select(x, w.held(dst), w.constant(1, dst), w.constant(0, dst))
     if dst.is_integer:
         return _between_integers(w, x, src, dst) if src.is_integer else _to_integer(w, x, src, dst)
     return _integer_to_float(w, x, src, dst) if src.is_integer else _between_floats(w, x, src, dst)
@@ -35,7 +35,7 @@ def cast(w: Writer, x: str, src: DType, dst: DType) -> str:
 def to_bool(w: Writer, x: str, src: DType) -> str:
     """True for everything but zero, NaN too."""
     if src.is_integer:
-        return w.compare("ne", held(src), x, w.integer(0, held(src)))
+        return w.compare("ne", w.held(src), x, w.integer(0, w.held(src)))
     value, element = widened(w, x, src)
     return w.compare("une", element, value, w.real(0.0, element))
 
@@ -45,7 +45,7 @@ def to_bool(w: Writer, x: str, src: DType) -> str:
 
 def wrapped(w: Writer, x: str, dtype: DType) -> str:
     """The low bits of what an operation left in a register, extended from the type's own width."""
-    element = held(dtype)
+    element = w.held(dtype)
     spare = int(element[1:]) - dtype.bits
     if spare == 0:
         return x
@@ -62,7 +62,7 @@ def resized(w: Writer, x: str, source: str, into: str, is_signed: bool) -> str:
 
 
 def _between_integers(w: Writer, x: str, src: DType, dst: DType) -> str:
-    return wrapped(w, resized(w, x, held(src), held(dst), src.is_signed), dst)
+    return wrapped(w, resized(w, x, w.held(src), w.held(dst), src.is_signed), dst)
 
 
 def _to_integer(w: Writer, x: str, src: DType, dst: DType) -> str:
@@ -77,16 +77,16 @@ def _to_integer(w: Writer, x: str, src: DType, dst: DType) -> str:
         whole = w.call(f"llvm.{sign}min", machine, whole, w.integer(int(dst.max), machine))
     if dst.bits < 32 and dst.is_signed:
         whole = w.call("llvm.smax", machine, whole, w.integer(int(dst.min), machine))
-    return resized(w, whole, machine, held(dst), dst.is_signed)
+    return resized(w, whole, machine, w.held(dst), dst.is_signed)
 
 
 def _integer_to_float(w: Writer, x: str, src: DType, dst: DType) -> str:
     """f32 and f64 round once; f16 overflows where f32 is not exact; others take f32 rounded to odd."""
     name = "sitofp" if src.is_signed else "uitofp"
     if dst.mantissa >= F32_MANTISSA:
-        return w.convert(name, held(src), x, held(dst))
+        return w.convert(name, w.held(src), x, w.held(dst))
     if src.bits <= 16 or held(dst) == "half":
-        return narrowed(w, w.convert(name, held(src), x, "float"), dst)
+        return narrowed(w, w.convert(name, w.held(src), x, "float"), dst)
     if src.bits == 32:
         return narrowed(w, odd_float(w, w.convert(name, "i32", x, "double")), dst)
     return narrowed(w, _odd_from_64(w, x, src), dst)
@@ -144,13 +144,12 @@ def widened(w: Writer, x: str, src: DType) -> tuple[str, str]:
     if is_code(src):
         return decoded(w, x, src), "float"
     if held(src) == "half" or (held(src) == "bfloat" and w.arch == "ptx"):
-        return w.convert("fpext", held(src), x, "float"), "float"
-    return (_bf16_to_f32(w, x), "float") if held(src) == "bfloat" else (x, held(src))
+        return w.convert("fpext", w.held(src), x, "float"), "float"
+    return (_from_bf16(w, x), "float") if held(src) == "bfloat" else (x, w.held(src))
 
 
-def _bf16_to_f32(w: Writer, x: str) -> str:
-    """By a shift: seeing an fpext, LLVM moves operations into bf16, and misses the way back on a CPU."""
-    bits = w.convert("zext", "i16", w.convert("bitcast", "bfloat", x, "i16"), "i32")
+def _from_bf16(w: Writer, x: str) -> str:
+    bits = w.convert("zext", "i16", x, "i32")
     return w.convert("bitcast", "i32", w.op("shl", "i32", bits, w.integer(16, "i32")), "float")
 
 
@@ -166,7 +165,7 @@ def narrowed(w: Writer, x: str, dst: DType) -> str:
 def _between_floats(w: Writer, x: str, src: DType, dst: DType) -> str:
     value, element = widened(w, x, src)
     if dst.mantissa > F32_MANTISSA:
-        return w.convert("fpext", element, value, held(dst))
+        return w.convert("fpext", element, value, w.held(dst))
     if element == "double":
         return (
             w.convert("fptrunc", "double", value, "float")
@@ -189,8 +188,7 @@ def _shortened(w: Writer, x: str, dst: DType) -> str:
     kept = w.select(w.compare("uno", "float", x, x), "i32", quiet, _rounded_up(w, bits, drop))
     if held(dst) == "float":
         return w.convert("bitcast", "i32", w.op("and", "i32", kept, w.integer(-(1 << drop), "i32")), "float")
-    high = w.convert("trunc", "i32", w.op("lshr", "i32", kept, w.integer(16, "i32")), "i16")
-    return w.convert("bitcast", "i16", high, "bfloat")
+    return w.convert("trunc", "i32", w.op("lshr", "i32", kept, w.integer(16, "i32")), "i16")
 
 
 def _rounded_up(w: Writer, bits: str, drop: int) -> str:
@@ -282,7 +280,7 @@ def _encoded_scale(w: Writer, bits: str, size: str, dst: DType) -> str:
 
 def to_code(w: Writer, x: str, dtype: DType) -> tuple[str, str]:
     """The code of a held value, zero-extended in an integer register; gives it and its type."""
-    element = held(dtype)
+    element = w.held(dtype)
     if dtype.is_bool:
         return w.convert("zext", "i1", x, "i8"), "i8"
     if dtype.is_float and not is_code(dtype):
@@ -302,7 +300,7 @@ def from_code(w: Writer, code: str, dtype: DType) -> str:
     if dtype.unused or dtype.bits < 8:
         kept = dtype.code_mask >> dtype.unused << dtype.unused
         code = w.op("and", element, code, w.integer(kept, element))
-    return w.convert("bitcast", element, code, held(dtype))
+    return w.convert("bitcast", element, code, w.held(dtype))
 
 
 def stored(dtype: DType) -> str:

@@ -47,7 +47,7 @@ def _compare(w: Writer, inst: arith.Compare, a: str, b: str) -> str:
 
 
 def _where(w: Writer, inst: arith.Where, condition: str, a: str, b: str) -> str:
-    return w.select(condition, held(inst.tile.dtype), a, b)
+    return w.select(condition, w.held(inst.tile.dtype), a, b)
 
 
 def _cast(w: Writer, inst: arith.Cast, x: str) -> str:

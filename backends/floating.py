@@ -36,7 +36,7 @@ def arithmetic(name: str) -> Binary:
 
     def emit(w: Writer, dtype: DType, a: str, b: str) -> str:
         if native(w, dtype, name):
-            return w.op(name, held(dtype), a, b)
+            return w.op(name, w.held(dtype), a, b)
         if held(dtype) == "float" and name in ("fmul", "fdiv"):
             wide = [w.convert("fpext", "float", x, "double") for x in (a, b)]
             return narrowed(w, odd_float(w, w.op(name, "double", *wide)), dtype)
@@ -51,7 +51,7 @@ def unary(name: str) -> Callable[[Writer, DType, str], str]:
 
     def emit(w: Writer, dtype: DType, x: str) -> str:
         if dtype.mantissa >= 23:
-            return w.call(name, held(dtype), x)
+            return w.call(name, w.held(dtype), x)
         value, element = widened(w, x, dtype)
         return narrowed(w, w.call(name, element, value), dtype)
 
@@ -60,12 +60,8 @@ def unary(name: str) -> Callable[[Writer, DType, str], str]:
 
 def fma(w: Writer, dtype: DType, a: str, b: str, c: str) -> str:
     """a * b + c, rounded once."""
-    if (
-        dtype.mantissa >= 23
-        or (held(dtype) == "half" and w.native_half)
-        or (held(dtype), w.arch) == ("bfloat", "ptx")
-    ):
-        return w.call("llvm.fma", held(dtype), a, b, c)
+    if dtype.mantissa >= 23 or native(w, dtype, "fmul"):
+        return w.call("llvm.fma", w.held(dtype), a, b, c)
     wide = [widened(w, x, dtype)[0] for x in (a, b, c)]
     if dtype.bits > 8 and dtype.exponent >= 8:  # products of bf16 and tf32 leave f32's range
         wide = [w.convert("fpext", "float", x, "double") for x in wide]
@@ -85,7 +81,7 @@ def extreme(name: str) -> Binary:
         if is_code(dtype):
             return _extreme_code(w, dtype, a, b, name)
         if w.arch == "ptx" or dtype.mantissa >= 23:
-            return w.call(name, held(dtype), a, b)
+            return w.call(name, w.held(dtype), a, b)
         (left, element), (right, _) = widened(w, a, dtype), widened(w, b, dtype)
         return narrowed(w, w.call(name, element, left, right), dtype)
 
@@ -120,7 +116,7 @@ def _is_nan(w: Writer, dtype: DType, code: str) -> str:
 def neg(w: Writer, dtype: DType, x: str) -> str:
     """The sign bit flipped. A scale has none: its least value, or NaN."""
     if held(dtype) in ("float", "double"):
-        return w.op("fneg", held(dtype), x)
+        return w.op("fneg", w.held(dtype), x)
     if not dtype.is_signed:
         return encoded(w, w.op("fneg", "float", widened(w, x, dtype)[0]), dtype)
     return _on_bits(w, dtype, x, "xor", dtype.sign_code)
@@ -129,14 +125,14 @@ def neg(w: Writer, dtype: DType, x: str) -> str:
 def absolute(w: Writer, dtype: DType, x: str) -> str:
     """The sign bit cleared."""
     if held(dtype) in ("float", "double"):
-        return w.call("llvm.fabs", held(dtype), x)
+        return w.call("llvm.fabs", w.held(dtype), x)
     return _on_bits(w, dtype, x, "and", dtype.code_mask & ~dtype.sign_code)
 
 
 def _on_bits(w: Writer, dtype: DType, x: str, name: str, mask: int) -> str:
     word = f"i{max(8, dtype.bits)}"
-    bits = w.convert("bitcast", held(dtype), x, word)
-    return w.convert("bitcast", word, w.op(name, word, bits, w.integer(mask, word)), held(dtype))
+    bits = w.convert("bitcast", w.held(dtype), x, word)
+    return w.convert("bitcast", word, w.op(name, word, bits, w.integer(mask, word)), w.held(dtype))
 
 
 def comparison(w: Writer, how: str, dtype: DType, a: str, b: str) -> str:

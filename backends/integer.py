@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tilec.backends.convert import wrapped
-from tilec.backends.writer import Writer, held
+from tilec.backends.writer import Writer
 from tilec.ir.dtype import DType
 
 
@@ -18,7 +18,7 @@ def arithmetic(name: str) -> Callable[[Writer, DType, str, str], str]:
     """add, sub, mul, and, or, xor: LLVM's own, wrapped."""
 
     def emit(w: Writer, dtype: DType, a: str, b: str) -> str:
-        return wrapped(w, w.op(name, held(dtype), a, b), dtype)
+        return wrapped(w, w.op(name, w.held(dtype), a, b), dtype)
 
     return emit
 
@@ -27,7 +27,7 @@ def bitwise(name: str) -> Callable[[Writer, DType, str, str], str]:
     """and, or, xor keep extended registers extended."""
 
     def emit(w: Writer, dtype: DType, a: str, b: str) -> str:
-        return w.op(name, held(dtype), a, b)
+        return w.op(name, w.held(dtype), a, b)
 
     return emit
 
@@ -43,7 +43,7 @@ def mod(w: Writer, dtype: DType, a: str, b: str) -> str:
 
 
 def _divided(w: Writer, dtype: DType, a: str, b: str) -> tuple[str, str]:
-    element, zero = held(dtype), w.integer(0, held(dtype))
+    element, zero = w.held(dtype), w.integer(0, w.held(dtype))
     by_zero = w.compare("eq", element, b, zero)
     divisor = w.select(by_zero, element, w.integer(1, element), b)
     if not dtype.is_signed:
@@ -69,7 +69,7 @@ def _floored(w: Writer, element: str, a: str, divisor: str) -> tuple[str, str]:
 
 def shl(w: Writer, dtype: DType, a: str, b: str) -> str:
     """a << b; 0 for amounts of the width or more (a negative one counts as huge)."""
-    element = held(dtype)
+    element = w.held(dtype)
     last = w.integer(int(element[1:]) - 1, element)
     far = w.compare("ugt", element, b, last)
     # Not `b` itself where it is far: LLVM's NVPTX would leave the select to shl.b64, which sees 32 bits of b.
@@ -79,7 +79,7 @@ def shl(w: Writer, dtype: DType, a: str, b: str) -> str:
 
 def shr(w: Writer, dtype: DType, a: str, b: str) -> str:
     """a >> b; a far shift leaves the sign, or 0."""
-    element = held(dtype)
+    element = w.held(dtype)
     last = w.integer(int(element[1:]) - 1, element)
     amount = w.call("llvm.umin", element, b, last)
     if dtype.is_signed:
@@ -92,29 +92,29 @@ def extreme(name: str) -> Callable[[Writer, DType, str, str], str]:
     """min or max."""
 
     def emit(w: Writer, dtype: DType, a: str, b: str) -> str:
-        return w.call(f"llvm.{'s' if dtype.is_signed else 'u'}{name}", held(dtype), a, b)
+        return w.call(f"llvm.{'s' if dtype.is_signed else 'u'}{name}", w.held(dtype), a, b)
 
     return emit
 
 
 def neg(w: Writer, dtype: DType, x: str) -> str:
-    return wrapped(w, w.op("sub", held(dtype), w.integer(0, held(dtype)), x), dtype)
+    return wrapped(w, w.op("sub", w.held(dtype), w.integer(0, w.held(dtype)), x), dtype)
 
 
 def absolute(w: Writer, dtype: DType, x: str) -> str:
     """The smallest integer stays itself."""
     if not dtype.is_signed:
         return x
-    negative = w.compare("slt", held(dtype), x, w.integer(0, held(dtype)))
-    return w.select(negative, held(dtype), neg(w, dtype, x), x)
+    negative = w.compare("slt", w.held(dtype), x, w.integer(0, w.held(dtype)))
+    return w.select(negative, w.held(dtype), neg(w, dtype, x), x)
 
 
 def invert(w: Writer, dtype: DType, x: str) -> str:
-    return wrapped(w, w.op("xor", held(dtype), x, w.integer(-1, held(dtype))), dtype)
+    return wrapped(w, w.op("xor", w.held(dtype), x, w.integer(-1, w.held(dtype))), dtype)
 
 
 def comparison(w: Writer, how: str, dtype: DType, a: str, b: str) -> str:
     """eq, ne, lt, ...: bool compares as unsigned too."""
     if how in ("eq", "ne"):
-        return w.compare(how, held(dtype), a, b)
-    return w.compare(("s" if dtype.is_signed else "u") + how, held(dtype), a, b)
+        return w.compare(how, w.held(dtype), a, b)
+    return w.compare(("s" if dtype.is_signed else "u") + how, w.held(dtype), a, b)

@@ -106,8 +106,17 @@ class Writer:
         """The type of a register of `width` elements."""
         return element if self.width == 1 else f"<{self.width} x {element}>"
 
+    def held(self, dtype: DType) -> str:
+        """`held`, but that a CPU's registers hold bf16 as i16: LLVM has no way back from f32 to bf16 there."""
+        element = held(dtype)
+        return "i16" if element == "bfloat" and self.arch != "ptx" else element
+
+    def stored(self, dtype: DType) -> str:
+        """LLVM's type of one element in memory (unpacked)."""
+        return "i8" if dtype.is_bool else self.held(dtype)
+
     def type(self, dtype: DType) -> str:
-        return self.vector(held(dtype))
+        return self.vector(self.held(dtype))
 
     def splat(self, text: str, element: str) -> str:
         """The constant `text` in every element."""
@@ -122,17 +131,13 @@ class Writer:
 
     def constant(self, value: object, dtype: DType) -> str:
         """A value of `dtype`, rounded as a cast would if it is not one."""
-        element = held(dtype)
+        element = self.held(dtype)
         if dtype.is_bool:
             return self.splat("true" if value else "false", element)
         if element in MANGLED:
             return self.real(np.asarray(codec.round_to(np.asarray(value), dtype)).item(), element)
-        code = (
-            codec.encode(np.asarray(value), dtype)
-            if is_code(dtype)
-            else codec.round_to(np.asarray(value), dtype)
-        )
-        return self.integer(np.asarray(code).item(), element)
+        of = codec.encode if dtype.is_float else codec.round_to
+        return self.integer(np.asarray(of(np.asarray(value), dtype)).item(), element)
 
     def spread(self, scalar: str, element: str) -> str:
         """A scalar register in every element."""

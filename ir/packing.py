@@ -70,7 +70,8 @@ def pack_codes(codes: Array, bits: int) -> Bytes:
     for lane in (8, 16, 32):  # the low bits of each lane of an odd number move down to its neighbour's
         used, gap = _lanes(2 * lane, lane * bits // 8), lane - lane * bits // 8
         words = words & np.uint64(used) | (words & np.uint64(used << lane)) >> np.uint64(gap)
-    return words.view(np.uint8).reshape(-1, 8)[:, :bits].reshape(-1)[: packed_bytes(codes.size, bits)]
+    rows = words.view(np.uint8).reshape(-1, 8)[:, :bits]
+    return np.ascontiguousarray(rows).reshape(-1)[: packed_bytes(codes.size, bits)]
 
 
 def unpack_codes(packed: Bytes, bits: int, count: int) -> Array:

@@ -55,6 +55,8 @@ def _check(param: Arg, arg: Any) -> None:
     if isinstance(arg, PackedArray) != kind.packed or not isinstance(arg, PackedArray | np.ndarray):
         raise TilecError(f"{param.name}: expected {'a packed' if kind.packed else 'an'} array {kind}, "
                          f"found {type(arg).__name__}")  # fmt: skip
+    if isinstance(arg, PackedArray) and not np.asarray(arg.bytes).flags.c_contiguous:
+        raise TilecError(f"{param.name}: packed bytes follow each other, found strides {arg.bytes.strides}")
     if isinstance(arg, np.ndarray):
         codec.from_storage(arg.reshape(-1)[:0] if arg.flags.c_contiguous else np.empty(0, arg.dtype), kind.dtype)
         if any(stride % arg.itemsize for stride in arg.strides):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from math import prod
 
-from tilec.backends.convert import from_code, stored
+from tilec.backends.convert import from_code
 from tilec.backends.cpu.lower import ArrayPlace, Lowering
+from tilec.backends.cpu.lanes import memory_type
 from tilec.backends.cpu.loops import Index, add, both, clamp, larger, mul, pick, step_pointer, sub, test
 from tilec.backends.cpu.places import Splat
 from tilec.backends.writer import Writer
@@ -64,7 +65,7 @@ def array_slice(lo: Lowering, inst: memory.ArraySlice) -> None:
             kept.append((count, mul(w, array.strides[axis], inst.steps[axis])))
     extents = tuple(pick(w, some, count, 0) for count, _ in kept)
     strides = tuple(stride for _, stride in kept)
-    base = array.base if array.packed else step_pointer(w, array.base, stored(array.dtype), offset)
+    base = array.base if array.packed else step_pointer(w, array.base, memory_type(array.dtype), offset)
     rest = offset if array.packed else 0
     lo.define(inst, ArrayPlace(base, array.dtype, extents, strides, array.packed, rest, array.raw))
     lo.used(inst)

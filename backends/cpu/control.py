@@ -13,7 +13,6 @@ from tilec.backends.cpu.arena import Buffer
 from tilec.backends.cpu.loops import loop, phi
 from tilec.backends.cpu.lower import Lowering, Several
 from tilec.backends.cpu.places import Place, Ref, Splat
-from tilec.backends.writer import held
 from tilec.ir.func import Arg, Block, Inst, Value, root
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.tile import TileType
@@ -111,7 +110,7 @@ def for_(lo: Lowering, inst: For) -> None:
     settle(lo, inst)
     slots = slots_for(lo, [v.tile for v in inst.init])
     scalars = fill(lo, slots, inst.init)
-    carried = _carried(slots, scalars)
+    carried = _carried(lo, slots, scalars)
     with loop(lo.w, lo.index(inst.start), lo.index(inst.stop), lo.index(inst.step), carried) as run:
         index = Splat(_narrow(lo, run.index, inst.start.tile), inst.start.tile.dtype)
         enter(lo, inst.body, [index, *slots.places(lo, run.values)])
@@ -122,13 +121,13 @@ def for_(lo: Lowering, inst: For) -> None:
     finish(lo, inst, slots, run.values)
 
 
-def _carried(slots: Slots, scalars: Sequence[str]) -> list[tuple[str, str]]:
-    kinds = [held(kind.dtype) for kind in slots.kinds if kind.size == 1]
+def _carried(lo: Lowering, slots: Slots, scalars: Sequence[str]) -> list[tuple[str, str]]:
+    kinds = [lo.w.held(kind.dtype) for kind in slots.kinds if kind.size == 1]
     return list(zip(kinds, scalars, strict=True))
 
 
 def _narrow(lo: Lowering, index: str, kind: TileType) -> str:
-    element = held(kind.dtype)
+    element = lo.w.held(kind.dtype)
     return index if element == "i64" else lo.w.let(f"trunc i64 {index} to {element}")
 
 
@@ -136,7 +135,7 @@ def while_(lo: Lowering, inst: While) -> None:
     """A loop without end, left where the condition fails."""
     settle(lo, inst)
     slots = slots_for(lo, [v.tile for v in inst.init])
-    carried = _carried(slots, fill(lo, slots, inst.init))
+    carried = _carried(lo, slots, fill(lo, slots, inst.init))
     w, before = lo.w, lo.w.current
     head, body, done = w.label("while"), w.label("do"), w.label("done")
     w.jump(head)
@@ -179,6 +178,6 @@ def if_(lo: Lowering, inst: If) -> None:
         ends.append((registers, w.current))
         w.jump(done)
     w.start(done)
-    scalar_kinds = [held(kind.dtype) for kind in kinds if kind.size == 1]
+    scalar_kinds = [lo.w.held(kind.dtype) for kind in kinds if kind.size == 1]
     joined = [phi(w, kind, [(registers[i], end) for registers, end in ends]) for i, kind in enumerate(scalar_kinds)]
     finish(lo, inst, slots, joined)

@@ -18,7 +18,6 @@ from tilec.backends.cpu.lower import Lowering
 from tilec.backends.cpu.nest import Point, held_from, nest
 from tilec.backends.cpu.places import Place, Ref, Splat
 from tilec.backends.cpu.transpose import transposed
-from tilec.backends.writer import held
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.inst import mma
@@ -122,7 +121,7 @@ class Product:
 
     def __init__(self, lo: Lowering, total: DType, k: int, start: str | None) -> None:
         self.lo, self.w, self.total, self.k, self.start = lo, lo.w, total, k, start
-        self.element = held(total)
+        self.element = self.w.held(total)
         self.width = lo.vector_bytes // total.bytes
         self.registers = 32 if lo.vector_bytes == 64 or lo.w.arch == "aarch64" else 16
 

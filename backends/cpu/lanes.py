@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tilec.backends.convert import stored
 from tilec.backends.cpu.loops import Index, mul, step_pointer
-from tilec.backends.writer import Writer
+from tilec.backends.writer import Writer, held
+from tilec.ir.dtype import DType
 
-SIZES = {"i1": 1, "i8": 1, "i16": 2, "half": 2, "bfloat": 2, "i32": 4, "float": 4, "i64": 8, "double": 8}
+SIZES = {"i1": 1, "i8": 1, "i16": 2, "half": 2, "i32": 4, "float": 4, "i64": 8, "double": 8}
+
+
+def memory_type(dtype: DType) -> str:
+    """LLVM's type of one element in memory (unpacked), bf16 by its bits."""
+    return "i16" if held(dtype) == "bfloat" else stored(dtype)
 
 
 @dataclass(frozen=True)

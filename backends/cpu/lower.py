@@ -9,7 +9,7 @@ until somebody needs their values; reads of arrays are addresses until the array
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from tilec.backends.cpu.arena import Arena, Buffer
 from tilec.backends.cpu.loops import Index
 from tilec.backends.cpu.nest import nest, width_for
 from tilec.backends.cpu.places import Affine, Place, Ref, Splat
-from tilec.backends.writer import Writer, held
+from tilec.backends.writer import Writer
 from tilec.ir.dtype import DType
 from tilec.ir.errors import Loc
 from tilec.ir.func import Block, Func, Inst, Value, mnemonic, root
@@ -112,7 +112,7 @@ class Lowering:
 
     def index(self, value: Value) -> Index:
         """An integer scalar as i64."""
-        element, dtype = held(value.tile.dtype), value.tile.dtype
+        element, dtype = self.w.held(value.tile.dtype), value.tile.dtype
         scalar = self.scalar(value)
         if not scalar.startswith("%"):
             return int(scalar)

@@ -150,7 +150,7 @@ class _Nest:
                 self.vector((*at, whole), pointers, self.spread(ready), Lanes(width, rest))
 
     def spread(self, ready: dict[int, str]) -> dict[int, str]:
-        return {i: self.w.spread(scalar, held(self.inputs[i].dtype)) for i, scalar in ready.items()}
+        return {i: self.w.spread(scalar, self.w.held(self.inputs[i].dtype)) for i, scalar in ready.items()}
 
     def vector(self, at: tuple[Index, ...], pointers: list[str], ready: dict[int, str], lanes: Lanes) -> None:
         """One vector: reads, the body, writes."""
@@ -171,7 +171,7 @@ class _Nest:
 
     def affine(self, place: Affine, strides: tuple[Index, ...], at: tuple[Index, ...]) -> str:
         """The formula's value in each lane."""
-        w, element = self.w, held(place.dtype)
+        w, element = self.w, self.w.held(place.dtype)
         first: Index = place.start
         for index, stride in zip(at, strides, strict=True):
             first = add(w, first, mul(w, index, stride))

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from tilec.backends.convert import stored
 from tilec.backends.cpu.arena import Buffer
+from tilec.backends.cpu.lanes import memory_type
 from tilec.backends.cpu.loops import Index, add, mul, step_pointer
 from tilec.backends.writer import Writer
 from tilec.ir.dtype import DType
@@ -60,7 +60,7 @@ class Ref:
 
     @property
     def element(self) -> str:
-        return stored(self.dtype)
+        return memory_type(self.dtype)
 
     @property
     def dense(self) -> bool:

@@ -17,7 +17,7 @@ from tilec.backends.cpu.lower import Lowering
 from tilec.backends.cpu.nest import Body, Point, held_from, nest
 from tilec.backends.cpu.places import Place, Ref, Splat
 from tilec.backends.emit import elementwise
-from tilec.backends.writer import Writer, held
+from tilec.backends.writer import Writer
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.func import Arg, Inst
@@ -56,7 +56,7 @@ class Reducer:
 
     @property
     def element(self) -> str:
-        return held(self.total)
+        return self.lo.w.held(self.total)
 
 
 def total_dtype(dtype: DType) -> DType:

@@ -12,7 +12,7 @@ from tilec.backends.cpu.lower import Lowering
 from tilec.backends.cpu.nest import Body, Point, nest, ramp
 from tilec.backends.cpu.places import Splat
 from tilec.backends.cpu.reduce import Axis, Reducer, shuffled, without
-from tilec.backends.writer import Writer, held
+from tilec.backends.writer import Writer
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.inst import reduce as red
@@ -85,7 +85,7 @@ class Search:
     def __init__(self, lo: Lowering, op: str, dtype: DType) -> None:
         self.w, self.op, self.dtype = lo.w, op, dtype
         self.compared = dt.f32 if dtype.is_float and dtype.bits < 64 else dtype
-        self.element = held(self.compared)
+        self.element = self.w.held(self.compared)
         self.width = lo.width(dtype, self.compared, dt.i32)
 
     def start(self) -> Candidate:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tilec.backends.convert import from_memory, resized, stored, to_memory
+from tilec.backends.convert import from_memory, resized, to_memory
 from tilec.backends.cpu import packed
-from tilec.backends.cpu.lanes import SIZES, Lanes, joined, lane, safe
+from tilec.backends.cpu.lanes import SIZES, Lanes, joined, lane, memory_type, safe
 from tilec.backends.cpu.loops import Index
 from tilec.backends.emit import elementwise
-from tilec.backends.writer import Writer, held
+from tilec.backends.writer import Writer
 from tilec.ir.func import Inst, Value
 from tilec.ir.inst import arith, memory
 
@@ -32,9 +32,9 @@ def gathered(lo: Lowering, inst: memory.Gather, operands: Sequence[str], lanes: 
     if array.packed:
         found = packed.read(w, array, offset, inside)
     else:
-        found = _read(w, array.base, stored(array.dtype), offset, inside)
+        found = _read(w, array.base, memory_type(array.dtype), offset, inside)
     value = from_memory(w, found, array.dtype) if array.raw or array.dtype.is_bool else found
-    return w.select(inside, held(array.dtype), value, other)
+    return w.select(inside, w.held(array.dtype), value, other)
 
 
 def places(w: Writer, array: ArrayPlace, tiles: Sequence[Value], indices: Sequence[str]) -> tuple[str, str]:
@@ -42,7 +42,7 @@ def places(w: Writer, array: ArrayPlace, tiles: Sequence[Value], indices: Sequen
     inside, offset = w.splat("true", "i1"), w.integer(0, "i64")
     for tile, index, extent, stride in zip(tiles, indices, array.extents, array.strides, strict=True):
         dtype = tile.tile.dtype
-        wide = resized(w, index, held(dtype), "i64", dtype.is_signed)
+        wide = resized(w, index, w.held(dtype), "i64", dtype.is_signed)
         below = w.compare("ult", "i64", wide, _spread(w, extent))  # unsigned: a negative index is huge
         inside = w.op("and", "i1", inside, below)
         offset = w.op("add", "i64", offset, w.op("mul", "i64", wide, _spread(w, stride)))
@@ -86,9 +86,9 @@ def scatter(lo: Lowering, inst: memory.Scatter) -> None:
         inside, offset = places(w, array, inst.indices, args[:-1])
         register = to_memory(w, args[-1], array.dtype)
         for i in range(point.lanes.count):
-            at = w.let(f"getelementptr {stored(array.dtype)}, ptr {array.base}, i64 {lane(w, offset, 'i64', i)}")
+            at = w.let(f"getelementptr {memory_type(array.dtype)}, ptr {array.base}, i64 {lane(w, offset, 'i64', i)}")
             at = safe(w, lane(w, inside, "i1", i), at)
-            element = stored(array.dtype)
+            element = memory_type(array.dtype)
             w.line(f"store {element} {lane(w, register, element, i)}, ptr {at}, align {SIZES[element]}")
         return []
 
@@ -107,7 +107,7 @@ def atomic(lo: Lowering, inst: memory.Atomic) -> None:
 
     def body(args: list[str], point: Point) -> list[str]:
         inside, offset = places(w, array, inst.indices, args[:-1])
-        at = w.let(f"getelementptr {stored(array.dtype)}, ptr {array.base}, i64 {offset}")
+        at = w.let(f"getelementptr {memory_type(array.dtype)}, ptr {array.base}, i64 {offset}")
         yes, no = w.label("inside"), w.label("outside")
         w.branch(inside, yes, no)
         w.start(yes)
@@ -124,7 +124,7 @@ def _update(w: Writer, inst: memory.Atomic, at: str, value: str) -> None:
     dtype = inst.tile_.tile.dtype
     if dtype.is_integer:
         op = inst.op if inst.op not in ("min", "max") or dtype.is_signed else f"u{inst.op}"
-        w.let(f"atomicrmw {op} ptr {at}, {held(dtype)} {value} monotonic")
+        w.let(f"atomicrmw {op} ptr {at}, {w.held(dtype)} {value} monotonic")
     else:
         _retried(w, inst, at, value)
 
@@ -137,9 +137,9 @@ def _retried(w: Writer, inst: memory.Atomic, at: str, value: str) -> None:
     w.jump(head)
     w.start(head)
     old = w.let(f"load atomic {word}, ptr {at} monotonic, align {dtype.bytes}")
-    before = from_memory(w, w.convert("bitcast", word, old, held(dtype)), dtype)
+    before = from_memory(w, w.convert("bitcast", word, old, w.held(dtype)), dtype)
     total = elementwise(w, _addition(inst), [before, value])
-    new = w.convert("bitcast", held(dtype), total, word)
+    new = w.convert("bitcast", w.held(dtype), total, word)
     swapped = w.let(f"cmpxchg weak ptr {at}, {word} {old}, {word} {new} monotonic monotonic")
     w.branch(w.let(f"extractvalue {{ {word}, i1 }} {swapped}, 1"), done, head)
     w.start(done)

@@ -14,7 +14,7 @@ from tilec.backends.cpu.loops import Index, loop, mul, step_pointer
 from tilec.backends.cpu.lower import Lowering
 from tilec.backends.cpu.nest import held_from
 from tilec.backends.cpu.places import Ref
-from tilec.backends.writer import Writer, held
+from tilec.backends.writer import Writer
 
 
 def transposed(lo: Lowering, source: Ref, into: Ref) -> None:
@@ -50,7 +50,7 @@ def _block(lo: Lowering, source: Ref, into: Ref, at: tuple[Index, Index], size: 
             vector = read(w, _moved(w, source, corner, (0, c)), source.element, 1, Lanes(edge, height))
             lines.append(cast(w, held_from(w, vector, source), source.dtype, into.dtype))
         lines += ["zeroinitializer"] * (edge - length)
-        for r, line in enumerate(exchanged(w, lines, held(into.dtype))[:height]):
+        for r, line in enumerate(exchanged(w, lines, w.held(into.dtype))[:height]):
             place = _moved(w, into, target, (r, 0))
             write(w, to_memory(w, line, into.dtype), place, into.element, 1, Lanes(edge, length))
 

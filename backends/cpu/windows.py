@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tilec.backends.convert import from_memory, stored, to_memory
+from tilec.backends.convert import from_memory, to_memory
 from tilec.backends.cpu import packed
 from tilec.backends.cpu.cluster import Cluster, flush
-from tilec.backends.cpu.lanes import Lanes, lane, read, safe, write
+from tilec.backends.cpu.lanes import Lanes, lane, memory_type, read, safe, write
 from tilec.backends.cpu.loops import Index, add, both, mul, phi, step_pointer, test
 from tilec.backends.cpu.lower import ArrayPlace, Lowering
 from tilec.backends.cpu.nest import Point, nest, ramp
 from tilec.backends.cpu.places import Ref, Shape, Splat
-from tilec.backends.writer import held
 from tilec.ir.func import Value, root
 from tilec.ir.inst import memory
 from tilec.ir.tile import TileType, row_major
@@ -34,7 +33,7 @@ class Window:
         for start, stride in zip(self.at, array.strides, strict=True):
             offset = add(lo.w, offset, mul(lo.w, start, stride))
         self.offset = offset
-        self.base = array.base if array.packed else step_pointer(lo.w, array.base, stored(array.dtype), offset)
+        self.base = array.base if array.packed else step_pointer(lo.w, array.base, memory_type(array.dtype), offset)
 
     def _inside(self) -> str:
         conditions = []
@@ -80,7 +79,7 @@ class Window:
         return Lanes(lanes.width, lanes.count, mask)
 
     def element(self, offset: Index) -> str:
-        return step_pointer(self.lo.w, self.base, stored(self.array.dtype), offset)
+        return step_pointer(self.lo.w, self.base, memory_type(self.array.dtype), offset)
 
 
 def _spread(lo: Lowering, index: Index) -> str:
@@ -109,9 +108,9 @@ def _one(lo: Lowering, window: Window, other: str) -> str:
     if array.packed:
         found = packed.read(w, array, str(window.offset), window.inside)
     else:
-        found = read(w, safe(w, window.inside, window.base), stored(array.dtype), 1, Lanes(1, 1))
+        found = read(w, safe(w, window.inside, window.base), memory_type(array.dtype), 1, Lanes(1, 1))
     value = from_memory(w, found, array.dtype)
-    return value if window.inside == "true" else w.select(window.inside, held(array.dtype), value, other)
+    return value if window.inside == "true" else w.select(window.inside, w.held(array.dtype), value, other)
 
 
 def _either(lo: Lowering, window: Window, inst: memory.Load) -> Ref:
@@ -144,7 +143,7 @@ def _fetch(lo: Lowering, window: Window, other: str, into: Ref) -> None:
     def body(args: list[str], point: Point) -> list[str]:
         offset, lanes = window.lanes(point)
         value = _lanes(lo, window, offset, lanes)
-        return [value if lanes.mask is None else w.select(lanes.mask, held(array.dtype), value, args[0])]
+        return [value if lanes.mask is None else w.select(lanes.mask, w.held(array.dtype), value, args[0])]
 
     nest(w, window.shape, [Splat(other, array.dtype)], [into], lo.width(array.dtype), body, merge=False)
 
@@ -157,7 +156,7 @@ def _lanes(lo: Lowering, window: Window, offset: Index, lanes: Lanes) -> str:
         assert isinstance(stride, int), "packed arrays are dense, and their views' steps are constants"
         offsets = w.op("add", "i64", _spread(lo, offset), ramp(w, "i64", stride))
         return from_memory(w, packed.read(w, array, offsets, lanes.text), array.dtype)
-    found = read(w, window.element(offset), stored(array.dtype), _lane_stride(window), lanes)
+    found = read(w, window.element(offset), memory_type(array.dtype), _lane_stride(window), lanes)
     return from_memory(w, found, array.dtype)
 
 
@@ -222,7 +221,7 @@ def _put(lo: Lowering, window: Window, place: Ref | Splat | object) -> None:
         if array.packed:
             _put_packed(lo, window, value, offset, lanes)
         else:
-            write(w, value, window.element(offset), stored(array.dtype), _lane_stride(window), lanes)
+            write(w, value, window.element(offset), memory_type(array.dtype), _lane_stride(window), lanes)
         return []
 
     nest(w, window.shape, [place], [], lo.width(array.dtype), body, merge=False)

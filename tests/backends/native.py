@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tilec.backends import llvm
-from tilec.backends.convert import from_memory, stored, to_memory
+from tilec.backends.convert import from_memory, to_memory
 from tilec.backends.writer import Writer
 from tilec.ir import codec
 from tilec.ir.dtype import DType
@@ -38,16 +38,16 @@ def loop(w: Writer, name: str, body: Body, takes: Sequence[DType], gives: DType,
     w.lines += ["  %i = phi i64 [0, %entry], [%next, %head]"]
     args = [_element(w, f"%a{i}", dtype) for i, dtype in enumerate(takes)]
     out = to_memory(w, body(w, args), gives)
-    place = w.let(f"getelementptr {stored(gives)}, ptr %out, i64 %i")
-    w.line(f"store {w.vector(stored(gives))} {out}, ptr {place}, align 1")
+    place = w.let(f"getelementptr {w.stored(gives)}, ptr %out, i64 %i")
+    w.line(f"store {w.vector(w.stored(gives))} {out}, ptr {place}, align 1")
     w.lines += [f"  %next = add i64 %i, {w.width}", "  %more = icmp ult i64 %next, %n"]
     w.lines += ["  br i1 %more, label %head, label %exit", "exit:", "  ret void", "}"]
     return w.module()
 
 
 def _element(w: Writer, array: str, dtype: DType) -> str:
-    place = w.let(f"getelementptr {stored(dtype)}, ptr {array}, i64 %i")
-    return from_memory(w, w.let(f"load {w.vector(stored(dtype))}, ptr {place}, align 1"), dtype)
+    place = w.let(f"getelementptr {w.stored(dtype)}, ptr {array}, i64 %i")
+    return from_memory(w, w.let(f"load {w.vector(w.stored(dtype))}, ptr {place}, align 1"), dtype)
 
 
 def run_native(body: Body, takes: Sequence[DType], gives: DType, values: Sequence[Array], width: int,

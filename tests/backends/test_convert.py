@@ -14,7 +14,7 @@ from tests.backends.native import CPU, GPU, arch, assert_same, features, loop
 from tests.backends.test_emit import samples
 from tilec.backends import llvm
 from tilec.backends.convert import cast, from_code, to_code
-from tilec.backends.writer import Writer
+from tilec.backends.writer import Writer, is_code
 from tilec.ir import codec
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import ALL, DType
@@ -62,8 +62,14 @@ def _cast(src: DType, dst: DType, w: Writer, args: Sequence[str]) -> str:
     return cast(w, args[0], src, dst)
 
 
-@pytest.mark.parametrize("width", [1, 16])
-@pytest.mark.parametrize("src", ALL, ids=str)
+def sources() -> list[Any]:
+    """Every type; those that registers hold as codes take turns at being scalars and vectors, others are both."""
+    both = [(src, width) for src in ALL if not is_code(src) for width in (1, 16)]
+    turns = [(src, (1, 16)[i % 2]) for i, src in enumerate(filter(is_code, ALL))]
+    return [pytest.param(src, width, id=f"{src}-{width}") for src, width in both + turns]
+
+
+@pytest.mark.parametrize("src, width", sources())
 def test_every_cast(src: DType, width: int) -> None:
     has = features() - WITHOUT_HALF if width == 1 else features()
     code = llvm.compile_native(module(src, lambda: Writer(arch(), width, has)), opt=1)
