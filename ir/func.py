@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tilec.ir.errors import Loc
@@ -74,11 +75,11 @@ class Inst(Value):
         """What the instruction computes, in numpy: one operand value per entry of `operands`."""
         raise AssertionError(f"{type(self).__name__} has no meaning")
 
-    @property
+    @cached_property
     def operands(self) -> tuple[Value, ...]:
         return tuple(_values(getattr(self, name) for name in field_names(type(self))))
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[Block, ...]:
         return tuple(v for name in field_names(type(self)) if isinstance(v := getattr(self, name), Block))
 

@@ -140,7 +140,8 @@ class _Rebuilder:
 
     def plain(self, old: Inst) -> Inst:
         if self.take is not None and old.operands:
-            return with_parts(old, self.take(old, tuple(map(self.new, old.operands)), self.emit), ())
+            taken = self.take(old, tuple(map(self.new, old.operands)), self.emit)
+            return with_parts(old, tuple(map(self.emit, taken)), ())
         changed = any(self.env.get(v, v) is not v for v in old.operands)
         return old.mapped(self.new) if changed else old
 

@@ -30,23 +30,35 @@ ROUNDS = 8  # of all rules; two or three are usual
 def simplify(func: Func, target: Target) -> Func:
     """The function after all rules, until none applies. Every target takes part."""
     for _ in range(ROUNDS):
-        before, func = func, dce(rebuild(func, _Round(func)))
-        if func is before:
+        visit = _Round(func)
+        made = rebuild(func, visit)
+        func = dce(made)
+        if not visit.again and not (visit.loops and func is not made):
             break
     return func
 
 
 class _Round:
-    """One walk: a visit that also remembers which pure values stand where."""
+    """One walk: a visit that also remembers which pure values stand where.
+
+    Users are visited after what they use, so most equations meet their chance in one walk. Not so what a
+    rule makes beneath its result, what a settled branch brings, and what a loop no longer carries: `again`
+    asks for one more.
+    """
 
     def __init__(self, func: Func) -> None:
         self.uses = uses(func)
         self.seen: dict[tuple[Any, ...], Inst] = {}
+        self.again = self.loops = False
 
     def __call__(self, inst: Inst, emit: Emit) -> Rewritten:
         if inst.blocks:
-            return settled(inst, emit)
+            found = settled(inst, emit)
+            self.again |= found is not None
+            self.loops |= isinstance(inst, For | While)
+            return found
         value = self._simpler(inst, emit)
+        self.again |= isinstance(value, Inst) and not all(map(emit.visible, value.operands))
         if not isinstance(value, Inst) or not value.pure or emit.visible(value):
             return None if value is inst else value
         first = self.seen.get(key := _key(value))
