@@ -152,9 +152,8 @@ def merge_attentions(outputs: Sequence[Any], lse_tensors: Sequence[Any]) -> tupl
     for x, y in zip(outs, lses, strict=True):
         if x.shape != shape or x.dtype != outs[0].dtype or y.shape != shape[:-1] or y.dtype != lses[0].dtype:
             found = f"{find_dtype(x.dtype)}{list(x.shape)} with lse {find_dtype(y.dtype)}{list(y.shape)}"
-            raise TilecError(
-                f"merge_attentions takes results alike, {dtype}{list(shape)} with lse {list(shape[:-1])}: {found}"
-            )
+            like = f"{dtype}{list(shape)} with lse {list(shape[:-1])}"
+            raise TilecError(f"merge_attentions takes results alike, {like}: found {found}")
     merged, lse = outs[0].reshape(-1, shape[-1]), lses[0].reshape(-1)
     for i, (x, y) in enumerate(zip(outs[1:], lses[1:], strict=True)):
         kind = dtype if i == len(outs) - 2 else sums_in(dtype)  # rounded once, at the end

@@ -1,26 +1,14 @@
 """Neighborhood attention against its float64 definition: every option, and hundreds of random mixtures."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 import tilec as tc
+from tests.ops.attention_cases import BOUNDS, mixture, normal, tensors
 from tilec import ops
 from tilec.ir.errors import TilecError
 from tilec.ops.neighborhood_reference import neighborhood_reference
 from tilec.ops.reference import relative_error
-
-BOUNDS = {np.float64: 1e-12, np.float32: 1e-5, np.float16: 1.5e-3, ml_dtypes.bfloat16: 1e-2}
-
-
-def normal(*shape: int, dtype=np.float32, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(dtype)
-
-
-def tensors(extents, batch=2, heads=2, kv_heads=None, dim=8, value_dim=None, dtype=np.float32):
-    q = normal(batch, *extents, heads, dim, dtype=dtype)
-    k = normal(batch, *extents, kv_heads or heads, dim, dtype=dtype, seed=1)
-    return q, k, normal(batch, *extents, kv_heads or heads, value_dim or dim, dtype=dtype, seed=2)
 
 
 def check(q, k, v, kernel_size, **options) -> None:
@@ -114,31 +102,6 @@ def test_ranks_have_names():
     for na, extents in ((ops.na1d, (8,)), (ops.na2d, (4, 5)), (ops.na3d, (3, 4, 5))):
         q, k, v = tensors(extents)
         assert np.array_equal(na(q, k, v, 3), ops.neighborhood_attention(q, k, v, (3,) * len(extents)))
-
-
-def mixture(seed: int) -> tuple[tuple[np.ndarray, ...], dict]:
-    """Arrays and options drawn at random."""
-    rng = np.random.default_rng(seed)
-    rank = int(rng.integers(1, 4))
-    extents = tuple(int(n) for n in rng.integers(1, (0, 40, 12, 7)[rank] + 1, rank))
-    sizes = tuple(int(rng.integers(1, n + 1)) for n in extents)
-    shared, heads = (int(n) for n in rng.integers(1, 3, 2))
-    dims = (int(8 * rng.integers(1, 6)) for _ in range(2))
-    q, k, v = tensors(extents, int(rng.integers(1, 3)), shared * heads, heads, *dims)
-    options = {
-        "kernel_size": sizes,
-        "stride": tuple(int(rng.integers(1, w + 1)) for w in sizes),
-        "dilation": tuple(int(rng.integers(1, n // w + 1)) for n, w in zip(extents, sizes, strict=True)),
-        "is_causal": tuple(bool(c) for c in rng.integers(0, 2, rank)),
-        "border": str(rng.choice(["shift", "shift", "zero"])),
-    }
-    if rng.integers(0, 3) == 0:
-        count = int(rng.integers(1, 20))
-        options["additional_keys"] = normal(q.shape[0], count, heads, q.shape[-1])
-        options["additional_values"] = normal(q.shape[0], count, heads, v.shape[-1], seed=1)
-    if rng.integers(0, 3) == 0:
-        options["bias"] = normal(q.shape[-2], *(2 * w - 1 for w in sizes))
-    return (q, k, v), options
 
 
 def test_mixtures(full):
