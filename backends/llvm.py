@@ -31,6 +31,9 @@ NOT_ON_NVPTX = re.compile(
 )
 # Extensions that LLVM would use to round to bf16.
 FLUSHES_SUBNORMALS = ("avx512bf16", "avxneconvert", "amx-bf16")
+# Accesses stay as wide as they are written. The one pass cuts vectors up; the other would put them together
+# again, and read past the end of an array where that fills one. Native code is the same without.
+OPTIONS = ("-disable-vector-combine", "-disable-nvptx-load-store-vectorizer")
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ def _llvmlite() -> Any:
 
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
+    for option in OPTIONS:
+        binding.set_option("tilec", option)
     return binding
 
 
