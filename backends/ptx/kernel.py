@@ -106,15 +106,18 @@ def _thread_number(e: Emitter) -> list[str]:
 
 
 def _attributes(func: Func, e: Emitter) -> list[str]:
-    named = {"nvvm.maxntid": e.threads, "nvvm.minctasm": func.schedule.get("blocks_per_sm"),
-             "nvvm.maxnreg": func.schedule.get("max_registers")}  # fmt: skip
-    text = " ".join(f'"{name}"="{value}"' for name, value in named.items() if value)
+    """Launch bounds as annotations: LLVM 20 knows no other way, and later ones read them too."""
+    named = {"maxntidx": e.threads, "minctasm": func.schedule.get("blocks_per_sm"),
+             "maxnreg": func.schedule.get("max_registers")}  # fmt: skip
+    bounds = ", ".join(f'!"{name}", i32 {value}' for name, value in named.items() if value)
     return [
-        f"attributes #0 = {{ nounwind {text} }}",
+        "attributes #0 = { nounwind }",
         "attributes #1 = { convergent nounwind memory(none) }",
         "!1 = !{}",
         "!2 = distinct !{!2, !3}",
         '!3 = !{!"llvm.loop.unroll.disable"}',
+        "!nvvm.annotations = !{!4}",
+        f"!4 = !{{ptr @{func.name}, {bounds}}}",
     ]
 
 
