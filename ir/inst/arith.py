@@ -374,7 +374,7 @@ class Iota(Inst):
 
 @dataclass(frozen=True, eq=False)
 class Math(Inst):
-    """exp, sin, erf ...: a program of the instructions above (tilec.ir.math), so every runner gives the same
+    """exp, sin, erf ...: a program of the instructions above (tilec.ir.elementary), so every runner gives the same
     bits.
 
     `approx` takes the target's own instruction where it has one, within the function's stated bound.
@@ -389,6 +389,6 @@ class Math(Inst):
         return self.x.tile
 
     def meaning(self, state: State, x: Array) -> Array:
-        from tilec.ir.math import evaluate
+        from tilec.ir.elementary import evaluate
 
         return evaluate(self.function, x, self.x.tile.dtype)

@@ -1,4 +1,4 @@
-"""Elementary functions become the programs that they are (tilec.ir.math).
+"""Elementary functions become the programs that they are (tilec.ir.elementary).
 
     exp(x): f16     cast(mul(mul(fma(...), ...), ...), f16)
 With `approx`, targets that have an instruction for a function keep it: of f32 only, casts around it do the
@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 
 from tilec.ir import dtype as dt
+from tilec.ir.elementary import program
 from tilec.ir.func import Func, Inst, Value
 from tilec.ir.inst.arith import Math
-from tilec.ir.math import program
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.spell import cast, mul
 from tilec.ir.target import Target

@@ -7,10 +7,10 @@ import pytest
 from tests.ir.kernels import KERNELS, Body, Case, array, same, values
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
+from tilec.ir.elementary import FUNCTIONS
 from tilec.ir.func import Block, Func
 from tilec.ir.inst.arith import Math
 from tilec.ir.inst.memory import Store
-from tilec.ir.math import FUNCTIONS
 from tilec.ir.passes.expand_math import HARDWARE, expand_math
 from tilec.ir.target import target
 

@@ -1,4 +1,3 @@
-# ruff: noqa: A005  (always imported as tilec.ir.math)
 """Elementary functions as programs of our own instructions, so that every runner gives the same bits.
 
     program("exp", f32)(x)      a Value made of fma, shl, bitcast ... for the Value x

@@ -15,9 +15,9 @@ import pytest
 from tilec.ir import codec
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
+from tilec.ir.elementary import FUNCTIONS, ULP, evaluate, program
 from tilec.ir.func import Arg, Inst
 from tilec.ir.inst.arith import Full
-from tilec.ir.math import FUNCTIONS, ULP, evaluate, program
 from tilec.ir.math_trig import DIGITS, TWO_OVER_PI
 from tilec.ir.tile import TileType
 
