@@ -28,12 +28,15 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 LANES, ROW = 32, 16  # of a warp; bytes of a row that ldmatrix reads
 
 
-def byte_offsets(kind: ArrayType, layout: Layout, at: Sequence[int]) -> Offsets:
-    """Byte offset of each (thread, slot) of a tile at `at`, int64 [threads, slots]; pad is put at the tile's
-    edge.
+def byte_offsets(kind: ArrayType, layout: Layout, at: Sequence[int], pad: bool = True) -> Offsets:
+    """Byte offset of each (thread, slot) of a tile at `at`, int64 [threads, slots]. Pad is put at the tile's
+    edge; without `pad` nobody goes there, and what is simplest will do.
     """
     shape = tuple(n for n in kind.shape if isinstance(n, int))
-    points = np.clip(layout.points(), 0, np.array(layout.shape) - 1).astype(np.int64) + np.array(at, np.int64)
+    points = layout.points().astype(np.int64)
+    if pad:
+        points = np.clip(points, 0, np.array(layout.shape) - 1)
+    points += np.array(at, np.int64)
     memory = kind.layout or row_major(shape)
     bits = memory_bits(kind.dtype)
     return np.asarray(memory.byte_offset(tuple(np.moveaxis(points, -1, 0)), bits), np.int64).reshape(
@@ -99,17 +102,40 @@ def run_length(offsets: Offsets, bits: int, static: Mask) -> int:
     return length
 
 
+def groups(offsets: Offsets, bits: int, static: Mask) -> list[list[int]]:
+    """Slots that one instruction each moves: in the order of their addresses, as many as are next to each other,
+    aligned and used alike in every thread.
+    """
+    size = bits // 8
+    order = np.argsort(offsets[0], kind="stable")
+    offsets, static = offsets[:, order], static[:, order]
+    near = ((np.diff(offsets, axis=1) == size) & (static[:, 1:] == static[:, :-1])).all(axis=0).tolist()
+    aligned = np.gcd.reduce(offsets, axis=0).tolist()
+    found: list[list[int]] = []
+    at = 0
+    while at < len(order):
+        length = 16 // size
+        while length > 1 and (
+            at + length > len(order) or aligned[at] % (length * size) or not all(near[at : at + length - 1])
+        ):
+            length //= 2
+        found.append(order[at : at + length].tolist())
+        at += length
+    return found
+
+
 class Lazy(Sequence[str]):
     """Slots that are loaded when they are first asked for, a group at a time: fragments live as short as they
     can.
     """
 
-    def __init__(self, count: int, group: int, load: Callable[[int], list[str]]) -> None:
-        self.size, self.group, self.load_group = count, group, load
+    def __init__(self, groups: Sequence[Sequence[int]], load: Callable[[int], list[str]]) -> None:
+        self.load_group = load
+        self.places = {slot: (i, place) for i, group in enumerate(groups) for place, slot in enumerate(group)}
         self.loaded: dict[int, list[str]] = {}
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.places)
 
     @overload
     def __getitem__(self, i: int) -> str: ...
@@ -117,8 +143,10 @@ class Lazy(Sequence[str]):
     def __getitem__(self, i: slice) -> list[str]: ...
     def __getitem__(self, i: int | slice) -> str | list[str]:
         if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(self.size))]
-        group, place = divmod(i, self.group)
+            return [self[j] for j in range(*i.indices(len(self)))]
+        if i not in self.places:
+            raise IndexError(i)
+        group, place = self.places[i]
         if group not in self.loaded:
             self.loaded[group] = self.load_group(group)
         return self.loaded[group][place]
@@ -132,40 +160,36 @@ def load(e: Emitter, buffer: Value, layout: Layout, at: Sequence[int], lazy: boo
     if matrices is not None:
         slots = _by_matrices(e, buffer, kind, *matrices)
     else:
-        length = run_length(offsets, bits, np.ones(offsets.shape, bool))
-        slots = _by_runs(e, buffer, kind, offsets[:, ::length], length)
+        slots = _by_groups(e, buffer, kind, offsets)
     return Fragment(kind.dtype, layout, slots if lazy else list(slots))
 
 
-def _by_runs(e: Emitter, buffer: Value, kind: ArrayType, offsets: Offsets, length: int) -> Lazy:
-    starts, size = places(e, buffer, offsets), length * memory_bits(kind.dtype) // 8
+def _by_groups(e: Emitter, buffer: Value, kind: ArrayType, offsets: Offsets) -> Lazy:
+    bits = memory_bits(kind.dtype)
+    found = groups(offsets, bits, np.ones(offsets.shape, bool))
+    starts = places(e, buffer, offsets[:, [group[0] for group in found]])
 
     def one(i: int) -> list[str]:
-        return from_words(e, access.load(e, starts[i], size, "shared", False), length, kind.dtype)
+        count = len(found[i])
+        words = access.load(e, starts[i], count * bits // 8, "shared", False)
+        return from_words(e, words, count, kind.dtype)
 
-    return Lazy(offsets.shape[1] * length, length, one)
+    return Lazy(found, one)
 
 
 def store(e: Emitter, buffer: Value, tile: Fragment, at: Sequence[int]) -> None:
     """A tile into a shared buffer, each element by its owner."""
-    kind = buffer.array_type
-    offsets, bits, taking = (
-        byte_offsets(kind, tile.layout, at),
-        memory_bits(kind.dtype),
-        tile.layout.owner_mask(),
-    )
-    length = run_length(offsets, bits, taking)
-    starts = places(e, buffer, offsets[:, ::length])
-    for i in range(tile.layout.slots // length):
-        first, who = i * length, taking[:, i * length]
-        if not who.any():
-            continue
-        words = as_words(e, tile.slots[first : first + length], tile.dtype)
-        condition = predicate(e, who)
+    kind, taking = buffer.array_type, tile.layout.owner_mask()
+    offsets, bits = byte_offsets(kind, tile.layout, at, pad=False), memory_bits(kind.dtype)
+    found = [group for group in groups(offsets, bits, taking) if taking[:, group[0]].any()]
+    starts = places(e, buffer, offsets[:, [group[0] for group in found]])
+    for i, group in enumerate(found):
+        words, size = as_words(e, [tile.slots[s] for s in group], tile.dtype), len(group) * bits // 8
+        condition = predicate(e, taking[:, group[0]])
         if condition is None:
-            access.store(e, starts[i], words, length * bits // 8, "shared")
+            access.store(e, starts[i], words, size, "shared")
         else:
-            access.store_if(e, condition, starts[i], words, length * bits // 8, "shared")
+            access.store_if(e, condition, starts[i], words, size, "shared")
 
 
 # -- ldmatrix: four 8x8 blocks of 16-bit units per instruction --------------------------------------
@@ -203,7 +227,7 @@ def _by_matrices(e: Emitter, buffer: Value, kind: ArrayType, rows: Offsets, tran
         words = _ldmatrix_once(e, addresses[i], n, transposed)
         return [slot for word in words for slot in e.unword(word, kind.dtype)]
 
-    return Lazy(count * per, n * per, one)
+    return Lazy([range(i, i + n * per) for i in range(0, count * per, n * per)], one)
 
 
 def _ldmatrix_once(e: Emitter, address: str, n: int, transposed: bool) -> list[str]:
