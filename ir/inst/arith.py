@@ -374,8 +374,7 @@ class Iota(Inst):
 
 @dataclass(frozen=True, eq=False)
 class Math(Inst):
-    """exp, sin, erf ...: a program of the instructions above (tilec.ir.elementary), so every runner gives the same
-    bits.
+    """exp, sin, erf ...: a program of the instructions above (tilec.ir.elementary), the same bits everywhere.
 
     `approx` takes the target's own instruction where it has one, within the function's stated bound.
     """
