@@ -103,11 +103,11 @@ class Emitter:
         return ""
 
     def constant_table(self, kind: str, items: Sequence[int]) -> str:
-        """A module constant in constant memory: its name."""
+        """A module constant: its name. Not in constant memory: that is small, and gives one word at a time."""
         name = f"@table{len(self.globals)}"
         text = ", ".join(f"{kind} {item}" for item in items)
         self.globals.append(
-            f"{name} = internal addrspace(4) constant [{len(items)} x {kind}] [{text}], align 16"
+            f"{name} = internal addrspace(1) constant [{len(items)} x {kind}] [{text}], align 16"
         )
         return name
 

@@ -103,8 +103,8 @@ def run_length(offsets: Offsets, bits: int, static: Mask) -> int:
 
 
 def groups(offsets: Offsets, bits: int, static: Mask) -> list[list[int]]:
-    """Slots that one instruction each moves: in the order of their addresses, as many as are next to each other,
-    aligned and used alike in every thread.
+    """Slots that one instruction each moves: in the order of their addresses, as many as are next to each
+    other, aligned and used alike in every thread.
     """
     size = bits // 8
     order = np.argsort(offsets[0], kind="stable")

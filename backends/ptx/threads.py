@@ -2,7 +2,7 @@
 
 A layout says at compile time, for every thread, which coordinate it has. `per_thread` turns such a table into
 instructions: a constant, shifts and masks of the thread's number where the table is linear in its bits
-(nearly always), divisions where it repeats with another period, else a look-up in constant memory.
+(nearly always), divisions where it repeats with another period, else a look-up in a table.
     [0, 0, 8, 8, 16, 16, ...]  ->  (tid >> 1) << 3
 """
 
@@ -101,8 +101,8 @@ def _periodic(e: Emitter, table: Table) -> str | None:
 
 def _look_up(e: Emitter, table: Table) -> str:
     name = e.constant_table("i32", [int(x) for x in table])
-    at = e.let(f"getelementptr inbounds i32, ptr addrspace(4) {name}, i32 {e.tid}")
-    return e.let(f"load i32, ptr addrspace(4) {at}, align 4, !invariant.load !1")
+    at = e.let(f"getelementptr inbounds i32, ptr addrspace(1) {name}, i32 {e.tid}")
+    return e.let(f"load i32, ptr addrspace(1) {at}, align 4, !invariant.load !1")
 
 
 def _booleans(e: Emitter, table: Table) -> str:
