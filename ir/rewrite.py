@@ -84,7 +84,11 @@ Leave = Callable[[Inst, tuple[Value, ...], Emit], Sequence[Value]]
 
 
 def rebuild(
-    func: Func, visit: Visit, enter: Enter | None = None, leave: Leave | None = None, take: Enter | None = None
+    func: Func,
+    visit: Visit,
+    enter: Enter | None = None,
+    leave: Leave | None = None,
+    take: Enter | None = None,
 ) -> Func:
     """The function with every instruction replaced by what `visit` makes of it.
 
