@@ -103,7 +103,7 @@ class Emitter:
         return ""
 
     def constant_table(self, kind: str, items: Sequence[int]) -> str:
-        """A module constant: its name. Not in constant memory: that is small, and gives one word at a time."""
+        """A module constant: its name. Not in constant memory, which is small and gives one word."""
         name = f"@table{len(self.globals)}"
         text = ", ".join(f"{kind} {item}" for item in items)
         self.globals.append(

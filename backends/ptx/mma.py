@@ -129,7 +129,7 @@ def _fma(e: Emitter, a: Fragment, b: Fragment, c: Fragment) -> Fragment:
 
 def _multiply_add(e: Emitter, x: str, y: str, z: str, types: tuple[DType, DType, DType]) -> str:
     """x * y + z: fused in f32 or f64, which hold the operands exactly, then rounded to the sums' dtype."""
-    a, b, sum_ = types
+    sum_ = types[2]
     wide = sum_ if sum_.is_integer or sum_.bits == 64 else dt.f32
     x, y, z = (cast(e.writer, v, have, wide) for v, have in zip((x, y, z), types, strict=True))
     if sum_.is_integer:
