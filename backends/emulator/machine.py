@@ -70,6 +70,7 @@ class Launch:
     executed: list[int] = field(default_factory=list)
     found: dict[tuple[Any, ...], int] = field(default_factory=dict)
     sampled: dict[int, int] = field(default_factory=dict)
+    products: int = 0  # matrix products of warps so far: many are worth compiled code
 
     @property
     def metrics(self) -> Metrics:
@@ -152,6 +153,11 @@ class Machine:
                 stores[name] = np.zeros(self.lanes, numpy_type(declared))
             views.append(narrow_view(stores[name], np.dtype(dtype)))
         return views
+
+    def pointer(self, slot: int, lane: int) -> int:
+        """The address of a lane's element of a register view, for compiled code."""
+        view = self.views[slot]
+        return int(view.__array_interface__["data"][0] + lane * view.itemsize)
 
     def special(self, name: str) -> Any:
         base, _, axis = name[1:].partition(".")

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tilec.backends.emulator.decode import COLLECTIVE, Form, Getter, Setter, Step, constant
-from tilec.backends.emulator.ptx_types import Array, Sel
+from tilec.backends.emulator.decode import COLLECTIVE, Form, Getter, Run, Setter, Step, constant
+from tilec.backends.emulator.fast import matrix_product
+from tilec.backends.emulator.lanes import size
+from tilec.backends.emulator.program import Register
+from tilec.backends.emulator.ptx_types import Array, Sel, bits
 from tilec.backends.emulator.rounding import E4M3, E5M2, decode, from_bf16
 from tilec.backends.emulator.warp import Warps, warps
 
@@ -129,6 +132,7 @@ def product(a: Array, b: Array, c: Array, shape: Shape) -> Array:
     return np.asarray(np.matmul(a, b) + c)
 
 
+MANY = 2000  # products of warps after which compiled code pays for itself
 SHAPES = ("m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m16n8k64", "m8n8k4", "m8n8k16", "m8n8k32")
 
 
@@ -145,7 +149,37 @@ def mma(f: Form) -> Step:
     if raw == "b64":
         a, b = f.sources(1, "f64", shape.a_count), f.sources(2, "f64", shape.b_count)
     c = f.sources(3, kind, shape.c_count)
-    return Step(runner(shape, puts, a, b, c), COLLECTIVE, members=constant(np.uint32(0xFFFFFFFF)))
+    run = runner(shape, puts, a, b, c)
+    return Step(accelerated(f, shape, run), COLLECTIVE, members=constant(np.uint32(0xFFFFFFFF)))
+
+
+def accelerated(f: Form, shape: Shape, run: Run) -> Run:
+    """`run`, or compiled code once a launch has seen many products of whole warps in all blocks."""
+    slots = [slot for n in (1, 2, 3, 0) for slot in word_slots(f, n)]
+    if (shape.m, shape.k, shape.d) != (16, 16, "f32") or shape.a not in ("f16", "bf16") or None in slots:
+        return run
+    numbers = [slot for slot in slots if slot is not None]
+
+    def either(m: Machine, s: Sel) -> None:
+        whole = 32 * m.blocks
+        m.launch.products += size(s) // 32
+        if m.launch.products < MANY or not isinstance(s, slice) or s.start % whole or s.stop % whole:
+            return run(m, s)
+        pointers = [m.pointer(slot, s.start) for slot in numbers]
+        return matrix_product(shape.a)(pointers, (s.stop - s.start) // whole, m.blocks)
+
+    return either
+
+
+def word_slots(f: Form, n: int) -> list[int | None]:
+    """Views of an operand's registers as plain words; None for what is no 4-byte register."""
+    items = f.vector(n, len(getattr(f.operand(n), "items", "1")))
+    return [
+        f.context.view(r.name, r.type, np.dtype("u4"))
+        if isinstance(r, Register) and bits(r.type) == 32
+        else None
+        for r in items
+    ]
 
 
 def read_shape(f: Form) -> Shape:

@@ -151,6 +151,34 @@ def test_integer_mma_saturates():
     assert (found == np.int64(2**31 - 5 + 32 * 127 * 127 - 2**32)).all()
 
 
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+@pytest.mark.parametrize("blocks", [1, 3, 16, 37])
+def test_compiled_product_is_numpys(kind, blocks):
+    """The compiled m16n8k16 and its numpy twin, over warps and blocks, D in place of C."""
+    from tilec.backends.emulator.fast import matrix_product
+    from tilec.backends.emulator.mma import matrix_a, matrix_b, matrix_c, registers_d
+
+    rng, lanes = np.random.default_rng(0), 3 * 32 * blocks
+    words = [codes(rng, kind, lanes // 32).reshape(-1) for _ in range(6)]
+    sums = [rng.standard_normal(lanes).astype(np.float32) for _ in range(4)]
+    rows = [x.reshape(3, 32, blocks).transpose(0, 2, 1).reshape(-1, 32) for x in (*words, *sums)]
+    expected = matrix_a(rows[:4], kind, 16) @ matrix_b(rows[4:6], kind) + matrix_c(rows[6:], False)
+    pointers = [x.ctypes.data for x in (*words, *sums)]
+    matrix_product(kind)(pointers + pointers[6:], 3, blocks)
+    for found, right in zip(sums, registers_d(expected, False), strict=True):
+        found = found.reshape(3, 32, blocks).transpose(0, 2, 1).reshape(-1, 32)
+        np.testing.assert_allclose(found, right, atol=1e-5)
+
+
+def test_compiled_product_is_used_for_many(monkeypatch):
+    """The same instruction by both ways, chosen by how many products a launch has seen."""
+    import tilec.backends.emulator.mma as mma
+
+    monkeypatch.setattr(mma, "MANY", 0)
+    test_mma("m16n8k16", "f16", "f16", "f32")
+    test_mma("m16n8k16", "bf16", "bf16", "f32")
+
+
 MATRIX = """
     .shared .align 16 .b8 s[512]; .reg .b32 %m<4>;
     mov.u64 %a0, s; mad.wide.u32 %a1, %r0, 16, %a0; mad.wide.u32 %a2, %r0, 16, %p0;
