@@ -2,8 +2,8 @@
 
     copy a; wait a; load a; copy b; wait b; load b; dot  ->  copy a; copy b; wait (a, b); load a; load b; dot
 All copies of a step are under way before anybody waits, and fragments are in registers only while they are
-used. A copy fills a buffer of its own, so a read may move past other copies; it does not move past loops,
-branches or barriers.
+used. A copy fills a buffer of its own, or a slot of a ring that this round does not read, so a read may move
+past other copies; it does not move past loops, barriers, or branches that do more than compute.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from tilec.ir.func import Block, Func, Inst, Value
 from tilec.ir.inst.control import For, If, While
-from tilec.ir.inst.memory import Copy, Load, Wait
+from tilec.ir.inst.memory import Copy, Load, Stage, Wait
 from tilec.ir.inst.shape import Permute, Reshape
 from tilec.ir.inst.sync import Barrier
 from tilec.ir.target import Target
@@ -42,7 +42,7 @@ class _Sinker:
             if _stops(inst):
                 _flush(delayed, body, set(delayed))
             else:
-                _flush(delayed, body, _needed(delayed, inst.operands))
+                _flush(delayed, body, _needed(delayed, _used(inst)))
             body.append(inst)
         _flush(delayed, body, set(delayed))
         return Block(block.args, tuple(body), tuple(new.get(v, v) for v in block.results))
@@ -68,12 +68,21 @@ def _moves(inst: Inst) -> bool:
 def _movable(inst: Inst, staged: set[Value]) -> bool:
     """A read of a buffer that a copy filled, or a view of one that was moved."""
     if isinstance(inst, Load):
-        return inst.array in staged
+        return inst.array in staged or isinstance(inst.array, Stage)
     return isinstance(inst, Permute | Reshape) and inst.x in staged
 
 
 def _stops(inst: Inst) -> bool:
+    """Loops and barriers, and branches that do more than compute."""
+    if isinstance(inst, If):
+        return not all(each.pure for block in inst.blocks for each in block.walk())
     return bool(inst.blocks) or isinstance(inst, Barrier)
+
+
+def _used(inst: Inst) -> tuple[Value, ...]:
+    """What an instruction needs, its blocks included."""
+    inner = (v for block in inst.blocks for each in block.walk() for v in each.operands)
+    return (*inst.operands, *inner, *(v for block in inst.blocks for v in block.results))
 
 
 def _needed(delayed: list[Inst], operands: tuple[Value, ...]) -> set[Inst]:
