@@ -12,6 +12,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+from tilec import cache
 from tilec.arguments import (
     bind,
     check_apart,
@@ -22,6 +23,7 @@ from tilec.arguments import (
     written_params,
 )
 from tilec.frontend import Definition
+from tilec.ir import debug
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Func, Value
 from tilec.ir.run import Memory, grid_size
@@ -94,9 +96,17 @@ class Compiled:
             raise TilecError(
                 "the reference runs the IR itself: it has no other code; compile for cpu or sm_90a"
             )
-        if self.machine == CPU:
-            return _backend("cpu").compile(self.func)
-        return _backend("ptx").compile(self.func, self.machine)
+        from tilec.ir.text import show
+
+        room = _backend("cpu" if self.machine == CPU else "ptx")
+        machine = () if self.machine == CPU else (self.machine,)
+        name = cache.key(self.machine.name, show(self.traced, lines=True))
+        kept = None if debug.level() else cache.fetch(name)
+        if kept is not None:
+            return room.restore(self.traced, *machine, kept)
+        made = room.compile(self.func, *machine)
+        cache.keep(name, made.parts())
+        return made
 
     @property
     def llvm(self) -> str:

@@ -10,3 +10,4 @@ if __name__ != "tilec.backends.cpu":
 from tilec.backends.cpu.arguments import grid as grid
 from tilec.backends.cpu.kernel import CpuKernel as CpuKernel
 from tilec.backends.cpu.kernel import compile as compile
+from tilec.backends.cpu.kernel import restore as restore

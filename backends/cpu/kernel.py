@@ -10,9 +10,10 @@ that all share, in ticket order. ctypes gives up Python's lock meanwhile.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,8 +29,10 @@ from tilec.backends.cpu.lower import Lowering, Report
 from tilec.backends.cpu.work import work
 from tilec.backends.writer import Writer
 from tilec.ir import codec
-from tilec.ir.errors import TilecError
+from tilec.ir.dtype import dtype
+from tilec.ir.errors import Loc, TilecError
 from tilec.ir.func import Func
+from tilec.ir.tile import TileType
 
 NAME = "blocks"
 FEW = 200_000  # operations that are not worth waking another thread for
@@ -57,6 +60,19 @@ class CpuKernel:
     @property
     def asm(self) -> str:
         return self.module.asm
+
+    def parts(self) -> dict[str, bytes]:
+        """What brings it back (restore) without compiling."""
+        tables = [np.ascontiguousarray(table) for table in self.tables]
+        facts = {
+            "scratch": self.scratch_bytes,
+            "operations": self.operations,
+            "tables": [(table.dtype.str, table.shape) for table in tables],
+            "reports": [_told(report) for report in self.reports],
+        }
+        named = {f"table{i}": table.tobytes() for i, table in enumerate(tables)}
+        code = {"object": self.module.object_bytes, "bitcode": self.module.bitcode, "text": self.text.encode()}
+        return {"facts": json.dumps(facts).encode(), **code, **named}
 
     def launch(self, args: Sequence[Any], blocks: int, threads: int | None = None) -> None:
         """Runs all blocks; arrays are written in place. TilecError where an assertion of the kernel fails."""
@@ -110,6 +126,31 @@ class CpuKernel:
             report = self.reports[failed - 1]
             block = int(state[effects.FAILED_BLOCK])
             raise TilecError(f"assertion failed in block {block}: {report.text}", report.loc)
+
+
+def _told(report: Report) -> list[Any]:
+    """A report as JSON has it."""
+    loc, kind = report.loc, report.type
+    place = [loc.file, loc.line, loc.text] if loc else None
+    return [report.text, place, [kind.dtype.name, kind.shape] if kind else None]
+
+
+def _report(told: list[Any]) -> Report:
+    text, place, kind = told
+    tile = TileType(dtype(kind[0]), tuple(kind[1])) if kind else None
+    return Report(text, Loc(*place) if place else None, tile)
+
+
+def restore(func: Func, parts: Mapping[str, bytes]) -> CpuKernel:
+    """A kernel from its parts; `func` may be as traced."""
+    facts = json.loads(parts["facts"])
+    tables = [np.frombuffer(parts[f"table{i}"], kind).reshape(shape)
+              for i, (kind, shape) in enumerate(facts["tables"])]  # fmt: skip
+    reports = [_report(told) for told in facts["reports"]]
+    module = llvm.load_native(parts["object"], parts["bitcode"])
+    return CpuKernel(
+        func, parts["text"].decode(), facts["scratch"], tables, reports, facts["operations"], module
+    )
 
 
 def compile(func: Func) -> CpuKernel:  # noqa: A001

@@ -5,3 +5,4 @@ if __name__ != "tilec.backends.ptx":
 
 from tilec.backends.ptx.kernel import PtxKernel as PtxKernel
 from tilec.backends.ptx.kernel import compile as compile  # noqa: A004 - the word that users know
+from tilec.backends.ptx.kernel import restore as restore

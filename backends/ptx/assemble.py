@@ -72,6 +72,10 @@ class Assembled:
     def shared_bytes(self) -> int:
         return self._largest("shared_bytes")
 
+    def parts(self) -> dict[str, bytes]:
+        """What brings it back (`restored`) without the assembler."""
+        return {"cubin": self.cubin, "log": self.log.encode()}
+
     def _largest(self, what: str) -> int:
         return max((getattr(usage, what) for usage in self.kernels.values()), default=0)
 
@@ -84,6 +88,12 @@ def find(tool: str) -> Path | None:
 def describe_tools() -> list[tuple[str, Path | None, str]]:
     """(name, path, version) of each tool; (name, None, "") where it is missing."""
     return [(tool, path, _version(path) if path else "") for tool in TOOLS for path in (find(tool),)]
+
+
+def restored(parts: Mapping[str, bytes]) -> Assembled:
+    """What an assembler made, from its parts."""
+    log = parts["log"].decode()
+    return Assembled(parts["cubin"], _usage(log), log)
 
 
 def assemble(ptx: str, target: Target, options: tuple[str, ...] = ()) -> Assembled:

@@ -290,7 +290,7 @@ HANDLERS: dict[type[Inst], Callable[..., Any]] = {
     shape.Extract: moves.extract, shape.Stack: moves.stack, shape.Convert: moves.convert,
     shape.Annotate: _same, shape.View: moves.view,
     reductions.Reduce: reduce.reduce, reductions.Partial: reduce.reduce,
-    reductions.ArgReduce: reduce.arg_reduce, products.Dot: mma.dot,
+    reductions.ArgReduce: reduce.arg_reduce, reductions.Scan: reduce.scan, products.Dot: mma.dot,
     mem.Size: _size, mem.ArraySlice: memory.array_slice, mem.Alloc: _alloc, mem.Stage: _stage,
     mem.ArrayReshape: _array_reshape, mem.Load: memory.load, mem.Store: memory.store,
     mem.Gather: memory.gather, mem.Scatter: memory.scatter, mem.Atomic: memory.atomic,

@@ -7,6 +7,7 @@ stand.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
@@ -52,6 +53,16 @@ class PtxKernel:
     @cached_property
     def sass(self) -> str:
         return sass(self.assembled.cubin)
+
+    def parts(self) -> dict[str, bytes]:
+        """What brings it back (restore) without compiling."""
+        shared = str(self.shared_bytes).encode()
+        return {"llvm": self.llvm.encode(), "ptx": self.ptx.encode(), "shared": shared}
+
+
+def restore(func: Func, target: Target, parts: Mapping[str, bytes]) -> PtxKernel:
+    """A kernel from its parts; `func` may be as traced."""
+    return PtxKernel(func, target, parts["llvm"].decode(), parts["ptx"].decode(), int(parts["shared"]))
 
 
 def compile(func: Func, target: Target) -> PtxKernel:  # noqa: A001 - the word that users know

@@ -1,4 +1,4 @@
-"""Reductions of one thread and one warp: slots by a tree, lanes by butterflies.
+"""Reductions and scans of one thread and one warp: slots by a tree, lanes by butterflies.
 
 The layout pass guarantees that the reduced axis lies in slots and in whole bits of the lane number; what lies
 across warps has been split off (Partial) and goes through shared memory.
@@ -6,6 +6,7 @@ across warps has been split off (Partial) and goes through shared memory.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.func import Arg
 from tilec.ir.inst import arith
-from tilec.ir.inst.reduce import ArgReduce, Partial, Reduce, identity, reduced_lane_bits
+from tilec.ir.inst.reduce import ArgReduce, Partial, Reduce, Scan, identity, reduced_lane_bits
 from tilec.ir.layout import Layout, local
 from tilec.ir.tile import TileType
 
@@ -55,6 +56,45 @@ def reduce(e: Emitter, inst: Reduce | Partial) -> Fragment | str:
         totals = [combine(x, butterfly(e, x, wide, 1 << bit)) for x in totals]
     totals = [emit.cast(e.writer, x, wide, dtype) for x in totals]
     return Fragment(dtype, result, totals) if inst.tile.rank else totals[0]
+
+
+def scan(e: Emitter, inst: Scan) -> Fragment:
+    """Every lane runs over its own slots, then takes in what the lanes before it have in all. The layout pass
+    gives each a run of the axis, so pad comes last.
+    """
+    tile, dtype, axis = e.fragment(inst.x), inst.x.tile.dtype, inst.axis
+    wide = _accumulator(inst.op, dtype)
+    combine = _combine(e, inst.op, wide)
+    out = [emit.cast(e.writer, x, dtype, wide) for x in tile.slots]
+    lanes = reduced_lane_bits(tile.layout, axis)
+    for run in _along(tile.layout, axis).values():
+        for before, s in itertools.pairwise(run):
+            out[s] = combine(out[before], out[s])
+        if lanes:
+            before_me = _before(e, inst.op, wide, out[run[-1]], lanes)
+            out = [combine(before_me, x) if s in run else x for s, x in enumerate(out)]
+    return Fragment(dtype, tile.layout, [emit.cast(e.writer, x, wide, dtype) for x in out])
+
+
+def _along(layout: Layout, axis: int) -> dict[tuple[int, ...], list[int]]:
+    """Slots with the same other coordinates, in order along the axis."""
+    part = layout.slot_part()
+    found: dict[tuple[int, ...], list[int]] = {}
+    for s in np.argsort(part[:, axis], kind="stable").tolist():
+        found.setdefault(tuple(np.delete(part[s], axis).tolist()), []).append(s)
+    return found
+
+
+def _before(e: Emitter, op: str, dtype: DType, mine: str, lanes: list[int]) -> str:
+    """What the lanes before this one have in all: halves of growing groups of lanes tell each other."""
+    combine, kind = _combine(e, op, dtype), held(dtype)
+    before, total = e.writer.constant(identity(op, dtype), dtype), mine
+    for bit in lanes:
+        other = butterfly(e, total, dtype, 1 << bit)
+        upper = predicate(e, (np.arange(e.threads) >> bit & 1).astype(bool))
+        before = e.let(f"select i1 {upper}, {kind} {combine(other, before)}, {kind} {before}")
+        total = combine(total, other)
+    return before
 
 
 def without_pad(e: Emitter, slots: list[str], layout: Layout, neutral: str, kind: str) -> list[str]:

@@ -1,0 +1,166 @@
+"""What compiles leave on disk for the next process: named byte strings under a key.
+
+    keep(key, {"ptx": b"..."});  fetch(key) == {"ptx": b"..."}
+An entry is one file, written under another name and then moved, so that readers see all of it or nothing. It
+begins with a magic number, the version of this format and a digest of the rest: what is damaged, foreign or
+older is not there. The least recently used entries go when the folder grows past its limit. A cache that
+cannot be read or written is no error: everything is compiled anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+MAGIC = b"tilec\x00\x00\x01"  # the last byte counts versions of this format
+LIMIT = 512 << 20  # bytes of the folder
+SUFFIX = ".tilec"
+ROOMS = ("", "ir", "backends")  # folders whose sources decide what is compiled
+
+Parts = Mapping[str, bytes]
+
+
+def directory() -> Path:
+    """TILEC_CACHE_DIR, or ~/.cache/tilec."""
+    chosen = os.environ.get("TILEC_CACHE_DIR")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "tilec"
+
+
+def key(*parts: str) -> str:
+    """A name for what these texts, this compiler and this machine decide."""
+    digest = hashlib.sha256()
+    for part in (compiler(), machine(), *parts):
+        digest.update(f"{len(part)}:".encode() + part.encode())
+    return digest.hexdigest()
+
+
+def fetch(name: str) -> Parts | None:
+    """The entry of this name; None where there is none that is whole."""
+    path = directory() / (name + SUFFIX)
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    found = _unpacked(data)
+    with suppress(OSError):
+        if found is None:
+            path.unlink()
+        else:
+            os.utime(path)  # used just now
+    return found
+
+
+def keep(name: str, parts: Parts) -> None:
+    """Writes an entry; of two writers of one name either may win, as both write the same."""
+    folder = directory()
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, written = tempfile.mkstemp(dir=folder, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_packed(parts))
+            os.replace(written, folder / (name + SUFFIX))
+        except BaseException:
+            os.unlink(written)
+            raise
+        _prune(folder)
+
+
+def entries() -> list[Path]:
+    """The files of the cache, the least recently used first."""
+    try:
+        found = [(entry.stat().st_mtime_ns, Path(entry.path)) for entry in os.scandir(directory())
+                 if entry.name.endswith(SUFFIX) or entry.name.startswith(".new-")]  # fmt: skip
+    except OSError:
+        return []
+    return [path for _, path in sorted(found)]
+
+
+def clear() -> int:
+    """Removes every entry; gives how many there were."""
+    gone = entries()
+    for path in gone:
+        with suppress(OSError):
+            path.unlink()
+    return len(gone)
+
+
+def size() -> int:
+    """Bytes of all entries."""
+    return sum(_size(path) for path in entries())
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
+def _prune(folder: Path) -> None:
+    """Removes the least recently used entries until the folder is within its limit."""
+    paths = entries()
+    sizes = [_size(path) for path in paths]
+    excess = sum(sizes) - LIMIT
+    for path, taken in zip(paths, sizes, strict=True):
+        if excess <= 0:
+            return
+        with suppress(OSError):
+            path.unlink()
+        excess -= taken
+
+
+def _packed(parts: Parts) -> bytes:
+    head = json.dumps({name: len(data) for name, data in parts.items()}).encode()
+    body = len(head).to_bytes(8, "little") + head + b"".join(parts.values())
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def _unpacked(data: bytes) -> Parts | None:
+    start = len(MAGIC) + 32
+    body = data[start:]
+    if not data.startswith(MAGIC) or data[len(MAGIC) : start] != hashlib.sha256(body).digest():
+        return None
+    at = 8 + int.from_bytes(body[:8], "little")
+    found: dict[str, bytes] = {}
+    for name, length in json.loads(body[8:at]).items():
+        found[name] = body[at : at + length]
+        at += length
+    return found
+
+
+@cache
+def compiler() -> str:
+    """The sources that compile, by path, size and time, and the version of LLVM's binding."""
+    root = Path(__file__).parent
+    base = root if (root / "ir").is_dir() else root.parent
+    folders = [root, *(base / room for room in ROOMS if room)]
+    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    stats = [(str(path.relative_to(base)), path.stat()) for path in files]
+    text = "".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
+    return hashlib.sha256(text.encode()).hexdigest() + _version("llvmlite")
+
+
+@cache
+def machine() -> str:
+    """The processor: native code is for one."""
+    import platform
+
+    flags = ""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.system()} {platform.machine()} {platform.processor()} {flags}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
