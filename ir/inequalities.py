@@ -46,7 +46,7 @@ class Atoms:
         self._proofs: dict[Form, bool] = {}
 
     def new(self, atom: Atom, scale: int = 1) -> Form:
-        """scale * a new atom, whose range its bounds may narrow."""
+        """scale * a new atom, whose range its bounds may narrow; a number if only one is left."""
         for bound in atom.lower:
             atom.low = max(atom.low, _quotient(self.range(bound.form), self.range(bound.divisor))[0])
         for bound in atom.upper:
@@ -55,6 +55,8 @@ class Atoms:
             ranges = [self.range(case) for case in atom.cases]
             atom.low = max(atom.low, min(low for low, _ in ranges))
             atom.high = min(atom.high, max(high for _, high in ranges))
+        if atom.low == atom.high:
+            return lift(atom.low * scale)
         self.table.append(atom)
         return atom_form(len(self.table) - 1, scale)
 

@@ -19,6 +19,7 @@ from tilec.ir.inst import arith
 from tilec.ir.inst.arith import Add, Full, Math
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.mma import Dot
+from tilec.ir.inst.sync import BlockIndex
 from tilec.ir.passes.identities import is_exactly, number, rewritten
 from tilec.ir.rewrite import Emit, Rewritten, inline, rebuild, uses
 from tilec.ir.run import State
@@ -49,6 +50,7 @@ class _Round:
     def __init__(self, func: Func) -> None:
         self.uses = uses(func)
         self.seen: dict[tuple[Any, ...], Inst] = {}
+        self.indices = [inst for inst in func.walk() if isinstance(inst, BlockIndex)]
         self.again = self.loops = False
 
     def __call__(self, inst: Inst, emit: Emit) -> Rewritten:
@@ -70,11 +72,20 @@ class _Round:
     def _simpler(self, inst: Inst, emit: Emit) -> Value:
         value: Value = inst
         while isinstance(value, Inst) and not emit.visible(value):
-            found = rewritten(value) or folded(value) or self.dot_takes_the_sum(value, emit)
+            found = rewritten(value) or folded(value) or self.only_block(value)
+            found = found or self.dot_takes_the_sum(value, emit)
             if found is None:
                 break
             value = found
         return value
+
+    def only_block(self, inst: Inst) -> Value | None:
+        """The number of the only block along an axis -> 0, if another still tells of a larger grid"""
+        if not isinstance(inst, BlockIndex) or number(inst.grid[inst.axis]) != 1:
+            return None
+        larger = any(number(extent) != 1 for extent in inst.grid)
+        told = any(number(other.grid[other.axis]) != 1 for other in self.indices)
+        return Full(0, inst.tile.dtype) if told or not larger else None
 
     def dot_takes_the_sum(self, inst: Inst, emit: Emit) -> Value | None:
         """dot(a, b, 0) + c, c + dot(a, b, 0) -> dot(a, b, c), if nobody else wants the product"""

@@ -61,7 +61,7 @@ def test_the_divisor_divides(f: Form, point: list[int]) -> None:
     assert (f.constant is None) == bool(f.atoms)
 
 
-@given(forms, st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 5)), min_size=4, max_size=4), st.data())
+@given(forms, st.lists(st.tuples(st.integers(-5, 5), st.integers(1, 5)), min_size=4, max_size=4), st.data())
 def test_ranges_and_proofs_hold_everywhere(
     f: Form, boxes: list[tuple[int, int]], data: st.DataObject
 ) -> None:
@@ -81,6 +81,7 @@ def test_a_bound_by_a_later_sum() -> None:
     i = atoms.new(Atom("i", 0, 1000, upper=(Bound(b * 8 - 1, lift(8)),)))
     assert atoms.never_negative(b - i - 1) and not atoms.never_negative(b - i - 2)
     assert atoms.range(i) == (0, 99)
+    assert atoms.new(Atom("one", 1, 5, upper=(Bound(lift(1)),)), 3) == lift(3)
 
 
 def test_equal_atoms_become_one() -> None:

@@ -18,12 +18,12 @@ from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.func import Arg, Block, Func, Item, Value
 from tilec.ir.inst import arith
-from tilec.ir.inst.arith import Add, Cast, Compare, Full, Mul, Where
+from tilec.ir.inst.arith import Add, Cast, Compare, Full, Iota, Mul, Where
 from tilec.ir.inst.control import For, If, While
-from tilec.ir.inst.memory import ArraySlice, Load, Size, Store
+from tilec.ir.inst.memory import ArraySlice, Atomic, Load, Size, Store
 from tilec.ir.inst.mma import Dot
 from tilec.ir.inst.shape import Broadcast, Convert, Extract, Permute, Reshape, Stack
-from tilec.ir.inst.sync import Require
+from tilec.ir.inst.sync import BlockIndex, Require
 from tilec.ir.layout import local, spatial
 from tilec.ir.passes.identities import RULES, _table
 from tilec.ir.passes.simplify import simplify
@@ -299,6 +299,26 @@ def test_values_of_one_branch_are_not_used_in_the_other() -> None:
         return b(Add(b(Item(b.branch(some, side, side), 0)), b(Mul(x, x))))
 
     assert counts(kernel(make))["Mul"] == 3
+
+
+@pytest.mark.parametrize(("grid", "left"), [((1,), 0), ((3, 1), 1), ((1, 1), 0)])
+def test_the_only_block_along_an_axis(grid: tuple[int, ...], left: int) -> None:
+    """Its number is 0, but a grid of several blocks is never forgotten."""
+    x, b = array("x", dt.i32, 4), Body()
+    places = b.blocks(*map(b.i32, grid))
+    one = b(Broadcast(b(Add(places[-1], b.i32(1))), (4,)))
+    b(Atomic("add", x, (b(Iota((4,), 0, dt.i32)),), one))
+    after = check(Case(Func("blocks", (x,), Block((), tuple(b))), (values(dt.i32, 4),)))
+    assert counts(after).get("BlockIndex", 0) == left
+
+
+def test_an_index_that_alone_tells_of_the_grid_stays() -> None:
+    x, b = array("x", dt.i32, 4), Body()
+    place = b(BlockIndex((b.i32(3), b.i32(1)), 1))
+    one = b(Broadcast(b(Add(place, b.i32(1))), (4,)))
+    b(Atomic("add", x, (b(Iota((4,), 0, dt.i32)),), one))
+    after = check(Case(Func("blocks", (x,), Block((), tuple(b))), (values(dt.i32, 4),)))
+    assert counts(after)["BlockIndex"] == 1
 
 
 def test_requirements_stay() -> None:
