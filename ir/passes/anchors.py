@@ -168,10 +168,18 @@ def in_warp(shape: tuple[int, ...], axis: int, warps: int) -> Layout:
     return _along(outer, axis, -(-shape[axis] // WARP), WARP).with_shape(shape)
 
 
-def in_thread(shape: tuple[int, ...], axis: int, threads: int) -> Layout:
-    """The axis within one thread; the other axes over threads."""
-    rest = shape[:axis] + shape[axis + 1 :]
-    return _along(blocked(rest, threads, 1).insert_axis(axis), axis, shape[axis], 1).with_shape(shape)
+def scanned(shape: tuple[int, ...], axis: int, threads: int) -> Layout:
+    """The axis within neighbouring lanes, each with a run of it, the other axes over the other threads: with
+    as many lanes as leave a thread the fewest slots.
+    """
+    return min((_runs(shape, axis, threads, 1 << bits) for bits in range(6)), key=lambda found: found.slots)
+
+
+def _runs(shape: tuple[int, ...], axis: int, threads: int, lanes: int) -> Layout:
+    outer = blocked(shape[:axis] + shape[axis + 1 :], threads // lanes, 1).insert_axis(axis)
+    side, run = ([1] * len(shape) for _ in range(2))
+    side[axis], run[axis] = lanes, -(-shape[axis] // lanes)
+    return (outer * spatial(*side) * local(*run)).with_shape(shape)
 
 
 def _along(outer: Layout, axis: int, slots: int, lanes: int) -> Layout:

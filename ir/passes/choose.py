@@ -117,7 +117,7 @@ class Choice:
             case Reduce() | ArgReduce():
                 yield from self._reduction(c, inst, memory)
             case Scan() if memory:
-                yield anchors.in_thread(c.shape, inst.axis, self.threads)
+                yield anchors.scanned(c.shape, inst.axis, self.threads)
             case Broadcast() | Permute() | Reshape() | Extract():
                 yield from self._moved(c, inst)
 
@@ -162,6 +162,9 @@ class Choice:
                 return self.access(inst, layout)[0]
             case Reduce() | ArgReduce():
                 return self._reduce_price(c, inst, layout)
+            case Scan():
+                there = anchors.scanned(c.shape, inst.axis, self.threads)
+                return anchors.conversion_cost(layout, there) + anchors.conversion_cost(there, layout)
             case Broadcast() | Permute() | Reshape() | Extract():
                 return self._move_price(c, inst, layout)
             case _ if isinstance(inst, ELEMENTWISE):

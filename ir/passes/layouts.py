@@ -148,7 +148,7 @@ class _Assignment:
             case Reduce() | ArgReduce():
                 return self._reduce(inst, emit)
             case Scan():
-                x = self.adapt(inst.x, anchors.in_thread(inst.x.tile.shape, inst.axis, self.threads), emit)
+                x = self.adapt(inst.x, anchors.scanned(inst.x.tile.shape, inst.axis, self.threads), emit)
                 return self.settle(replace(inst, x=x), emit)
             case Dot():
                 return self._dot(inst, emit)
