@@ -54,9 +54,12 @@ def linear_tiling(m: Extent, dtype: DType, group: int, target: str) -> Weighted:
     if not has_threads(target):
         bm = _rows(m, 1, 128)
         return Weighted(bm, local(_steps(group, 128), 64 if bm >= MMA_ROWS else 32))
+    if dtype.bits == 32:  # no matrix instruction is exact enough
+        bm = _rows(m, MMA_ROWS, 32)
+        return Weighted(bm, mma_b(dtype, (_steps(group, 512 // bm), 64), WARPS))
     bm = _rows(m, MMA_ROWS, 64)
-    most = 128 if bm == MMA_ROWS and dtype.bits == 16 else 64 if dtype.bits == 16 else 32
-    return Weighted(bm, mma_b(dtype, (_steps(group, most), 128 if dtype.bits == 16 else 64), WARPS))
+    warps = 2 * WARPS if bm == 64 and group else WARPS  # a group's sums take as many registers again
+    return Weighted(bm, mma_b(dtype, (_steps(group, 128 if bm == MMA_ROWS else 64), 128), warps), warps=warps)
 
 
 def _rows(m: Extent, least: int, most: int) -> int:
