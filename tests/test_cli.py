@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import tilec as tc
+from tilec import cache
 from tilec.__main__ import main
 from tilec.checking import Outcome, check, told
 from tilec.doctor import tried
@@ -85,6 +86,8 @@ def fails(capsys: Output, *arguments: str) -> str:
         (("show", "a.py:b", "--stage", "c"), "argument --stage: invalid choice: 'c'"),
         (("show", "a.py:b", "--set", "bm"), "expected NAME=VALUE, found 'bm'"),
         (("bench", "compile", "--runs", "0"), "expected a number of 1 or more, found '0'"),
+        (("bench", "compile", "--run", "2", "--fast"), "unrecognized arguments: --fast"),
+        (("check", "a.py", "b.py"), "unrecognized arguments: b.py"),
     ],
 )
 def test_wrong_use(arguments: tuple[str, ...], text: str, capsys: Output) -> None:
@@ -235,10 +238,12 @@ def test_bench_says_what_there_is(capsys: Output) -> None:
 
 
 def test_bench_compile(script: Any, capsys: Output) -> None:
-    assert main(["bench", "compile", str(script()), "--runs", "1", "--target", "sm_80"]) == 0
+    before = cache.entries()
+    assert main(["bench", "compile", "--runs", "1", "--target", "sm_80", str(script())]) == 0
     head, row, foot = capsys.readouterr().out.splitlines()
     assert head.split() == ["milliseconds", "for", "sm_80", "trace", "passes", "emit", "llvm", "ptxas", "sum"]
     assert row.startswith("script.py:scale") and len(row.split()) == 7
+    assert cache.entries() == before, "what is measured is not kept"
     assert foot.startswith("medians of 1,")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tilec as tc
+from tilec import ops
 from tilec.__main__ import main
 from tilec.ir.target import TARGETS
 
@@ -58,7 +59,8 @@ def test_names_exist() -> None:
         assert name in TARGETS
     assert {n for n in TARGETS if n.startswith("sm_")} == set(re.findall(r'`"(sm_\w+)"`', README))
     there, missing = README.split("## What is not there yet")
-    for name in re.findall(r"`tc\.(\w+)", there):
-        assert hasattr(tc, name), name
-    for name in re.findall(r"`tc\.(\w+)", missing):
-        assert not hasattr(tc, name), f"{name} is there by now: say so"
+    for room, module in (("tc", tc), ("ops", ops)):
+        for name in re.findall(rf"`{room}\.(\w+)", there):
+            assert hasattr(module, name), name
+        for name in re.findall(rf"`{room}\.(\w+)", missing):
+            assert not hasattr(module, name), f"{name} is there by now: say so"

@@ -126,9 +126,20 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
+def parsed(arguments: Sequence[str] | None) -> Namespace:
+    """The command and its options; files may also stand after options, where argparse leaves them over."""
+    top = parser()
+    options, left = top.parse_known_args(arguments)
+    if left and (not hasattr(options, "files") or any(word.startswith("-") for word in left)):
+        top.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        options.files += map(Path, left)
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; its exit status. A TilecError is printed, and gives 1."""
-    options = parser().parse_args(arguments)
+    options = parsed(arguments)
     run: Callable[[Namespace], int] = options.run
     try:
         return run(options)

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tilec import cache
 from tilec.backends import llvm
 from tilec.backends.ptx.assemble import find
 from tilec.ir.errors import TilecError
@@ -55,7 +56,11 @@ def measured(call: Call, target: str) -> Seconds:
     done = timed(seconds, "trace", lambda: fresh.compile(target))
     timed(seconds, "passes", lambda: done.func)
     to_ptx = llvm.to_ptx
-    with replaced(llvm, "to_ptx", lambda *args: timed(seconds, "llvm", lambda: to_ptx(*args))):
+    with (
+        replaced(llvm, "to_ptx", lambda *args: timed(seconds, "llvm", lambda: to_ptx(*args))),
+        replaced(cache, "fetch", lambda name: None),
+        replaced(cache, "keep", lambda name, parts: None),
+    ):
         timed(seconds, "emit", lambda: done.code)
     seconds["emit"] -= seconds["llvm"]
     if find("ptxas"):

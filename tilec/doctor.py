@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import tilec as tc
+from tilec import cache
 
 PACKAGES = ("numpy", "llvmlite", "sympy", "ml_dtypes", "cuda-python")
 USES = {
@@ -48,7 +49,7 @@ def diagnosis() -> Iterator[Finding]:
     yield llvm()
     yield from tools()
     yield gpu()
-    yield cache()
+    yield kept()
     for name, attempt in ATTEMPTS.items():
         yield tried(name, attempt)
 
@@ -90,9 +91,10 @@ def gpu() -> Finding:
     return Finding("gpu", done.returncode == 0 and bool(found), found or done.stderr.strip() or "none")
 
 
-def cache() -> Finding:
-    folder = os.environ.get("TILEC_CACHE_DIR")
-    return Finding("TILEC_CACHE_DIR", folder is not None, folder or "not set")
+def kept() -> Finding:
+    """What compiling has left on disk."""
+    note = f"{len(cache.entries())} kernels, {cache.size() / 2**20:.1f} MiB in {cache.directory()}"
+    return Finding("cache", True, f"{note} (TILEC_CACHE_DIR)")
 
 
 # What works: one kernel, run or compiled.
