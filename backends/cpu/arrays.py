@@ -100,6 +100,15 @@ def alloc(lo: Lowering, inst: memory.Alloc) -> None:
     lo.define(inst, ArrayPlace(base, inst.dtype, inst.shape, row_major(inst.shape)))
 
 
+def stage(lo: Lowering, inst: memory.Stage) -> None:
+    """One of several buffers."""
+    array = lo.array(inst.array)
+    offset = mul(lo.w, lo.index(inst.index), array.strides[0])
+    base = step_pointer(lo.w, array.base, memory_type(array.dtype), offset)
+    lo.define(inst, ArrayPlace(base, array.dtype, array.extents[1:], array.strides[1:], raw=array.raw))
+    lo.used(inst)
+
+
 def array_reshape(lo: Lowering, inst: memory.ArrayReshape) -> None:
     array = lo.array(inst.array)
     lo.define(inst, ArrayPlace(array.base, array.dtype, inst.shape, row_major(inst.shape), raw=array.raw))

@@ -116,7 +116,7 @@ class CpuKernel:
         assert report.type, "only prints call back"
         kind = report.type
         count = kind.size * kind.dtype.storage.itemsize
-        data = np.frombuffer((ctypes.c_char * count).from_address(pointer), kind.dtype.storage)
+        data = np.frombuffer(ctypes.string_at(pointer, count), kind.dtype.storage)
         values = codec.from_storage(data, kind.dtype).reshape(kind.shape)
         print(f"{report.text}{np.array2string(values, separator=', ')}")
 

@@ -111,7 +111,8 @@ class Axis:
 
     def columns(self) -> Index:
         """Elements between neighbouring results."""
-        return without(self.ref.strides, self.axis)[-1]
+        last: Index = without(self.ref.strides, self.axis)[-1]
+        return last
 
     def element(self, w: Writer, pointer: str, index: Index, lanes: Lanes, step: Index) -> str:
         """A vector at a place along the axis, as it is held."""

@@ -26,6 +26,7 @@ EMITTERS: dict[type[Inst], Emitter] = {
     memory.Size: arrays.size,
     memory.ArraySlice: arrays.array_slice,
     memory.ArrayReshape: arrays.array_reshape,
+    memory.Stage: arrays.stage,
     memory.Alloc: arrays.alloc,
     memory.Load: windows.load,
     memory.Store: windows.store,

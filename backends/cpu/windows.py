@@ -15,7 +15,7 @@ from tilec.backends.cpu.lanes import Lanes, lane, memory_type, read, safe, write
 from tilec.backends.cpu.loops import Index, add, both, mul, phi, step_pointer, test
 from tilec.backends.cpu.lower import ArrayPlace, Lowering
 from tilec.backends.cpu.nest import Point, nest, ramp
-from tilec.backends.cpu.places import Ref, Shape, Splat
+from tilec.backends.cpu.places import Place, Ref, Shape, Splat
 from tilec.ir.func import Value, root
 from tilec.ir.inst import memory
 from tilec.ir.tile import TileType, row_major
@@ -211,7 +211,7 @@ def _put_anywhere(lo: Lowering, window: Window, tile: Value) -> None:
         _put(lo, window, place)
 
 
-def _put(lo: Lowering, window: Window, place: Ref | Splat | object) -> None:
+def _put(lo: Lowering, window: Window, place: Place) -> None:
     """Stores with a mask; what lies outside vanishes."""
     w, array = lo.w, window.array
 

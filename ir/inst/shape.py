@@ -193,6 +193,6 @@ class View(Inst):
         bits = [packing.unpack(packing.pack_codes(row, self.x.tile.dtype.bits), self.dtype, self.layout.slots)
                 for row in held]  # fmt: skip
         out = np.empty(self.layout.shape, self.dtype.reference)
-        codes = np.stack(bits).astype(np.int64) & ((1 << self.dtype.bits) - 1)
+        codes = np.stack(bits).astype(self.dtype.code) & self.dtype.code.type(self.dtype.code_mask)
         out[tuple(np.moveaxis(self.layout.points(), -1, 0))] = codec.decode(codes, self.dtype)
         return out

@@ -207,6 +207,21 @@ def test_copies() -> None:
     agree(b.func(), [stored(dt.f32, 4, 20), stored(dt.f32, 4, 24)])
 
 
+def test_stages() -> None:
+    """A ring of buffers, filled and read by run-time numbers."""
+    b = Builder(array(dt.f32, 3, 20), array(dt.f32, 5, 20), array(dt.i32, 5))
+    ring = b(memory.Alloc(dt.f32, (3, 4, 20)))
+
+    def body(index: Any) -> None:
+        buffer = b(memory.Stage(ring, b(arith.Mod(index, b.const(3, dt.i32)))))
+        b.store(buffer, (1, 0), b.load(b.params[0], (b(arith.Mod(index, b.const(2, dt.i32))), 0), 1, 20))
+        last = b(memory.Stage(ring, b(arith.Mod(b(arith.Add(index, b.const(2, dt.i32))), b.const(3, dt.i32)))))
+        b.store(b.params[1], (index, 0), b.load(last, (1, 0), 1, 20))
+
+    b.loop(0, 5, (), body)
+    agree(b.func(), [stored(dt.f32, 3, 20), stored(dt.f32, 5, 20), stored(dt.i32, 5)])
+
+
 def test_reads_come_before_writes() -> None:
     """A tile keeps what was there when it was loaded, also where the array is written over meanwhile."""
     b = Builder(array(dt.i32, Dim("n")), array(dt.i32, 64))
