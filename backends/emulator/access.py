@@ -27,7 +27,7 @@ WINDOWS = (
 )
 
 
-def load(m: Machine, s: Sel, address: Array, width: int, space: str, strong: bool = False) -> Array:
+def load(m: Machine, s: Sel, address: Array, width: int, space: str, strong: int = 0) -> Array:
     """`width` bytes per lane as an unsigned array (complex128 for 16)."""
     if space == "generic":
         space = window(address)
@@ -45,7 +45,7 @@ def load(m: Machine, s: Sel, address: Array, width: int, space: str, strong: boo
     return memory.views[width][at >> SHIFT[width]]
 
 
-def load_mixed(m: Machine, s: Sel, address: Array, width: int, strong: bool) -> Array:
+def load_mixed(m: Machine, s: Sel, address: Array, width: int, strong: int) -> Array:
     out = np.zeros(size(s), unsigned(width))
     for name, low, high in WINDOWS:
         mask = (address >= low) & (address < high) if low != SHARED else address < high
@@ -55,9 +55,7 @@ def load_mixed(m: Machine, s: Sel, address: Array, width: int, strong: bool) -> 
     return out
 
 
-def store(
-    m: Machine, s: Sel, address: Array, raw: Array, width: int, space: str, strong: bool = False
-) -> None:
+def store(m: Machine, s: Sel, address: Array, raw: Array, width: int, space: str, strong: int = 0) -> None:
     """Writes `raw` (unsigned of `width` bytes per lane)."""
     if space == "generic":
         space = window(address)
@@ -184,7 +182,15 @@ def lane(s: Sel, n: int) -> int:
 
 
 def observe(
-    m: Machine, s: Sel, address: Array, at: Array, width: int, space: str, write: bool, strong: bool
+    m: Machine,
+    s: Sel,
+    address: Array,
+    at: Array,
+    width: int,
+    space: str,
+    write: bool,
+    strong: int,
+    atomic: bool = False,
 ) -> None:
     """The shadows' checks and the counters, before the bytes move."""
     launch = m.launch
@@ -193,7 +199,7 @@ def observe(
     elif space == "local":
         m.race.local(m, s, at, width, write)
     elif space == "global" and launch.global_race is not None:
-        launch.global_race.access(m, s, at, width, write, strong)
+        launch.global_race.access(m, s, at, width, write, strong, atomic)
     launch.metrics.bytes[f"{space} {'written' if write else 'read'}"] += size(s) * width
     if launch.checks and space in ("shared", "global"):
         measure(m, s, address, width, space)

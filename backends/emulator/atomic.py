@@ -15,8 +15,9 @@ import numpy as np
 from tilec.backends.emulator import access
 from tilec.backends.emulator.decode import Form, Step, full
 from tilec.backends.emulator.floating import Kind, pick
+from tilec.backends.emulator.handshake import RELAXED
 from tilec.backends.emulator.lanes import part
-from tilec.backends.emulator.memory import CACHES, SCOPES, note_width, space_of, vector_length
+from tilec.backends.emulator.memory import CACHES, SCOPES, note_width, order_of, space_of, vector_length
 from tilec.backends.emulator.ptx_types import Array, Sel, bits, numpy_type, unsigned
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def atom(f: Form) -> Step:
     returns = f.i.root == "atom"
     if f.take("async"):
         f.error("red.async is not known to the emulator")
-    f.take("relaxed", "acquire", "release", "acq_rel")
+    order = order_of(f.take("relaxed", "acquire", "release", "acq_rel"), f) or RELAXED
     f.take(*SCOPES)
     space = space_of(f)
     while f.take(*CACHES):
@@ -64,7 +65,7 @@ def atom(f: Form) -> Step:
     ftz = not f.take("noftz")
     count, kind = vector_length(f), f.type()
     if operation == "cas":
-        return compare_and_swap(f, kind, space)
+        return compare_and_swap(f, kind, space, order)
     raw = Kind(kind).raw if kind in FLOATS else kind
     change = change_of(f, operation, kind, ftz and kind == "f32" and space == "global")
     width = bits(kind) // 8
@@ -75,14 +76,16 @@ def atom(f: Form) -> Step:
     def run(m: Machine, s: Sel) -> None:
         at = address(m, s)
         for n, get in enumerate(gets):
-            old = update(m, s, at + n * width, full(get(m, s), s), change, width, space)
+            old = update(m, s, at + n * width, full(get(m, s), s), change, width, space, order)
             if puts:
                 puts[n](m, s, old)
 
     return Step(run)
 
 
-def update(m: Machine, s: Sel, address: Array, b: Array, change: Change, width: int, space: str) -> Array:
+def update(
+    m: Machine, s: Sel, address: Array, b: Array, change: Change, width: int, space: str, order: int
+) -> Array:
     """Applies `change` lane by lane where addresses meet, all at once where they differ; gives the old
     values."""
     if space == "generic":
@@ -94,10 +97,10 @@ def update(m: Machine, s: Sel, address: Array, b: Array, change: Change, width: 
         out = np.zeros_like(b)
         rest = part(s, good)
         if rest is not None:
-            out[good] = update(m, rest, address[good], b[good], change, width, space)
+            out[good] = update(m, rest, address[good], b[good], change, width, space, order)
         return out
     memory, at = access.place(m, s, address, space)
-    access.observe(m, s, address, at, width, space, True, True)
+    access.observe(m, s, address, at, width, space, True, order, True)
     return apply(memory.views[width].view(b.dtype), at // width, b, change)
 
 
@@ -114,7 +117,7 @@ def apply(view: Array, index: Array, b: Array, change: Change) -> Array:
     return old
 
 
-def compare_and_swap(f: Form, kind: str, space: str) -> Step:
+def compare_and_swap(f: Form, kind: str, space: str, order: int) -> Step:
     width, dtype = bits(kind) // 8, unsigned(bits(kind) // 8)
     raw = f"b{width * 8}"
     put, address, b, c = f.target(0, raw), f.address(1), f.source(2, raw), f.source(3, raw)
@@ -125,12 +128,12 @@ def compare_and_swap(f: Form, kind: str, space: str) -> Step:
         expected, new = full(b(m, s), s), full(c(m, s), s)
         both = np.empty(len(expected), pair)
         both["expected"], both["new"] = expected, new
-        put(m, s, swap(m, s, address(m, s), both, width, space))
+        put(m, s, swap(m, s, address(m, s), both, width, space, order))
 
     return Step(run)
 
 
-def swap(m: Machine, s: Sel, address: Array, both: Array, width: int, space: str) -> Array:
+def swap(m: Machine, s: Sel, address: Array, both: Array, width: int, space: str, order: int) -> Array:
     """update() with an operand of two numbers: it travels as an index into `both`."""
     numbers = np.arange(len(both)).astype(numpy_type(f"u{width * 8}"))
 
@@ -138,7 +141,7 @@ def swap(m: Machine, s: Sel, address: Array, both: Array, width: int, space: str
         chosen = both[n]
         return np.where(old == chosen["expected"], chosen["new"], old)
 
-    return update(m, s, address, numbers, change, width, space)
+    return update(m, s, address, numbers, change, width, space, order)
 
 
 BUILDERS: dict[str, Callable[[Form], Step]] = {"atom": atom, "red": atom}

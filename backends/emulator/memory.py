@@ -14,6 +14,7 @@ from tilec.backends.emulator.access import load, store
 from tilec.backends.emulator.cluster import st_async
 from tilec.backends.emulator.decode import Form, Getter, Setter, Step, full
 from tilec.backends.emulator.device import LOCAL, PARAM, SHARED
+from tilec.backends.emulator.handshake import ORDERS, RELAXED
 from tilec.backends.emulator.program import Address, Symbol, Vector
 from tilec.backends.emulator.ptx_types import Array, Sel, bits, numpy_type, unsigned
 
@@ -69,10 +70,10 @@ def space_of(f: Form) -> str:
     return space.partition("::")[0]
 
 
-def options(f: Form) -> tuple[str, bool]:
+def options(f: Form) -> tuple[str, int]:
     """Takes what does not change the value; (space, strong)."""
     f.take("weak")
-    strong = f.take(*STRONG)
+    strong = order_of(f.take(*STRONG), f)
     f.take("mmio")
     f.take(*SCOPES) if strong else None
     space = space_of(f)
@@ -81,7 +82,15 @@ def options(f: Form) -> tuple[str, bool]:
         hint |= name == "L2::cache_hint"
     if hint:
         f.i.operands[-1]  # the policy operand is the last and changes no value
-    return space, bool(strong)
+    return space, strong
+
+
+def order_of(name: str | None, f: Form) -> int:
+    """The order of a strong access: 0 for a plain one."""
+    order = ORDERS[name] if name else 0
+    if order & ~RELAXED:
+        f.context.features.add("handshake")
+    return order
 
 
 def vector_length(f: Form) -> int:
@@ -132,7 +141,7 @@ def ld_param(f: Form, puts: list[Setter], offset: int, kind: str) -> Step:
 
 
 def loader(
-    address: Getter, puts: list[Setter], kind: str, width: int, space: str, strong: bool
+    address: Getter, puts: list[Setter], kind: str, width: int, space: str, strong: int
 ) -> Callable[[Machine, Sel], None]:
     dtype, count = numpy_type(kind), len(puts)
 
@@ -299,7 +308,7 @@ FENCE = tuple(
 )
 BUILDERS: dict[str, Callable[[Form], Step]] = {
     "ld": ld, "ldu": ld, "st": st, "prefetch": prefetch, "prefetchu": prefetch, "mov": mov, "cvta": cvta,
-    "isspacep": isspacep, "membar": nothing(*FENCE), "createpolicy": createpolicy,
+    "isspacep": isspacep, "createpolicy": createpolicy,
     "nanosleep": nothing("u32"), "griddepcontrol": nothing("launch_dependents", "wait"),
     "discard": nothing("global", "L2"), "applypriority": nothing("global", "L2::evict_normal"),
     "pmevent": nothing("mask"), "nop": nothing(),

@@ -53,7 +53,7 @@ class SharedRace:
         self.flight = Flight(self, count if "async" in features and "async" in checks else 0)
 
     # --- accesses
-    def access(self, m: Machine, s: Sel, at: Array, width: int, write: bool, strong: bool) -> None:
+    def access(self, m: Machine, s: Sel, at: Array, width: int, write: bool, strong: int) -> None:
         if not (self.on or self.init or self.flight.on):
             return
         granule, lanes = self.spread(at, lanes_of(s), width)
@@ -89,20 +89,20 @@ class SharedRace:
         offset = (granule << self.shift) % m.shared_size
         return m.shared_name(offset), offset
 
-    def check(self, m: Machine, lanes: Array, granule: Array, write: bool, strong: bool) -> None:
+    def check(self, m: Machine, lanes: Array, granule: Array, write: bool, strong: int) -> None:
         self.examine(m, lanes, granule, write, strong)
         own = self.flat_clock[self.own[lanes]]
         if not write:
             self.read[granule, m.warp[lanes]] = own
             self.read_pc[granule] = m.pc
             return
-        stamp = (own << 32) | (m.pc << 12) | (ATOMIC * strong) | (m.warp[lanes] << 5) | m.lane[lanes]
+        stamp = (own << 32) | (m.pc << 12) | (ATOMIC * bool(strong)) | (m.warp[lanes] << 5) | m.lane[lanes]
         self.written[granule] = stamp
         if not strong:
             self.together(m, lanes, granule)
 
     def examine(
-        self, m: Machine, lanes: Array, granule: Array, write: bool, strong: bool, within: bool = True
+        self, m: Machine, lanes: Array, granule: Array, write: bool, strong: int, within: bool = True
     ) -> None:
         """Reports accesses before this one that these lanes do not know of; notes nothing."""
         stamp, row = self.written[granule], self.row[lanes]
