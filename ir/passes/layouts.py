@@ -177,14 +177,11 @@ class _Assignment:
 
     # -- one instruction each -----------------------------------------------------------------------
 
-    def _dot(self, inst: Dot, emit: Emit) -> Inst:
+    def _dot(self, inst: Dot, emit: Emit) -> Value:
         assert isinstance(emit.old, Dot), "a product was a product"
         a, b, c = self.choice.dot_layouts(emit.old)
-        layout = self.wanted(emit.old)
-        assert layout == c, "products that share an accumulator share its layout"
-        return replace(
-            inst, a=self.adapt(inst.a, a, emit), b=self.adapt(inst.b, b, emit), c=self.adapt(inst.c, c, emit)
-        )
+        left, right = self.adapt(inst.a, a, emit), self.adapt(inst.b, b, emit)
+        return self.settle(replace(inst, a=left, b=right, c=self.adapt(inst.c, c, emit)), emit)
 
     def _reduce(self, inst: Reduce | ArgReduce, emit: Emit) -> Value:
         x, axis = inst.x, inst.axis
