@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tilec.checking import check
+
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 each = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 
@@ -25,3 +27,13 @@ def test_it_is_short(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert len(lines) < 80
     assert lines[0].startswith('"""'), "it starts with what it shows"
+
+
+@each
+def test_the_emulator_finds_nothing(path: Path, full: bool) -> None:
+    """Compiled for sm_80, and run with every check on; the product's takes seconds."""
+    if path.stem == "04_matmul" and not full:
+        pytest.skip("make check-all runs it")
+    outcome = check(path, "emulator:sm_80")
+    assert not outcome.error and not outcome.findings
+    assert outcome.launches or path.stem == "08_reading_ptx", "it launches something"
