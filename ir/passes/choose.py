@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from tilec.ir import debug
 from tilec.ir.errors import TilecError
 from tilec.ir.facts import Facts
-from tilec.ir.func import Func, Inst
+from tilec.ir.func import Block, Func, Inst
 from tilec.ir.inst import memory as mem
+from tilec.ir.inst.control import If
 from tilec.ir.inst.mma import Dot
 from tilec.ir.inst.reduce import ArgReduce, Reduce, Scan, crosses_warps, reducible
 from tilec.ir.inst.shape import Annotate, Broadcast, Extract, Permute, Reshape, View
@@ -24,6 +25,7 @@ from tilec.ir.passes import anchors
 from tilec.ir.passes.components import ELEMENTWISE, Component, Components
 
 IMPOSSIBLE, ACROSS_WARPS, THROUGH_MEMORY = 500.0, 40.0, 60.0  # cycles: see anchors
+ROUNDS = 8.0  # of a loop
 
 
 class Choice:
@@ -38,6 +40,7 @@ class Choice:
         self._chained = results & {components.of(dot.a) for dot in self._dots}
         self._viewed = {components.of(v): v.layout for v in func.walk() if isinstance(v, View)}
         self._splits: dict[Component | None, anchors.Split] = {}
+        self._rounds = _rounds(func.body, 1.0)
         self._fix(func)
         self._spread()
 
@@ -147,8 +150,9 @@ class Choice:
     # -- prices -------------------------------------------------------------------------------------
 
     def price(self, c: Component, layout: Layout) -> float:
-        """What a layout costs a component: work on its elements, and every step over its border."""
-        return sum(self._step(c, inst, layout) for inst in c.border)
+        """What a layout costs a component: work on its elements, and every step over its border, as often as
+        they are done."""
+        return sum(self._rounds[inst] * self._step(c, inst, layout) for inst in c.border)
 
     def _step(self, c: Component, inst: Inst, layout: Layout) -> float:
         of = self.components.of
@@ -212,6 +216,16 @@ class Choice:
         if source is c and result in self.of and result is not None:
             return _move_cost(inst, layout, self.of[result])
         return 0.0
+
+
+def _rounds(block: Block, times: float) -> dict[Inst, float]:
+    """How often each instruction is done: a loop is guessed to take ROUNDS."""
+    found: dict[Inst, float] = {}
+    for inst in block.body:
+        found[inst] = times
+        for inner in inst.blocks:
+            found |= _rounds(inner, times if isinstance(inst, If) else times * ROUNDS)
+    return found
 
 
 def _move_cost(inst: Broadcast | Permute | Reshape | Extract, have: Layout, want: Layout) -> float:

@@ -1,7 +1,8 @@
 """Tiles that cannot fit a thread's registers are an error before anything is assembled.
 
-A tile that lives (a carried value, a product, an arithmetic result) takes one 32-bit register per 32 bits of each
-thread's slots. Constants, indices and reads of shared memory are made or loaded piece by piece and are not counted.
+A tile that lives (a carried value, a product, an arithmetic result) takes one 32-bit register per 32 bits of
+each thread's slots. Constants, indices and reads of shared memory are made or loaded piece by piece and are
+not counted.
 """
 
 from __future__ import annotations
