@@ -178,7 +178,7 @@ def show_ptx(lines: int = 24) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / "linear_u4_sm_90a.ptx"
     path.write_text(compiled.ptx)
-    text = compiled.ptx.splitlines()
+    text = compiled.ptx[compiled.ptx.index(".version") :].splitlines()
     print(f"\nThe 4-bit kernel (m=16, n=k=4096, f16) for sm_90a, {len(text)} lines of PTX in {path}:\n")
     print("\n".join("    " + line for line in text[:lines]) + "\n    ...")
     return path
@@ -194,7 +194,8 @@ def main() -> None:
     print(f"A network {layers}, trained in numpy on {len(x)} handwritten digits in {seconds:.1f} s.")
     print(f"It reads {len(images)} digits that it has not seen, with its weights in f32 and quantised")
     print(f"(groups of {GROUP}, f16 scales), one kernel text for every type, compiled for this CPU:\n")
-    print(("type    weights  accuracy  all digits".ljust(42) + "    ") * 2)
+    header = "type    weights  accuracy  all digits"
+    print(header.ljust(46) + header)
     rows: list[Row] = []
     for found in table(network, images, expected):
         print("    ".join(str(row).ljust(42) for row in found).rstrip(), flush=True)
