@@ -14,6 +14,7 @@ from tilec.ops.attention_windows import Axis, window_of
 from tilec.ops.tiling import has_threads
 
 MANY = 64  # boxes that stand for all along an axis
+AT_ONCE = 512  # keys that a CPU takes in one span, rather than more often the same ones
 
 
 class Tiling(NamedTuple):
@@ -39,10 +40,27 @@ def tiled(
     """For `lengths` positions in a dilation group (see group_lengths), heads of `dim`,
     elements of `size` bytes."""
     if not has_threads(target):
-        return Tiling(_cut(axes, lengths, 16, 64), stages=1)
+        around = _around(axes, lengths, 16)
+        if prod(axis.span for axis in around) <= AT_ONCE:
+            return Tiling(around, stages=1)
+        return Tiling(_cut(axes, lengths, 64, 64), stages=1)
     small = size > 2 or dim > 128 or (backward and dim > 64)
     keys = 64 if not small else 32 if size == 2 or dim <= 128 else 16
     return Tiling(_cut(axes, lengths, keys, keys), keys)
+
+
+def _around(axes: tuple[Axis, ...], lengths: Sequence[int], rows: int) -> tuple[Axis, ...]:
+    """Boxes of `rows` queries, each with one span of all keys that it sees."""
+    cut = (_boxed(axes, boxes) for boxes in _factors(rows, len(axes)))
+    spanned = (
+        tuple(axis._replace(span=longest(axis, n)) for axis, n in zip(tried, lengths, strict=True))
+        for tried in cut
+    )
+    return min(spanned, key=lambda tried: (prod(axis.span for axis in tried), _shortness(tried)))
+
+
+def _boxed(axes: Sequence[Axis], boxes: Sequence[int]) -> tuple[Axis, ...]:
+    return tuple(axis._replace(box=box) for axis, box in zip(axes, boxes, strict=True))
 
 
 def _cut(axes: tuple[Axis, ...], lengths: Sequence[int], rows: int, keys: int) -> tuple[Axis, ...]:
@@ -50,7 +68,7 @@ def _cut(axes: tuple[Axis, ...], lengths: Sequence[int], rows: int, keys: int) -
     equals those that are longest along the last axis, where memory is contiguous."""
     choices = product(_factors(rows, len(axes)), _factors(keys, len(axes)))
     cut = (
-        tuple(axis._replace(box=b, span=s) for axis, b, s in zip(axes, boxes, spans, strict=True))
+        tuple(axis._replace(span=span) for axis, span in zip(_boxed(axes, boxes), spans, strict=True))
         for boxes, spans in choices
     )
     return min(cut, key=lambda tried: (prod(map(visited, tried, lengths)), _shortness(tried)))
@@ -74,9 +92,17 @@ def _shortness(axes: Sequence[Axis]) -> tuple[int, ...]:
 @lru_cache(maxsize=4096)
 def visited(axis: Axis, length: int) -> float:
     """Keys that are walked over along an axis, per query that is there: the mean of its (first) boxes."""
-    boxes = range(0, length, axis.box)[:MANY]
-    total = 0
-    for p in boxes:
-        first, end = window_of(p, length, axis).first, window_of(p + axis.box - 1, length, axis).end
-        total += -(-(end - first) // axis.span) * axis.span * axis.box
-    return total / min(length, len(boxes) * axis.box)
+    boxes = list(_keys(axis, length))
+    spans = sum(-(-n // axis.span) for n in boxes)
+    return spans * axis.span * axis.box / min(length, len(boxes) * axis.box)
+
+
+def longest(axis: Axis, length: int) -> int:
+    """The most keys that a (first) box of queries sees along an axis."""
+    return max(_keys(axis, length))
+
+
+def _keys(axis: Axis, length: int) -> Iterator[int]:
+    """How many keys each of the boxes sees."""
+    for p in range(0, length, axis.box)[:MANY]:
+        yield window_of(p + axis.box - 1, length, axis).end - window_of(p, length, axis).first
