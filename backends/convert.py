@@ -83,7 +83,8 @@ def _to_integer(w: Writer, x: str, src: DType, dst: DType) -> str:
 def _integer_to_float(w: Writer, x: str, src: DType, dst: DType) -> str:
     """f32 and f64 round once; f16 overflows where f32 is not exact; others take f32 rounded to odd."""
     name = "sitofp" if src.is_signed else "uitofp"
-    if dst.mantissa >= F32_MANTISSA:
+    exact = held(dst) == "half" and src.bits <= dst.mantissa and w.native_half
+    if dst.mantissa >= F32_MANTISSA or exact:
         return w.convert(name, w.held(src), x, w.held(dst))
     if src.bits <= 16 or held(dst) == "half":
         return narrowed(w, w.convert(name, w.held(src), x, "float"), dst)

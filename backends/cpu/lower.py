@@ -9,8 +9,8 @@ until somebody needs their values; reads of arrays are addresses until the array
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tilec.backends.convert import resized
@@ -42,6 +42,11 @@ class ArrayPlace:
     packed: bool = False
     offset: Index = 0
     raw: bool = True
+
+    def permuted(self, order: Sequence[int]) -> ArrayPlace:
+        """The same memory with its axes in another order."""
+        extents, strides = (tuple(x[axis] for axis in order) for x in (self.extents, self.strides))
+        return replace(self, extents=extents, strides=strides)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,15 @@ from tilec.backends.cpu.loops import step_pointer
 from tilec.backends.cpu.lower import Lowering
 from tilec.backends.cpu.nest import Point, nest
 from tilec.backends.cpu.places import Ref
+from tilec.backends.cpu.unpack import Pattern, pattern, unpacked
 from tilec.backends.writer import Writer
+from tilec.ir import dtype as dt
 from tilec.ir.inst import shape
 from tilec.ir.tile import TileType, row_major
 
 Table = np.ndarray[Any, np.dtype[np.int32]]
+UNUSED = 64  # a shift that leaves nothing
+
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,12 @@ def parts(inst: shape.View) -> list[Part]:
         slot = first // old + i
         use = slot * old < first + new
         held = source[:, np.where(use, slot, 0)]
-        left = np.where(use, slot * old - first, 64)
+        left = np.where(use, slot * old - first, UNUSED)
         table = np.empty(into.size, np.int32), np.empty(into.size, np.int32)
         table[0][into.reshape(-1)] = held.reshape(-1)
         table[1][into.reshape(-1)] = np.broadcast_to(left, into.shape).reshape(-1)
         found.append(Part(*table))
-    return [part for part in found if (part.left != 64).any()]
+    return [part for part in found if (part.left != UNUSED).any()]
 
 
 def _flat(layout: Any) -> Table:
@@ -59,10 +63,49 @@ def _flat(layout: Any) -> Table:
 
 
 def view(lo: Lowering, inst: shape.View) -> None:
-    x, into = inst.x.tile, lo.new(inst.tile, inst)
+    """By groups that look alike where there are such, else by gathers."""
+    into = lo.new(inst.tile, inst)
+    found = parts(inst)
+    alike = _pattern(inst, found)
+    if alike:
+        _by_groups(lo, inst, into, alike)
+    else:
+        _by_gathers(lo, inst, into, found)
+    lo.define(inst, into)
+    lo.used(inst)
+
+
+def _pattern(inst: shape.View, found: list[Part]) -> Pattern | None:
+    """The pattern of a view of bytes as something narrower, each element in bytes that follow each other."""
+    if inst.x.tile.dtype.bits != 8 or inst.dtype.bits > 8:
+        return None
+    starts = found[0].source.astype(np.int64) * 8 - found[0].left
+    for part in found[1:]:
+        here = part.left != UNUSED
+        if (part.source[here] * 8 - part.left[here] != starts[here]).any():
+            return None
+    return pattern(starts, inst.dtype.bits)
+
+
+def _by_groups(lo: Lowering, inst: shape.View, into: Ref, alike: Pattern) -> None:
+    w, source = lo.w, _codes(lo, inst)
+    table = _table(lo, alike.first)
+    flat = Ref(into.base, into.dtype, (inst.tile.size,), (1,), into.buffer)
+
+    def body(args: list[str], point: Point) -> list[str]:
+        group = point.at[-1] if isinstance(point.at[-1], int) else w.let(f"udiv i64 {point.at[-1]}, {alike.size}")
+        start = w.let(f"load i32, ptr {step_pointer(w, table, 'i32', group)}")
+        first = step_pointer(w, source.base, "i8", w.let(f"zext i32 {start} to i64"))
+        return [from_code(w, unpacked(w, first, alike, inst.dtype.code_mask), inst.dtype)]
+
+    nest(w, flat.shape, [], [flat], alike.size, body, merge=False)
+
+
+def _by_gathers(lo: Lowering, inst: shape.View, into: Ref, found: list[Part]) -> None:
+    x = inst.x.tile
     source = _codes(lo, inst)
     word = "i64" if max(x.dtype.bits, inst.dtype.bits) == 64 else "i32"
-    tables = [(_table(lo, part.source), _table(lo, part.left)) for part in parts(inst)]
+    tables = [(_table(lo, part.source), _table(lo, part.left)) for part in found]
 
     def body(args: list[str], point: Point) -> list[str]:
         code = lo.w.integer(0, word)
@@ -74,20 +117,20 @@ def view(lo: Lowering, inst: shape.View) -> None:
 
     flat = Ref(into.base, into.dtype, (inst.tile.size,), (1,), into.buffer)
     nest(lo.w, flat.shape, [], [flat], lo.vector_bytes * 8 // int(word[1:]), body, merge=False)
-    lo.define(inst, into)
-    lo.used(inst)
 
 
 def _codes(lo: Lowering, inst: shape.View) -> Ref:
-    """The source's codes, dense and zero-extended."""
-    kind = inst.x.tile
+    """The source's codes, dense and zero-extended, in the arena, where they may be read a little past the end."""
+    kind, place = inst.x.tile, lo.place(inst.x)
+    if isinstance(place, Ref) and place.dense and place.buffer and not place.root and kind.dtype == dt.u8:
+        return place
     into = lo.temporary(kind)
     plain = Ref(into.base, code_type(kind).dtype, kind.shape, row_major(kind.shape))
 
     def body(args: list[str], point: Point) -> list[str]:
         return [to_code(lo.w, args[0], kind.dtype)[0]]
 
-    nest(lo.w, kind.shape, [lo.place(inst.x)], [plain], lo.width(kind.dtype), body)
+    nest(lo.w, kind.shape, [place], [plain], lo.width(kind.dtype), body)
     return plain
 
 
@@ -98,9 +141,9 @@ def code_type(kind: TileType) -> TileType:
     return TileType(dtype(f"uint{max(8, kind.dtype.bits)}"), kind.shape)
 
 
-def _table(lo: Lowering, table: Table) -> str:
+def _table(lo: Lowering, table: np.ndarray[Any, Any]) -> str:
     """The address of a table, from the list that the host passes."""
-    lo.tables.append(np.ascontiguousarray(table))
+    lo.tables.append(np.ascontiguousarray(table, np.int32))
     place = lo.w.let(f"getelementptr ptr, ptr %tables, i64 {len(lo.tables) - 1}")
     return lo.w.let(f"load ptr, ptr {place}")
 

@@ -15,7 +15,7 @@ from tilec.backends.cpu.lanes import Lanes, lane, memory_type, read, safe, write
 from tilec.backends.cpu.loops import Index, add, both, mul, phi, step_pointer, test
 from tilec.backends.cpu.lower import ArrayPlace, Lowering
 from tilec.backends.cpu.nest import Point, nest, ramp
-from tilec.backends.cpu.places import Place, Ref, Shape, Splat
+from tilec.backends.cpu.places import Place, Ref, Shape, Splat, permute
 from tilec.ir.func import Value, root
 from tilec.ir.inst import memory
 from tilec.ir.tile import TileType, row_major
@@ -88,18 +88,36 @@ def _spread(lo: Lowering, index: Index) -> str:
 
 def load(lo: Lowering, inst: memory.Load) -> None:
     """A register for one element, else an address in the array, or a copy where that will not do."""
-    window = Window(lo, lo.array(inst.array), inst.at, inst.shape, inst.inside)
+    array, order = lo.array(inst.array), tuple(range(len(inst.shape)))
+    if inst.tile.size > 1:
+        order = _neighbours_last(array, inst.shape)
+    at, shape = (tuple(x[axis] for axis in order) for x in (inst.at, inst.shape))
+    proven = [order.index(axis) for axis in inst.inside]
+    window = Window(lo, array.permuted(order), at, shape, proven)
     if inst.tile.size == 1:
         lo.define(inst, Splat(_one(lo, window, lo.scalar(inst.other)), inst.tile.dtype))
-    elif not window.plain:
-        target = lo.new(inst.tile)
-        _fetch(lo, window, lo.scalar(inst.other), target)
-        lo.define(inst, target)
-    elif window.inside == "true":
-        lo.define(inst, window.ref(inst.array))
     else:
-        lo.define(inst, _either(lo, window, inst))
+        place = _tile(lo, window, inst)
+        lo.define(inst, permute(place, [order.index(axis) for axis in range(len(order))]))
     lo.used(inst)
+
+
+def _neighbours_last(array: ArrayPlace, shape: Shape) -> tuple[int, ...]:
+    """The order of axes in which elements of a row are neighbours in memory, if some order has that."""
+    axes = list(range(len(shape)))
+    unit = [axis for axis in axes if shape[axis] != 1 and array.strides[axis] == 1]
+    if array.packed or not unit:
+        return tuple(axes)
+    return (*(axis for axis in axes if axis != unit[-1]), unit[-1])
+
+
+def _tile(lo: Lowering, window: Window, inst: memory.Load) -> Ref:
+    """A window of several elements."""
+    if not window.plain:
+        target = lo.new(TileType(inst.tile.dtype, window.shape))
+        _fetch(lo, window, lo.scalar(inst.other), target)
+        return target
+    return window.ref(inst.array) if window.inside == "true" else _either(lo, window, inst)
 
 
 def _one(lo: Lowering, window: Window, other: str) -> str:
@@ -116,7 +134,7 @@ def _one(lo: Lowering, window: Window, other: str) -> str:
 def _either(lo: Lowering, window: Window, inst: memory.Load) -> Ref:
     """The array's own memory if the window is inside, else a masked copy."""
     w, array = lo.w, window.array
-    copy = lo.new(inst.tile)
+    copy = lo.new(TileType(inst.tile.dtype, window.shape))
     border, done = w.label("border"), w.label("loaded")
     before = w.current
     w.branch(window.inside, done, border)
@@ -127,9 +145,9 @@ def _either(lo: Lowering, window: Window, inst: memory.Load) -> Ref:
     w.start(done)
     base = phi(w, "ptr", [(window.base, before), (copy.base, after)])
     strides = [_either_stride(lo, *pair, before, after) for pair in zip(array.strides, copy.strides, strict=True)]
-    for axis in (axis for axis, n in enumerate(inst.shape) if n == 1):
+    for axis in (axis for axis, n in enumerate(window.shape) if n == 1):
         strides[axis] = 0
-    return Ref(base, array.dtype, inst.shape, tuple(strides), copy.buffer, array.raw, root(inst.array))
+    return Ref(base, array.dtype, window.shape, tuple(strides), copy.buffer, array.raw, root(inst.array))
 
 
 def _either_stride(lo: Lowering, a: Index, b: Index, before: str, after: str) -> Index:

@@ -66,6 +66,18 @@ def test_strides(dtype: DType, name: str) -> None:
         agree(mover(dtype, kind, kind, (40, 1), (start, 2), (0, start)), [seen, stored(dtype, 70, 60)[::-1, ::2]])
 
 
+@pytest.mark.parametrize("dtype", [dt.f32, dt.i8, dt.bf16, dt.f64], ids=str)
+def test_columns_that_are_known_to_be_dense(dtype: DType) -> None:
+    """The transpose of a row-major array: its tiles are read along the first axis."""
+    kind = ArrayType(dtype, (Dim("m"), Dim("n")), (1, Dim("t")))
+    for start, shape in ((0, (8, 20)), (-3, (8, 20)), (9, (33, 5)), (2, (1, 9)), (5, (16, 1))):
+        func = mover(dtype, kind, kind, shape, (start, 2), (0, start))
+        agree(func, [stored(dtype, 40, 60).T, stored(dtype, 40, 60).T])
+    shared = ArrayType(dtype, (Dim("a"), Dim("m"), Dim("n")), (Dim("r"), 1, Dim("t")))
+    func = mover(dtype, shared, shared, (2, 8, 5), (1, -2, 3), (0, 1, 0))
+    agree(func, [stored(dtype, 4, 20, 30).transpose(0, 2, 1), stored(dtype, 4, 20, 30).transpose(0, 2, 1)])
+
+
 @pytest.mark.parametrize("inside", [(), (0,), (1,), (0, 1)])
 def test_proven_axes_are_not_checked(inside: tuple[int, ...]) -> None:
     kind = array(dt.f32, Dim("m"), Dim("n"))
