@@ -9,141 +9,17 @@ from typing import Any
 
 import numpy as np
 
-import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ir.layout import Layout
 from tilec.ops.arrays import Array, array, flat, numpy_dtype, operand, result, result_dtype, written_flat
-from tilec.ops.epilogue import PLAIN, Epilogue, Extras, check_activation, finish, finishing
+from tilec.ops.epilogue import Epilogue, Extras, finishing
+from tilec.ops.linear_kernel import compile_linear, compute_dtype, linear_kernel, whole_group
 from tilec.ops.matmul import product
 from tilec.ops.op import op
-from tilec.ops.tiling import Extent, linear_tiling
-from tilec.ops.weight import QuantizedWeight, default_zero
+from tilec.ops.tiling import linear_tiling
+from tilec.ops.weight import QuantizedWeight
 from tilec.places import current_target
-
-
-@tc.kernel
-def linear_kernel(
-    x: tc.Array,
-    codes: tc.Array,
-    scales: tc.Array,
-    zeros: tc.Array,
-    y: tc.Array,
-    bias: tc.Array,
-    residual: tc.Array,
-    x_scale: tc.Array,
-    u: tc.Array,
-    v: tc.Array,
-    *,
-    weight: DType,
-    fragment: Layout,
-    group: int,
-    compute: DType,
-    zero_point: bool = False,
-    epilogue: Epilogue = PLAIN,
-    bm: int = 16,
-    stages: int = 3,
-    warps: int = 4,
-) -> None:
-    """y = x @ w^T, finished as `epilogue` says: a block computes one tile (bm, bn) of y.
-
-    x [M, K]; codes [ceil(N / bn), ceil(K / bk), bytes]; scales and zeros [groups, N]; `group` weights of a
-    row share a scale, 0: all of them do. Products of `compute`, sums of f32.
-    """
-    bk, bn = fragment.shape
-    X, W, Y = x.tiles((bm, bk)), codes.tiles((1, 1, fragment.nbytes(weight))), y.tiles((bm, bn))
-    i, j = tc.blocks(*Y.shape)
-    steps = X.shape[1]
-    acc = tc.zeros((bm, bn), tc.f32)
-    part = tc.zeros((bm, bn), tc.f32)  # the sums of the group under way
-    for s in tc.range(steps, stages=stages):
-        xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], weight, fragment)
-        if group % bk == 0:
-            at = (s * bk // group if group else 0, j * bn)
-            zero = zeros.load(at, (1, bn)).to(compute) if zero_point else default_zero(weight)
-            part = tc.dot(xs, w.to(compute) - zero, part)
-            if group and ends_group(s, steps, bk, group):
-                acc = tc.fma(part, scales.load(at, (1, bn)).to(tc.f32), acc)
-                part = tc.zeros((bm, bn), tc.f32)
-        else:  # groups end within a step: each weight gets its own scale
-            g, n = (s * bk + tc.arange(bk)[:, None]) // group, j * bn + tc.arange(bn)[None, :]
-            zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
-            scaled = (w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)
-            acc = tc.dot(xs, scaled.to(compute), acc)
-    if not group:
-        acc = part * scales.load((0, j * bn), (1, bn)).to(tc.f32)
-    acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
-    Y[i, j] = acc.to(y.dtype)
-
-
-def ends_group(step: Any, steps: Any, bk: int, group: int) -> Any:
-    """Is this the last step of its group, or the last of all?"""
-    return True if group == bk else ((step + 1) * bk % group == 0) | (step + 1 == steps)
-
-
-def compute_dtype(x: DType) -> DType:
-    """What products are made of: x's dtype, or f16, which holds every number of 8 bits that x may have."""
-    return find_dtype("f16") if x.bits == 8 else x
-
-
-def compile_linear(
-    *,
-    m: Extent,
-    n: Extent,
-    k: Extent,
-    x: Any = "f16",
-    weight: Any = "u4",
-    group_size: int | None = 128,
-    zero_point: bool = False,
-    scale_dtype: Any = "f16",
-    bias: bool = False,
-    activation: str | None = None,
-    residual: bool = False,
-    out_dtype: Any = None,
-    target: str = "sm_90a",
-) -> tc.Compiled:
-    """The kernel of x [m, k] times a weight [n, k]; extents are numbers, or names known at the launch."""
-    kind, held, group = find_dtype(x), find_dtype(weight), _group(group_size, k)
-    check_activation(activation)
-    tiling = linear_tiling(m, compute_dtype(kind), group, target)
-    bk, bn = tiling.fragment.shape
-    groups = _count(k, group, "groups") if group else 1
-    nothing, out = tc.Spec("f32", (1,)), tc.Spec(out_dtype or compute_dtype(kind), (m, n))
-    return linear_kernel.compile(
-        tc.Spec(kind, (m, k)),
-        tc.Spec("u8", (_count(n, bn, "tiles"), _count(k, bk, "steps"), tiling.fragment.nbytes(held))),
-        tc.Spec(scale_dtype, (groups, n)),
-        tc.Spec(_zeros_dtype(held), (groups, n)) if zero_point else nothing,
-        out,
-        tc.Spec(kind, (n,)) if bias else nothing,
-        tc.Spec(out.dtype, (m, n)) if residual else nothing,
-        nothing,
-        nothing,
-        nothing,
-        target=target,
-        weight=held,
-        group=group,
-        compute=compute_dtype(kind),
-        zero_point=zero_point,
-        epilogue=Epilogue(bias, activation, residual),
-        **tiling._asdict(),
-    )
-
-
-def _count(extent: Extent, size: int, name: str) -> Extent:
-    return name if isinstance(extent, str) else -(-extent // size)
-
-
-def _zeros_dtype(weight: DType) -> str:
-    """Zeros are integers of a byte, or of two where the type's range is wider."""
-    return f"{'i' if weight.is_signed else 'u'}8" if weight.is_integer else "i16"
-
-
-def _group(group_size: int | None, k: Extent) -> int:
-    """The group size as the kernel takes it: 0 where one group is the whole row."""
-    whole = group_size is None or (isinstance(k, int) and group_size >= k)
-    return 0 if whole or group_size is None else group_size
 
 
 @op(compile_linear)
@@ -188,7 +64,7 @@ def linear(
 
 def quantised_product(x: Array, weight: QuantizedWeight, y: Array, given: Extras, epilogue: Epilogue) -> None:
     """y = x @ weight^T, finished: x [M, K], y [M, N]."""
-    compute, group = compute_dtype(find_dtype(x.dtype)), _group(weight.group_size, weight.shape[1])
+    compute, group = compute_dtype(find_dtype(x.dtype)), whole_group(weight.group_size, weight.shape[1])
     tiling = linear_tiling(x.shape[0], compute, group, current_target())
     linear_kernel(
         x,

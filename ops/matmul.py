@@ -63,7 +63,7 @@ def compile_matmul(
     out_dtype: Any = None,
     target: str = "sm_90a",
 ) -> tc.Compiled:
-    """The kernel of a [batch, m, k] @ b [batch, k, n]; extents are numbers, or names known at the launch."""
+    """The kernel of a [batch, m, k] @ b [batch, k, n]; extents are numbers, or names or tc.dim."""
     kind = find_dtype(dtype)
     a, b = tc.Spec(kind, (batch, m, k)), tc.Spec(kind, (batch, k, n))
     c = tc.Spec(out_dtype or kind, (batch, m, n))

@@ -43,7 +43,7 @@ def quantize(
     `zero_point` an integer zero, a value of the type. Groups of zeros have scale 1. Raises TilecError for
     other types, weights that are no finite f32 numbers, and scales that `scale_dtype` cannot hold.
     """
-    to, scale_to = _weight_dtype(dtype), _scale_dtype(scale_dtype)
+    to, scale_to = weight_dtype(dtype), _scale_dtype(scale_dtype)
     floats = _floats(weight)
     size = _group_size(group_size, floats.shape[1])
     parts = [_quantize_part(part, Grid(to), scale_to, zero_point) for part in _equal_groups(floats, size)]
@@ -51,7 +51,8 @@ def quantize(
     return QuantizedWeight(codes, scales, zeros if zero_point else None, to, scale_to, size)
 
 
-def _weight_dtype(dtype: object) -> DType:
+def weight_dtype(dtype: object) -> DType:
+    """The type of 1 to 8 bits that `dtype` names; TilecError for any that weights are not quantised to."""
     to = find_dtype(dtype)
     if to.bits > 8 or not (to.is_integer or (to.is_float and to.is_signed)):
         raise TilecError(f"weights are quantised to an integer or float type of 1 to 8 bits, not to {to}")

@@ -9,8 +9,9 @@ from tilec.ir.dtype import DType
 from tilec.ir.layout import Layout, local
 from tilec.ir.layouts import mma_b
 from tilec.ir.target import parse_target
+from tilec.ir.tile import Dim
 
-Extent = int | str  # a name: known at the launch
+Extent = int | str | Dim  # names and Dims: known at the launch
 WARPS = 4
 MMA_ROWS = 16
 
@@ -65,13 +66,13 @@ def linear_tiling(m: Extent, dtype: DType, group: int, target: str) -> Weighted:
 def _rows(m: Extent, least: int, most: int) -> int:
     """The power of two that is as large as m, between bounds; an extent known at the launch is large."""
     rows = least
-    while rows < most and (isinstance(m, str) or rows < m):
+    while rows < most and (not isinstance(m, int) or rows < m):
         rows *= 2
     return rows
 
 
 def _large(n: Extent) -> bool:
-    return isinstance(n, str) or n >= 1024
+    return not isinstance(n, int) or n >= 1024
 
 
 def _steps(group: int, most: int) -> int:

@@ -1,5 +1,7 @@
 """The demo's parts: the network learns, its gradients are those of the loss, the table and its check."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,14 @@ pytest.importorskip("sklearn")
 def trained():
     x, labels, images, expected = demo.digits()
     return demo.train(x, labels, epochs=10), images, expected
+
+
+def test_without_the_data(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(
+        TilecError, match=r"the demo's data comes with scikit-learn: pip install 'tilec\[demo\]'"
+    ):
+        demo.digits()
 
 
 def test_the_data():

@@ -11,7 +11,8 @@ import tilec as tc
 from tilec.ir import dtype as dt
 from tilec.ir.errors import TilecError
 from tilec.ops.arrays import NOTHING
-from tilec.ops.linear import linear, linear_kernel
+from tilec.ops.linear import linear
+from tilec.ops.linear_kernel import linear_kernel
 from tilec.ops.quantize import quantize
 from tilec.ops.reference import linear_reference, relative_error
 from tilec.ops.tiling import linear_tiling

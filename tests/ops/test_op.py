@@ -31,7 +31,33 @@ def test_compiled_for_numbers_and_for_names():
     assert [str(t) for t in product.types[:3]] == ["bf16[2, 8, 32]", "bf16[2, 32, 16]", "f32[2, 8, 16]"]
 
 
+def test_compiled_with_everything():
+    problem = {
+        "m": 32,
+        "n": 64,
+        "k": tc.dim("k", multiple=8),
+        "bias": True,
+        "activation": "relu",
+        "residual": True,
+    }
+    for weight in ("f16", "i4"):
+        dense = ops.linear.compile(**problem, x="f8e4m3", weight=weight, low_rank=8, target="sm_80")
+        assert [str(t) for t in dense.types[-5:]] == [
+            "f16[64]",
+            "f16[32, 64]",
+            "f32[32]",
+            "f16[32, 8]",
+            "f16[8, 64]",
+        ]
+        assert "mma.sync" in dense.ptx and "ldmatrix" in dense.ptx
+    assert dense.kernels == ("linear_kernel",)
+
+
 def test_bad_problems():
+    with pytest.raises(
+        TilecError, match="weights are quantised to an integer or float type of 1 to 8 bits, not to bf16"
+    ):
+        ops.linear.compile(m=1, n=8, k=8, weight="bf16")
     with pytest.raises(TilecError, match="expected activation None, 'relu', 'gelu' or 'silu', found 'tanh'"):
         ops.linear.compile(m=1, n=8, k=8, activation="tanh")
     with pytest.raises(TilecError, match="no target 'sm_81'"):

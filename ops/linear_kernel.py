@@ -1,0 +1,159 @@
+"""The kernel of linear layers with quantised weights, and compiling it for a problem.
+
+compile_linear(m=16, n=4096, k=tc.dim("k", multiple=8), weight="u3", target="sm_80").ptx
+"""
+
+from typing import Any
+
+import tilec as tc
+from tilec.ir.dtype import DType
+from tilec.ir.dtype import dtype as find_dtype
+from tilec.ir.layout import Layout
+from tilec.ops.epilogue import PLAIN, Epilogue, Extras, check_activation, finish
+from tilec.ops.matmul import matmul_kernel
+from tilec.ops.quantize import weight_dtype
+from tilec.ops.tiling import Extent, dense_tiling, linear_tiling
+from tilec.ops.weight import default_zero
+
+
+@tc.kernel
+def linear_kernel(
+    x: tc.Array,
+    codes: tc.Array,
+    scales: tc.Array,
+    zeros: tc.Array,
+    y: tc.Array,
+    bias: tc.Array,
+    residual: tc.Array,
+    x_scale: tc.Array,
+    u: tc.Array,
+    v: tc.Array,
+    *,
+    weight: DType,
+    fragment: Layout,
+    group: int,
+    compute: DType,
+    zero_point: bool = False,
+    epilogue: Epilogue = PLAIN,
+    bm: int = 16,
+    stages: int = 3,
+    warps: int = 4,
+) -> None:
+    """y = x @ w^T, finished as `epilogue` says: a block computes one tile (bm, bn) of y.
+
+    x [M, K]; codes [ceil(N / bn), ceil(K / bk), bytes]; scales and zeros [groups, N]; `group` weights of a
+    row share a scale, 0: all of them do. Products of `compute`, sums of f32.
+    """
+    bk, bn = fragment.shape
+    X, W, Y = x.tiles((bm, bk)), codes.tiles((1, 1, fragment.nbytes(weight))), y.tiles((bm, bn))
+    i, j = tc.blocks(*Y.shape)
+    steps = X.shape[1]
+    acc = tc.zeros((bm, bn), tc.f32)
+    part = tc.zeros((bm, bn), tc.f32)  # the sums of the group under way
+    for s in tc.range(steps, stages=stages):
+        xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], weight, fragment)
+        if group % bk == 0:
+            at = (s * bk // group if group else 0, j * bn)
+            zero = zeros.load(at, (1, bn)).to(compute) if zero_point else default_zero(weight)
+            part = tc.dot(xs, w.to(compute) - zero, part)
+            if group and ends_group(s, steps, bk, group):
+                acc = tc.fma(part, scales.load(at, (1, bn)).to(tc.f32), acc)
+                part = tc.zeros((bm, bn), tc.f32)
+        else:  # groups end within a step: each weight gets its own scale
+            g, n = (s * bk + tc.arange(bk)[:, None]) // group, j * bn + tc.arange(bn)[None, :]
+            zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
+            scaled = (w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)
+            acc = tc.dot(xs, scaled.to(compute), acc)
+    if not group:
+        acc = part * scales.load((0, j * bn), (1, bn)).to(tc.f32)
+    acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
+    Y[i, j] = acc.to(y.dtype)
+
+
+def ends_group(step: Any, steps: Any, bk: int, group: int) -> Any:
+    """Is this the last step of its group, or the last of all?"""
+    return True if group == bk else ((step + 1) * bk % group == 0) | (step + 1 == steps)
+
+
+def compute_dtype(x: DType) -> DType:
+    """What products are made of: x's dtype, or f16, which holds every number of 8 bits that x may have."""
+    return find_dtype("f16") if x.bits == 8 else x
+
+
+def whole_group(group_size: int | None, k: Extent) -> int:
+    """The group size as the kernel takes it: 0 where one group is the whole row."""
+    return 0 if group_size is None or (isinstance(k, int) and group_size >= k) else group_size
+
+
+def compile_linear(
+    *,
+    m: Extent,
+    n: Extent,
+    k: Extent,
+    x: Any = "f16",
+    weight: Any = "u4",
+    group_size: int | None = 128,
+    zero_point: bool = False,
+    scale_dtype: Any = "f16",
+    bias: bool = False,
+    activation: str | None = None,
+    residual: bool = False,
+    low_rank: int = 0,
+    out_dtype: Any = None,
+    target: str = "sm_90a",
+) -> tc.Compiled:
+    """The kernel of x [m, k] times a weight [n, k], quantised or of x's dtype; extents are numbers, or names
+    or tc.dim that the launch knows. An x of 8 bits has scales, `low_rank` is a rank.
+    """
+    kind, compute = find_dtype(x), compute_dtype(find_dtype(x))
+    check_activation(activation)
+    epilogue = Epilogue(bias, activation, residual, kind.bits == 8, low_rank > 0)
+    out = tc.Spec(out_dtype or compute, (m, n))
+    extras = _specs(m, n, compute, out, low_rank, epilogue)
+    if find_dtype(weight) == compute:
+        a, b = tc.Spec(kind, (1, m, k)), tc.Spec(compute, (1, k, n), (0, 1, k))
+        dense = a, b, tc.Spec(out.dtype, (1, m, n))
+        tiles = dense_tiling(m, n, compute, target)
+        return matmul_kernel.compile(*dense, *extras, target=target, epilogue=epilogue, **tiles._asdict())
+    held, group = weight_dtype(weight), whole_group(group_size, k)
+    tiling = linear_tiling(m, compute, group, target)
+    bk, bn = tiling.fragment.shape
+    groups = _count(k, group, "groups") if group else 1
+    return linear_kernel.compile(
+        tc.Spec(kind, (m, k)),
+        tc.Spec("u8", (_count(n, bn, "tiles"), _count(k, bk, "steps"), tiling.fragment.nbytes(held))),
+        tc.Spec(scale_dtype, (groups, n)),
+        tc.Spec(_zeros_dtype(held), (groups, n)) if zero_point else NOTHING,
+        out,
+        *extras,
+        target=target,
+        weight=held,
+        group=group,
+        compute=compute,
+        zero_point=zero_point,
+        epilogue=epilogue,
+        **tiling._asdict(),
+    )
+
+
+NOTHING = tc.Spec("f32", (1,))
+
+
+def _specs(m: Extent, n: Extent, compute: DType, out: tc.Spec, rank: int, there: Epilogue) -> Extras:
+    """What finishes the product, in the dtypes that callers mostly have."""
+    return Extras(
+        tc.Spec(compute, (n,)) if there.bias else NOTHING,
+        tc.Spec(out.dtype, (m, n)) if there.residual else NOTHING,
+        tc.Spec("f32", (m,)) if there.x_scale else NOTHING,
+        tc.Spec(compute, (m, rank)) if there.low_rank else NOTHING,
+        tc.Spec(compute, (rank, n), (1, rank)) if there.low_rank else NOTHING,
+    )
+
+
+def _count(extent: Extent, size: int, name: str) -> Extent:
+    return -(-extent // size) if isinstance(extent, int) else name
+
+
+def _zeros_dtype(weight: DType) -> str:
+    """Zeros are integers of a byte, or of two where the type's range is wider."""
+    return f"{'i' if weight.is_signed else 'u'}8" if weight.is_integer else "i16"
