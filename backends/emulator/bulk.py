@@ -15,6 +15,7 @@ import numpy as np
 from tilec.backends.emulator import access
 from tilec.backends.emulator.decode import Form, Step, full
 from tilec.backends.emulator.device import SHARED
+from tilec.backends.emulator.fast_shadow import WITHIN, WRITE
 from tilec.backends.emulator.lanes import lanes_of
 from tilec.backends.emulator.ptx_types import Array, Sel
 
@@ -59,7 +60,7 @@ class BulkCopies:
         lanes, granule = issue(m, lane, at, unit)
         if race.flight.on:
             race.flight.check(m, lanes, granule, True)
-        if race.on:
+        if race.on and race.quick(m, lanes, granule, WRITE | WITHIN) != 0:
             race.examine(m, lanes, granule, True, False)
         if race.init:
             race.known[granule] = True

@@ -70,6 +70,7 @@ class Launch:
     executed: list[int] = field(default_factory=list)
     found: dict[tuple[Any, ...], int] = field(default_factory=dict)
     sampled: dict[int, int] = field(default_factory=dict)
+    granules: int = 0  # of shared memory checked so far
     products: int = 0  # matrix products of warps so far: many are worth compiled code
 
     @property

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilec.backends.emulator.device import SHARED
+from tilec.backends.emulator.fast_shadow import ENOUGH, NOTE, STRONG, WITHIN, WRITE, check
 from tilec.backends.emulator.flight import Flight
 from tilec.backends.emulator.lanes import lanes_of
 from tilec.backends.emulator.ptx_types import Array, Sel
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # a stamp: clock << 32 | pc << 12 | atomic << 11 | agent << 5 | lane
 ATOMIC = 1 << 11
+SEVERAL = 8  # the compiled check's word for several warps writing one granule
 
 
 class SharedRace:
@@ -90,16 +92,29 @@ class SharedRace:
         return m.shared_name(offset), offset
 
     def check(self, m: Machine, lanes: Array, granule: Array, write: bool, strong: int) -> None:
+        """Reports what these lanes do not know of, then notes the access."""
+        flags = WITHIN | NOTE | WRITE * write | STRONG * bool(strong)
+        found = self.quick(m, lanes, granule, flags)
+        if found == 0:
+            return None
+        if found == SEVERAL:
+            return self.together(m, lanes, granule)
         self.examine(m, lanes, granule, write, strong)
         own = self.flat_clock[self.own[lanes]]
         if not write:
             self.read[granule, m.warp[lanes]] = own
             self.read_pc[granule] = m.pc
-            return
+            return None
         stamp = (own << 32) | (m.pc << 12) | (ATOMIC * bool(strong)) | (m.warp[lanes] << 5) | m.lane[lanes]
         self.written[granule] = stamp
-        if not strong:
-            self.together(m, lanes, granule)
+        return None if strong else self.together(m, lanes, granule)
+
+    def quick(self, m: Machine, lanes: Array, granule: Array, flags: int) -> int | None:
+        """The compiled check's answer, once a launch has checked enough; None before."""
+        m.launch.granules += len(granule)
+        if m.launch.granules < ENOUGH:
+            return None
+        return check(self, m, lanes, granule, flags, m.pc << 12 | (ATOMIC if flags & STRONG else 0))
 
     def examine(
         self, m: Machine, lanes: Array, granule: Array, write: bool, strong: int, within: bool = True

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilec.backends.emulator.device import SHARED
+from tilec.backends.emulator.fast_shadow import NOTE
 from tilec.backends.emulator.mma import elements
 from tilec.backends.emulator.ptx_types import Array
 from tilec.backends.emulator.tensormap import xor
@@ -158,6 +159,8 @@ def everyone(m: Machine, lanes: Array, granule: Array, own_rows: bool) -> None:
     race = m.race
     for step in range(1 if own_rows else 4):
         each = lanes + step * 32 * m.blocks
+        if race.quick(m, each, granule, NOTE) == 0:
+            continue
         race.examine(m, each, granule, False, False, within=False)
         race.read[granule, m.warp[each]] = race.flat_clock[race.own[each]]
-    race.read_pc[granule] = m.pc
+        race.read_pc[granule] = m.pc

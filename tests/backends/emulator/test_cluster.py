@@ -46,7 +46,8 @@ def test_rank_and_extent(launch):
 
 
 def test_one_block_that_never_arrives(launch):
-    body = "mov.u32 %r1, %cluster_ctarank; setp.eq.u32 %q0, %r1, 0; @%q0 bra wait; bar.sync 1, 64; wait:" + SYNC
+    body = "mov.u32 %r1, %cluster_ctarank; setp.eq.u32 %q0, %r1, 0; @%q0 bra wait; bar.sync 1, 64;"
+    body += " wait:" + SYNC
     report = launch(body, grid=2, cluster=(2, 1, 1))
     assert not report.completed
     assert "wait for the cluster's barrier" in report.findings[-1].message
@@ -57,7 +58,8 @@ REMOTE = """
     setp.eq.u32 %q0, %r0, 0; @%q0 mbarrier.init.shared.b64 [%a0], 1; {sync}
     mov.u32 %r1, %cluster_ctarank; xor.b32 %r2, %r1, 1; mapa.shared::cluster.u64 %a1, %a0, %r2;
     {signal}
-    wait: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %q1, [%a0], 0; @!%q1 bra wait; {read} {sync}"""
+    wait: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %q1, [%a0], 0; @!%q1 bra wait; {read}
+    {sync}"""
 
 
 def test_remote_arrival(launch):
@@ -87,7 +89,8 @@ def test_multicast():
     body = (
         LOAD.replace(
             "@%q0 cp.async",
-            SYNC + "mov.u32 %r2, %cluster_ctarank; setp.eq.and.u32 %q2, %r2, 0, %q0; mov.u16 %h, 3; @%q2 cp.async",
+            SYNC + "mov.u32 %r2, %cluster_ctarank; setp.eq.and.u32 %q2, %r2, 0, %q0; mov.u16 %h, 3; "
+            "@%q2 cp.async",
         )
         .replace("bytes [%s]", "bytes.multicast::cluster [%s]")
         .replace("[%bar];\n    ", "[%bar], %h;\n    ")

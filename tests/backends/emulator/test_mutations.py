@@ -178,3 +178,19 @@ def test_a_mask_that_is_off_by_one_reads_outside():
 
     (mutant,) = substitutions(text_of("basic"), *MASK, "vecadd")
     assert {f.kind for f in run(emulator.load(mutant.text)).findings} == {"out-of-bounds"}
+
+
+@pytest.mark.parametrize("kernel", CASES)
+def test_the_compiled_check_says_the_same(kernel, monkeypatch, full):
+    """Good kernels and mutants under the compiled race check and under numpy's: the same findings."""
+    from tilec.backends.emulator import race
+
+    file, runs = CASES[kernel]
+    mutants = deletions(text_of(file), kernel)[:: 1 if full else 4]
+    for text in [text_of(file), *(m.text for m in mutants)]:
+        module, found = emulator.load(text), []
+        for enough in (0, 1 << 60):
+            monkeypatch.setattr(race, "ENOUGH", enough)
+            report, _ = runs[0](module)
+            found.append({(f.kind, f.line, f.other, f.warning) for f in report.findings})
+        assert found[0] == found[1]
