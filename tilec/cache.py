@@ -12,11 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 MAGIC = b"tilec\x00\x00\x01"  # the last byte counts versions of this format
@@ -59,6 +57,8 @@ def fetch(name: str) -> Parts | None:
 
 def keep(name: str, parts: Parts) -> None:
     """Writes an entry; of two writers of one name either may win, as both write the same."""
+    import tempfile
+
     folder = directory()
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,6 +160,8 @@ def machine() -> str:
 
 
 def _version(package: str) -> str:
+    from importlib import metadata  # slow to load, and import tilec is to be fast
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
