@@ -59,28 +59,24 @@ def _numeric(name: str, exact: Callable[[Array, Array], Array]) -> Callable[...,
     return meaning
 
 
-@dataclass(frozen=True, eq=False)
 class Add(_Binary):
     """a + b"""
 
     meaning = _numeric("add", np.add)
 
 
-@dataclass(frozen=True, eq=False)
 class Sub(_Binary):
     """a - b"""
 
     meaning = _numeric("sub", np.subtract)
 
 
-@dataclass(frozen=True, eq=False)
 class Mul(_Binary):
     """a * b"""
 
     meaning = _numeric("mul", np.multiply)
 
 
-@dataclass(frozen=True, eq=False)
 class Div(_Binary):
     """a / b, correctly rounded; floats only."""
 
@@ -90,7 +86,6 @@ class Div(_Binary):
         return codec.binary("div", a, b, self.a.tile.dtype)
 
 
-@dataclass(frozen=True, eq=False)
 class FloorDiv(_Binary):
     """a // b towards minus infinity; integers only; x // 0 is 0."""
 
@@ -101,7 +96,6 @@ class FloorDiv(_Binary):
             return wrap(np.floor_divide(a, b), self.a.tile.dtype)
 
 
-@dataclass(frozen=True, eq=False)
 class Mod(_Binary):
     """a % b with the sign of b; integers only; x % 0 is 0."""
 
@@ -112,7 +106,6 @@ class Mod(_Binary):
             return wrap(np.remainder(a, b), self.a.tile.dtype)
 
 
-@dataclass(frozen=True, eq=False)
 class Minimum(_Binary):
     """The smaller; NaN if either is NaN; -0 < +0."""
 
@@ -120,7 +113,6 @@ class Minimum(_Binary):
         return extreme(a, b, np.minimum, np.logical_or)
 
 
-@dataclass(frozen=True, eq=False)
 class Maximum(_Binary):
     """The larger; NaN if either is NaN; -0 < +0."""
 
@@ -128,7 +120,6 @@ class Maximum(_Binary):
         return extreme(a, b, np.maximum, np.logical_and)
 
 
-@dataclass(frozen=True, eq=False)
 class And(_Binary):
     """a & b, bit by bit; logical on bool."""
 
@@ -138,7 +129,6 @@ class And(_Binary):
         return a & b
 
 
-@dataclass(frozen=True, eq=False)
 class Or(_Binary):
     """a | b, bit by bit; logical on bool."""
 
@@ -148,7 +138,6 @@ class Or(_Binary):
         return a | b
 
 
-@dataclass(frozen=True, eq=False)
 class Xor(_Binary):
     """a ^ b, bit by bit; logical on bool."""
 
@@ -158,7 +147,6 @@ class Xor(_Binary):
         return a ^ b
 
 
-@dataclass(frozen=True, eq=False)
 class Shl(_Binary):
     """a << b; 0 where b is the width or more."""
 
@@ -170,7 +158,6 @@ class Shl(_Binary):
         return np.where(far, 0, wrap(moved, self.a.tile.dtype)).astype(a.dtype)
 
 
-@dataclass(frozen=True, eq=False)
 class Shr(_Binary):
     """a >> b, arithmetic on signed; 0 or the sign where b is the width or more."""
 
@@ -182,7 +169,6 @@ class Shr(_Binary):
         return np.asarray(np.where(far, np.negative((a < 0).astype(a.dtype)), moved))
 
 
-@dataclass(frozen=True, eq=False)
 class Neg(_Unary):
     """-x; integers wrap, floats flip the sign bit; a scale has none and becomes its least value."""
 
@@ -193,7 +179,6 @@ class Neg(_Unary):
         return np.negative(x) if dtype.is_signed else codec.round_to(-x, dtype)
 
 
-@dataclass(frozen=True, eq=False)
 class Abs(_Unary):
     """|x|; the smallest integer stays itself, floats clear the sign bit."""
 
@@ -204,7 +189,6 @@ class Abs(_Unary):
         return wrap(np.where(x < 0, 0 - x.astype(np.int64), x), dtype) if dtype.is_signed else x
 
 
-@dataclass(frozen=True, eq=False)
 class Not(_Unary):
     """~x, bit by bit; logical on bool."""
 
@@ -214,7 +198,6 @@ class Not(_Unary):
         return ~x if x.dtype == np.bool_ else wrap(~x.astype(np.int64), self.x.tile.dtype)
 
 
-@dataclass(frozen=True, eq=False)
 class Sqrt(_Unary):
     """The square root, correctly rounded; NaN below zero."""
 
@@ -224,7 +207,6 @@ class Sqrt(_Unary):
         return codec.sqrt(x, self.x.tile.dtype)
 
 
-@dataclass(frozen=True, eq=False)
 class Floor(_Unary):
     """The largest integer not above x."""
 
@@ -235,7 +217,6 @@ class Floor(_Unary):
             return codec.round_to(np.floor(x), self.x.tile.dtype)
 
 
-@dataclass(frozen=True, eq=False)
 class Round(_Unary):
     """The nearest integer, ties to even."""
 
