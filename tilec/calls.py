@@ -165,6 +165,7 @@ def cells_of(function: FunctionType) -> dict[str, Any]:
 
 
 def _inline(frame: Frame, node: ast.AST, inner: Frame) -> Any:
+    inner.calls = (*frame.calls, node)
     try:
         flow = execute(inner, inner.code.body)
     except TilecError as error:

@@ -74,7 +74,10 @@ class Carried:
         self.node = node
         self.trees = {name: frame.locals[name] for name in names}
         self.before = {path: leaf for name, tree in self.trees.items() for path, leaf in leaves(name, tree)}
-        self.scalars: dict[str, DType] = {}  # numbers that change in the loop
+        known = frame.tracer.promoted.setdefault((frame.calls, node), {})
+        self.promoted = known  # numbers that change in the loop, kept for when an outer loop is read again
+        numbers = {path for path, leaf in self.before.items() if isinstance(leaf, NUMBERS)}
+        self.scalars: dict[str, DType] = {path: known[path] for path in known if path in numbers}
 
     @property
     def paths(self) -> list[str]:
@@ -101,7 +104,7 @@ class Carried:
         after, known = self._after(), len(self.scalars)
         for path, old in self.before.items():
             if not isinstance(old, Tile) and path not in self.scalars and not same(old, after[path]):
-                self.scalars[path] = self._scalar_dtype(path, old, after[path])
+                self.scalars[path] = self.promoted[path] = self._scalar_dtype(path, old, after[path])
         return len(self.scalars) > known
 
     def results(self) -> tuple[Value, ...]:

@@ -57,6 +57,7 @@ class Frame:
         self.cells = cells
         self.parent = parent
         self.locals: dict[str, Any] = {}
+        self.calls: tuple[ast.AST, ...] = parent.calls if parent else ()  # by which we came here
 
     def mark(self, node: ast.AST) -> None:
         """What is emitted from here on comes from this node's line."""

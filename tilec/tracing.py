@@ -6,6 +6,7 @@ current()                   the tracer of the kernel that is being traced in thi
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ class Tracer:
         self.sizes: dict[str, Value] = {}
         self.params: dict[Value, int] = {}
         self.grid: tuple[Value, ...] | None = None
+        self.promoted: dict[tuple[tuple[ast.AST, ...], ast.AST], dict[str, DType]] = {}
         self.constants: dict[tuple[str, DType], Value] = {}
 
     @property
