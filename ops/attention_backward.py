@@ -12,8 +12,20 @@ from typing import Any, NamedTuple
 
 import tilec as tc
 from tilec.ir.dtype import DType
-from tilec.ops.attention_kernel import LOG2_E, Keys, Options, Queries, box_of_block, sums_in, walk
-from tilec.ops.attention_windows import Axis, Window, coordinates, queries_of, unravel, window_of
+from tilec.ops.attention_kernel import LOG2_E, Keys, Options, Queries, bias_of, box_of_block, sums_in, walk
+from tilec.ops.attention_windows import (
+    Axis,
+    Seen,
+    Window,
+    across,
+    coordinates,
+    down,
+    queries_of,
+    seen_by,
+    unravel,
+    visible,
+    window_of,
+)
 
 
 @tc.kernel
@@ -51,7 +63,7 @@ def query_gradient_kernel(
     base = block.of(lse, axes).load(block.at, boxes).to(kind).reshape((-1,)) * LOG2_E
 
     def step(acc: tc.Tile, logits: tc.Tile, key: tc.Tile, value: tc.Tile) -> tc.Tile:
-        p = tc.exp2(logits - base[:, None])
+        p = tc.exp2(logits - base[:, None], approx=True)
         dp = tc.dot(given, value.T, tc.zeros(logits.shape, kind))
         return tc.dot((p * (dp - less[:, None])).to(key.dtype), key, acc)
 
@@ -96,30 +108,26 @@ def key_gradient_kernel(
     key = block.of(k, axes).load((*block.at, 0), (*boxes, d)).reshape((-1, d))
     value = block.of(v, axes).load((*block.at, 0), (*boxes, d_value)).reshape((-1, d_value))
     first = block.of(q, axes, block.head * options.sharing)
-    seen_by = queries_of_box(block.at, first.shape, axes)
-    keys, lengths = coordinates(boxes), block.of(k, axes).shape
-    counts = [tc.cdiv(w.end - w.first, span) for w, span in zip(seen_by, spans, strict=True)]
+    looking, lengths = queries_of_box(block.at, first.shape, axes), block.of(k, axes).shape
+    counts = [tc.cdiv(w.end - w.first, span) for w, span in zip(looking, spans, strict=True)]
     factor = (scale * LOG2_E).to(kind)  # type: ignore[attr-defined]
     total = KeyGradients(tc.zeros((rows, d), kind), tc.zeros((rows, d_value), kind))
     for t in tc.range(options.sharing * math.prod(counts), stages=stages):
         member, *places = unravel(t, (options.sharing, *counts))
         head = block.head * options.sharing + member
-        at = [w.first + i * span for w, i, span in zip(seen_by, places, spans, strict=True)]
+        at = [w.first + i * span for w, i, span in zip(looking, places, spans, strict=True)]
         query = block.of(q, axes, head).load((*at, 0), (*spans, d)).reshape((-1, d))
         given = block.of(d_out, axes, head).load((*at, 0), (*spans, d_value)).reshape((-1, d_value))
         base = block.of(lse, axes, head).load(at, spans).to(kind).reshape((1, -1)) * LOG2_E
         less = block.of(delta, axes, head).load(at, spans).to(kind).reshape((1, -1))
         logits = tc.dot(key, query.T, tc.zeros((rows, columns), kind)) * factor
-        windows = [
-            window_of(u + place, n, axis)
-            for u, place, n, axis in zip(at, coordinates(spans), lengths, axes, strict=False)
-        ]
         if options.bias:
-            logits = logits + bias_seen(bias, head, block.at, at, axes).to(kind) * LOG2_E
-        if not sees_whole(block.at, at, lengths, axes):
-            places = [x + place for x, place in zip(block.at, keys, strict=True)]
-            logits = tc.where(who_sees(places, windows), logits, -float("inf"))
-        p = tc.exp2(logits - base)
+            found = bias_of(bias, head, across(at, spans), down(block.at, boxes), axes)
+            logits = logits + found.to(kind) * LOG2_E
+        if not whole_box(block.at, seen_by(at, spans, lengths, axes), axes):
+            inside = visible(across(at, spans), down(block.at, boxes), lengths, axes)
+            logits = tc.where(inside, logits, -float("inf"))
+        p = tc.exp2(logits - base, approx=True)
         dp = tc.dot(value, given.T, tc.zeros((rows, columns), kind))
         total = KeyGradients(
             tc.dot((p * (dp - less)).to(query.dtype), query, total.dk),
@@ -138,33 +146,12 @@ def queries_of_box(at: Sequence[Any], lengths: Sequence[Any], axes: Sequence[Axi
     ]
 
 
-def sees_whole(keys: Sequence[Any], at: Sequence[Any], lengths: Sequence[Any], axes: Sequence[Axis]) -> Any:
-    """Whether all queries of the span at `at` see all of the box of keys."""
+def whole_box(keys: Sequence[Any], seen: Seen, axes: Sequence[Axis]) -> Any:
+    """Whether all queries of a span, which see so much, see all of the box of keys."""
     whole: Any = True
-    for j, p, n, axis in zip(keys, at, lengths, axes, strict=False):
-        first, end = window_of(p + axis.span - 1, n, axis).first, window_of(p, n, axis).end
-        whole = whole & (j >= first) & (j + axis.box <= end)
+    for j, common, shared, axis in zip(keys, seen.common, seen.shared, axes, strict=True):
+        whole = whole & (j >= common) & (j + axis.box <= shared)
     return whole
-
-
-def who_sees(keys: Sequence[tc.Tile], windows: Sequence[Window]) -> tc.Tile:
-    """Which key is seen by which query: bool [keys, queries]."""
-    visible = tc.full((), True, tc.bool)
-    for key, window in zip(keys, windows, strict=True):
-        visible = visible & (key[:, None] >= window.first) & (key[:, None] < window.end)
-    return visible
-
-
-def bias_seen(
-    bias: tc.Array, head: Any, keys: Sequence[Any], at: Sequence[Any], axes: Sequence[Axis]
-) -> tc.Tile:
-    """bias[head] by how far each key of the box lies behind each query of the span, [keys, queries]."""
-    boxes, spans = coordinates([axis.box for axis in axes]), coordinates([axis.span for axis in axes])
-    steps = [
-        (j + key)[:, None] - (p + query)[None, :] + (axis.window - 1)
-        for j, key, p, query, axis in zip(keys, boxes, at, spans, axes, strict=True)
-    ]
-    return bias.gather(head, *steps, other=0)
 
 
 @tc.kernel
@@ -203,7 +190,7 @@ def bias_gradient_kernel(
         given = rows_of(d_out[batch, ..., head, :], at, boxes, dv, kind)
         base = lse[batch, ..., head].load(at, boxes).to(kind).reshape((-1,)) * LOG2_E
         less = delta[batch, ..., head].load(at, boxes).to(kind).reshape((-1,))
-        p = tc.exp2((query * key).sum(1) * factor + here - base)
+        p = tc.exp2((query * key).sum(1) * factor + here - base, approx=True)
         ds = p * ((given * value).sum(1) - less)
         total = total + tc.where(in_windows(at, steps, extents, axes), ds, 0.0)
     d_bias.store((head, *offsets), total.sum().to(d_bias.dtype))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import tilec as tc
 from tilec.ir.dtype import DType
-from tilec.ops.attention_windows import Axis, Seen, coordinates, seen_by, unravel
+from tilec.ops.attention_windows import Axis, across, down, seen_by, unravel, visible
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2)
@@ -84,7 +84,8 @@ def walk(
     where a query does not see a key; key [keys, d]; value [keys, dv]."""
     head, d, dv = block.head // options.sharing, tc.static(keys.k.shape[-1]), tc.static(keys.v.shape[-1])
     ks, vs, spans = block.of(keys.k, axes, head), block.of(keys.v, axes, head), [axis.span for axis in axes]
-    seen = seen_by(block.at, ks.shape, axes)
+    boxes = [axis.box for axis in axes]
+    seen = seen_by(block.at, boxes, ks.shape, axes)
     counts = seen.counts(spans)
     for t in tc.range(math.prod(counts), stages=stages):
         at = [first + i * span for first, i, span in zip(seen.first, unravel(t, counts), spans, strict=True)]
@@ -92,10 +93,11 @@ def walk(
         value = vs.load((*at, 0), (*spans, dv)).reshape((-1, dv))
         logits = queries.logits(key)
         if options.bias:
-            found = bias_of(keys.bias, block.head, seen, at, axes)
+            found = bias_of(keys.bias, block.head, down(block.at, boxes), across(at, spans), axes)
             logits = logits + found.to(logits.dtype) * LOG2_E
         if not seen.whole(at, axes):
-            logits = tc.where(seen.mask(at, axes), logits, -float("inf"))
+            inside = visible(down(block.at, boxes), across(at, spans), ks.shape, axes)
+            logits = tc.where(inside, logits, -float("inf"))
         state = step(state, logits, key, value)
     if options.more:
         ks, vs = keys.more_k[block.batch, :, head, :], keys.more_v[block.batch, :, head, :]
@@ -106,13 +108,11 @@ def walk(
     return state
 
 
-def bias_of(bias: tc.Array, head: Any, seen: Seen, at: Sequence[Any], axes: Sequence[Axis]) -> tc.Tile:
-    """bias[head] by how far each key of the span at `at` lies behind each query, [rows, keys]."""
-    places = coordinates([axis.span for axis in axes])
-    steps = [
-        (u + place)[None, :] - row[:, None] + (axis.window - 1)
-        for u, place, row, axis in zip(at, places, seen.rows, axes, strict=True)
-    ]
+def bias_of(
+    bias: tc.Array, head: Any, queries: Sequence[tc.Tile], keys: Sequence[tc.Tile], axes: Sequence[Axis]
+) -> tc.Tile:
+    """bias[head] by how far each key lies behind each query: rows of the one, columns of the other."""
+    steps = [key - query + (axis.window - 1) for query, key, axis in zip(queries, keys, axes, strict=True)]
     return bias.gather(head, *steps, other=0)
 
 
@@ -131,7 +131,8 @@ class Softmax(NamedTuple):
     def add(self, logits: tc.Tile, key: tc.Tile, value: tc.Tile) -> "Softmax":
         """With these keys too."""
         maximum = tc.maximum(self.maximum, logits.max(1))
-        shrink, p = tc.exp2(self.maximum - maximum), tc.exp2(logits - maximum[:, None])
+        shrink = tc.exp2(self.maximum - maximum, approx=True)
+        p = tc.exp2(logits - maximum[:, None], approx=True)
         acc = tc.dot(p.to(value.dtype), value, self.acc * shrink[:, None])
         return Softmax(maximum, self.total * shrink + p.sum(1), acc)
 

@@ -90,17 +90,37 @@ def unravel(t: Any, counts: Sequence[Any]) -> list[Any]:
     return [t, *found]
 
 
+def down(at: Sequence[Any], extents: Sequence[int]) -> list[tc.Tile]:
+    """The positions of a box that begins at `at`, per axis: one row each, [rows, 1]."""
+    return [(x + place)[:, None] for x, place in zip(at, coordinates(extents), strict=True)]
+
+
+def across(at: Sequence[Any], extents: Sequence[int]) -> list[tc.Tile]:
+    """The same, one column each: [1, columns]."""
+    return [(x + place)[None, :] for x, place in zip(at, coordinates(extents), strict=True)]
+
+
+def visible(
+    queries: Sequence[tc.Tile], keys: Sequence[tc.Tile], lengths: Sequence[Any], axes: Sequence[Axis]
+) -> tc.Tile:
+    """Which query sees which key: bool, over rows of the one and columns of the other."""
+    seen = tc.full((), True, tc.bool)
+    for query, key, n, axis in zip(queries, keys, lengths, axes, strict=False):
+        first, end = window_of(query, n, axis)
+        seen = seen & (key < end)
+        if axis.window:
+            seen = seen & (key >= first)
+    return seen
+
+
 class Seen(NamedTuple):
-    """The keys that a box of queries sees. Per axis, as scalars: those that some query sees are first ..
-    last - 1, those that all see are common .. shared - 1; and of each
-    query, [rows], its position and window."""
+    """The keys that a box of queries sees, per axis, as scalars: those that some query sees are first .. last
+    - 1, those that all of them see are common .. shared - 1."""
 
     first: list[Any]
     last: list[Any]
     common: list[Any]
     shared: list[Any]
-    rows: list[Any]
-    windows: list[Window]
 
     def counts(self, spans: Sequence[int]) -> list[Any]:
         """How many spans there are along each axis."""
@@ -113,25 +133,11 @@ class Seen(NamedTuple):
             inside = inside & (u >= common) & (u + axis.span <= shared)
         return inside
 
-    def mask(self, at: Sequence[Any], axes: Sequence[Axis]) -> tc.Tile:
-        """Which query sees which key of the span: bool [rows, keys]."""
-        visible = tc.full((), True, tc.bool)
-        for u, place, window in zip(at, coordinates([axis.span for axis in axes]), self.windows, strict=True):
-            key = u + place[None, :]
-            visible = visible & (key >= _column(window.first)) & (key < _column(window.end))
-        return visible
 
-
-def seen_by(at: Sequence[Any], lengths: Sequence[Any], axes: Sequence[Axis]) -> Seen:
-    """What the box of queries that begins at `at` sees."""
-    boxes = [axis.box for axis in axes]
+def seen_by(at: Sequence[Any], boxes: Sequence[int], lengths: Sequence[Any], axes: Sequence[Axis]) -> Seen:
+    """What the queries of a box, the first at `at`, see among so many keys."""
     low = [window_of(p, n, axis) for p, n, axis in zip(at, lengths, axes, strict=False)]
-    high = [window_of(p + axis.box - 1, n, axis) for p, n, axis in zip(at, lengths, axes, strict=False)]
-    rows = [p + place for p, place in zip(at, coordinates(boxes), strict=True)]
-    windows = [window_of(p, n, axis) for p, n, axis in zip(rows, lengths, axes, strict=False)]
-    common, last = [w.first for w in high], [w.end for w in high]
-    return Seen([w.first for w in low], last, common, [w.end for w in low], rows, windows)
-
-
-def _column(x: Any) -> Any:
-    return x[:, None] if isinstance(x, tc.Tile) and x.rank else x
+    ends = [p + box - 1 for p, box in zip(at, boxes, strict=True)]
+    high = [window_of(p, n, axis) for p, n, axis in zip(ends, lengths, axes, strict=False)]
+    first, last = [w.first for w in low], [w.end for w in high]
+    return Seen(first, last, [w.first for w in high], [w.end for w in low])
