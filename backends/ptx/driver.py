@@ -1,0 +1,273 @@
+"""The CUDA driver, through cuda-python: devices, memory, modules, launches. Nothing else touches CUDA.
+
+    gpu = device(0);   gpu.target.name == "sm_90a"
+    kernel = gpu.load("add", (cubin, ptx), shared_bytes, Parameters(signature(func)))
+    kernel.launch(blocks, threads, stream, values)
+Each device's primary context is used, the one of torch and cupy, and left as it was found. Not yet run on
+hardware: tests hold it against a driver made for them, and its names against cuda-python's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from tilec.ir.errors import TilecError
+from tilec.ir.signature import Slot
+from tilec.ir.target import Target, of_capability
+
+LEGACY = 1  # the default stream, by a name that means the same with per-thread default streams
+WITHOUT_ASKING = 48 << 10  # bytes of a block's shared memory that need no opt-in
+MOST_BLOCKS = 2**31 - 1  # along x
+LOG_BYTES = 8192
+
+LOST = (
+    'the same call under tc.target("emulator:sm_80") says where. This process can use the GPU no '
+    "more: start it again"
+)
+ADVICE = {
+    "CUDA_ERROR_NO_DEVICE": "no GPU is visible (CUDA_VISIBLE_DEVICES hides some)",
+    "CUDA_ERROR_OUT_OF_MEMORY": "free arrays, or pass smaller ones",
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "update the driver, or pip install 'tilec[ptxas]' to assemble here",
+    "CUDA_ERROR_NO_BINARY_FOR_GPU": "the code is for another GPU: compile for this one",
+    "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES": "take fewer warps, smaller tiles or max_registers=",
+    "CUDA_ERROR_ILLEGAL_ADDRESS": f"a kernel left its arrays; {LOST}",
+    "CUDA_ERROR_MISALIGNED_ADDRESS": LOST,
+    "CUDA_ERROR_LAUNCH_FAILED": f"an assertion of a kernel failed, or a kernel went wrong; {LOST}",
+    "CUDA_ERROR_ILLEGAL_INSTRUCTION": f"an assertion of a kernel failed, or a kernel went wrong; {LOST}",
+    "CUDA_ERROR_LAUNCH_TIMEOUT": "the display's watchdog ended a long kernel: launch smaller ones",
+    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the driver was updated under a running system: restart it",
+}
+
+
+@cache
+def api() -> Any:
+    """cuda.bindings.driver, ready for calls. TilecError where the package, the driver or a GPU is missing."""
+    try:
+        from cuda.bindings import driver
+    except ImportError:
+        raise TilecError("running on a GPU needs cuda-python: pip install cuda-python") from None
+    try:
+        (status,) = driver.cuInit(0)
+    except (OSError, RuntimeError) as error:
+        raise TilecError(
+            f"running on a GPU needs NVIDIA's driver, and it cannot be loaded: {error}; without a GPU there "
+            'are tc.target("cpu") and tc.target("emulator:sm_80")'
+        ) from None
+    if int(status):
+        raise TilecError(told(driver, "cuInit", status))
+    return driver
+
+
+def told(driver: Any, function: str, status: Any, log: str = "") -> str:
+    """An error of the driver: its name, its text, what to do."""
+    name, text = (_text(f(status)) for f in (driver.cuGetErrorName, driver.cuGetErrorString))
+    advice = f"; {ADVICE[name]}" if name in ADVICE else ""
+    what = f"the CUDA driver failed in {function}: {name or int(status)}: {text}{advice}"
+    return f"{what}\n{log}" if log else what
+
+
+def _text(found: Any) -> str:
+    status, text = found
+    return "" if int(status) or not text else bytes(text).decode()
+
+
+def call(function: str, *args: Any) -> Any:
+    """What a function of the driver gives; TilecError where it fails."""
+    driver = api()
+    status, *found = getattr(driver, function)(*args)
+    if int(status):
+        raise TilecError(told(driver, function, status))
+    return found[0] if found else None
+
+
+@cache
+def device(number: int) -> Device:
+    """The GPU of this number, the same object each time."""
+    count = int(call("cuDeviceGetCount"))
+    if number >= count:
+        raise TilecError(f"there is no cuda:{number}: this machine has {count} GPU{'s' * (count != 1)}")
+    return Device(number)
+
+
+class Device:
+    """A GPU: its primary context, what it can do, the kernels that were loaded on it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        handle = call("cuDeviceGet", number)
+        attributes = api().CUdevice_attribute
+        major, minor = (
+            int(call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}"), handle))
+            for name in ("COMPUTE_CAPABILITY_MAJOR", "COMPUTE_CAPABILITY_MINOR")
+        )
+        self.target: Target = of_capability(major, minor)
+        self.context = call("cuDevicePrimaryCtxRetain", handle)
+        self._context = int(self.context)
+        self._kernels: dict[tuple[str, bytes], Kernel] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<cuda:{self.number}, {self.target.name}>"
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Inside, driver calls of this thread are about this device."""
+        pushed = self.enter()
+        try:
+            yield
+        finally:
+            if pushed:
+                call("cuCtxPopCurrent")
+
+    def enter(self) -> bool:
+        """Makes the context current; whether it was not, so that it has to be popped."""
+        if int(call("cuCtxGetCurrent") or 0) == self._context:
+            return False
+        call("cuCtxPushCurrent", self.context)
+        return True
+
+    # Memory. Addresses are integers; copies are over when they return.
+
+    def allocate(self, nbytes: int) -> int:
+        """The address of new memory, a multiple of 256."""
+        with self.current():
+            return int(call("cuMemAlloc", max(nbytes, 1)))
+
+    def free(self, address: int) -> None:
+        with self.current():
+            call("cuMemFree", address)
+
+    def copy_in(self, address: int, host: int, nbytes: int) -> None:
+        """From the host's memory to the device's."""
+        if nbytes:
+            with self.current():
+                call("cuMemcpyHtoD", address, host, nbytes)
+
+    def copy_out(self, host: int, address: int, nbytes: int) -> None:
+        """From the device's memory to the host's."""
+        if nbytes:
+            with self.current():
+                call("cuMemcpyDtoH", host, address, nbytes)
+
+    # Streams.
+
+    def wait(self, later: int, earlier: int) -> None:
+        """What is launched on the stream `later` from now on waits for what `earlier` has been given."""
+        with self.current():
+            event = call("cuEventCreate", int(api().CUevent_flags.CU_EVENT_DISABLE_TIMING))
+            try:
+                call("cuEventRecord", event, earlier)
+                call("cuStreamWaitEvent", later, event, 0)
+            finally:
+                call("cuEventDestroy", event)  # after it has come to pass
+
+    def synchronise(self, stream: int = LEGACY) -> None:
+        """Until the stream has nothing left to do; errors of its kernels are raised here."""
+        with self.current():
+            call("cuStreamSynchronize", stream)
+
+    # Kernels.
+
+    def load(self, name: str, images: Sequence[bytes], shared_bytes: int, parameters: Parameters) -> Kernel:
+        """The kernel of this name in the first image that the driver takes: a cubin, or PTX to be assembled.
+
+        TilecError with the driver's log where it takes none.
+        """
+        key = (name, hashlib.sha256(b"".join(images)).digest())
+        with self._lock, self.current():
+            if key not in self._kernels:
+                function = call("cuModuleGetFunction", _module(images), name.encode())
+                if shared_bytes > WITHOUT_ASKING:
+                    most = api().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                    call("cuFuncSetAttribute", function, most, shared_bytes)
+                self._kernels[key] = Kernel(self, name, function, shared_bytes, parameters)
+            return self._kernels[key]
+
+
+def _module(images: Sequence[bytes]) -> Any:
+    """A module from the first image that loads; the error is the last one's."""
+    assert images, "there is PTX at least"
+    driver = api()
+    known = driver.CUjit_option
+    options = (known.CU_JIT_ERROR_LOG_BUFFER, known.CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES)
+    for image in images:
+        log = bytearray(LOG_BYTES)
+        status, module = driver.cuModuleLoadDataEx(image + b"\0", len(options), options, (log, len(log)))
+        if not int(status):
+            return module
+    said = log.partition(b"\0")[0].decode(errors="replace").strip()
+    raise TilecError(told(driver, "cuModuleLoadDataEx", status, said))
+
+
+class Parameters:
+    """How a kernel's arguments lie in the buffer of a launch: in order, each at a multiple of its size.
+
+    pointer, i32, i64  ->  "<Qi4xq", 24 bytes. Scalars are given as their bytes.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.slots = tuple(slots)
+        layout, at = "<", 0
+        for slot in self.slots:
+            code, size = _code(slot)
+            pad = -at % size
+            layout += f"{pad}x{code}" if pad else code
+            at += pad + size
+        self.layout = layout
+        self.packer = struct.Struct(layout)
+        self.size = at
+
+
+def _code(slot: Slot) -> tuple[str, int]:
+    if slot.kind == "scalar":
+        size = slot.dtype.storage.itemsize
+        return f"{size}s", size
+    return {"pointer": ("Q", 8), "extent": ("i", 4), "stride": ("q", 8)}[slot.kind]
+
+
+class _Room(threading.local):
+    """One thread's buffer of packed arguments, and how cuLaunchKernel is told of it."""
+
+    def __init__(self, size: int) -> None:
+        self.data = ctypes.create_string_buffer(max(size, 1))
+        self.size = ctypes.c_size_t(size)
+        pointer, length, end = 1, 2, 0  # CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE, _END
+        self.words = (ctypes.c_void_p * 5)(
+            pointer, ctypes.addressof(self.data), length, ctypes.addressof(self.size), end
+        )
+        self.address = ctypes.addressof(self.words)
+
+
+class Kernel:
+    """A loaded kernel."""
+
+    def __init__(
+        self, device: Device, name: str, function: Any, shared_bytes: int, parameters: Parameters
+    ) -> None:
+        self.device = device
+        self.name = name
+        self.function = function
+        self.shared_bytes = shared_bytes
+        self.parameters = parameters
+        self._room = _Room(parameters.size)
+
+    def launch(self, blocks: int, threads: int, stream: int, values: Sequence[Any]) -> None:
+        """Queues a launch on the stream. `values`: one per slot, scalars as bytes."""
+        if blocks > MOST_BLOCKS:
+            raise TilecError(f"{self.name} asks for {blocks} blocks, a GPU takes at most {MOST_BLOCKS}")
+        room = self._room
+        self.parameters.packer.pack_into(room.data, 0, *values)
+        pushed = self.device.enter()
+        try:
+            call("cuLaunchKernel", self.function, blocks, 1, 1, threads, 1, 1, self.shared_bytes, stream, 0,
+                 room.address)  # fmt: skip
+        finally:
+            if pushed:
+                call("cuCtxPopCurrent")
