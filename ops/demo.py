@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,11 @@ def train(x: Floats, labels: Labels, epochs: int = 30, batch: int = 64, seed: in
     weights = [(rng.standard_normal(s) * np.sqrt(2 / s[1])).astype(np.float32) for s in shapes]
     biases = [np.zeros(n, np.float32) for n in SIZES[1:]]
     adam = Adam([*weights, *biases])
-    for _ in range(epochs):
-        order = rng.permutation(len(x))
-        for part in np.array_split(order, max(1, len(x) // batch)):
-            adam.step(gradients(weights, biases, x[part], labels[part]))
+    with import_module("threadpoolctl").threadpool_limits(1):  # products so small: threads would only wait
+        for _ in range(epochs):
+            order = rng.permutation(len(x))
+            for part in np.array_split(order, max(1, len(x) // batch)):
+                adam.step(gradients(weights, biases, x[part], labels[part]))
     return Network(tuple(weights), tuple(biases))
 
 
