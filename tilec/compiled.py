@@ -136,7 +136,7 @@ class Compiled:
 
     def _of(self, name: str, what: str, other: str) -> Any:
         if not hasattr(type(self.code), name) and not hasattr(self.code, name):
-            raise TilecError(f"there is no {what} for {self.target}: compile with target={other!r}")
+            raise TilecError(f"{self.target} has no {what}: compile with target={other!r}")
         return getattr(self.code, name)
 
     # Running.

@@ -1,5 +1,5 @@
-"""A law: a kernel of scalars does what Python does. Random programs of loops, branches and assignments are run twice,
-as a kernel on the reference and by Python itself, with run-time loops as Python's own.
+"""A law: a kernel of scalars does what Python does. Random programs of loops, branches and assignments run
+twice, as a kernel on the reference and by Python itself, with Python's own loops for those of run time.
 """
 
 from __future__ import annotations
@@ -71,8 +71,9 @@ def mixed(x: Any, n: Any) -> Any:
 @given(body=programs, n=st.integers(0, 6))
 def test_kernels_do_what_python_does(body: list[str], n: int) -> None:
     text = indented(["a, b, c, d = 0, 1, n, 2", *body])
-    kernel = build(f"@tc.kernel\ndef f(out: tc.Array, n: tc.i32):\n{text}\n"
-                   "    for i, x in enumerate((a, b, c, d)): out.store(i, x)", mixed=mixed, run_time=tc.range)  # fmt: skip
+    head = "@tc.kernel\ndef f(out: tc.Array, n: tc.i32):"
+    tail = "    for i, x in enumerate((a, b, c, d)): out.store(i, x)"
+    kernel = build(f"{head}\n{text}\n{tail}", mixed=mixed, run_time=tc.range)
     python = build(f"def f(n):\n{text}\n    return a, b, c, d", mixed=mixed, run_time=range)
     out = np.full(4, 99, np.int32)
     kernel.meaning(out, n)

@@ -1,4 +1,4 @@
-"""Whole kernels against numpy, on the reference runner: what the language is for."""
+"""Whole kernels: against numpy on the reference runner, over ragged sizes, then on every other runner."""
 
 from __future__ import annotations
 
@@ -251,3 +251,37 @@ def test_functions_are_constants_too() -> None:
     np.testing.assert_array_equal(y, -x)
     negate.meaning(x, y, f=lambda t: t * t + 1)
     np.testing.assert_allclose(y, x * x + 1, rtol=1e-6)
+
+
+def runs() -> dict[str, tuple[tc.Kernel, tuple[Any, ...], dict[str, Any], float]]:
+    """A call of each kernel, and how far its result may be from the meaning: 0 where nothing is summed."""
+    q, k, v = (normal(2, 40, 16) for _ in range(3))
+    places = RNG.integers(0, 10, 300).astype(np.int32)
+    half = [normal(m, n, dtype=np.float16) for m, n in ((33, 40), (40, 48))]
+    return {
+        "softmax": (softmax, (normal(3, 100), poisoned(3, 100)), {}, 1e-6),
+        "layer_norm": (layer_norm, (normal(3, 33), normal(33), normal(33), poisoned(3, 33), 1e-5), {}, 1e-5),
+        "matmul_f32": (matmul, (normal(33, 31), normal(31, 7), poisoned(33, 7)), {}, 1e-5),
+        "matmul_f16": (matmul, (*half, poisoned(33, 48, dtype=np.float16)), {}, 1.5e-3),
+        "attention": (attention, (q, k, v, poisoned(2, 40, 16), 0.25), {}, 1e-5),
+        "causal": (attention, (q, k, v, poisoned(2, 40, 16), 0.25), {"causal": True}, 1e-5),
+        "histogram": (histogram, (places, np.zeros(10, np.int32)), {}, 0),
+        "depthwise": (depthwise, (normal(9, 17), normal(3, 3), poisoned(9, 17)), {}, 0),
+        "scale_groups": (scale_groups, (normal(2, 31), poisoned(2, 31)), {}, 0),
+        "sum_until": (sum_until, (np.arange(10, dtype=np.float32), np.zeros(1, np.int32), 5.0), {}, 0),
+        "negate": (negate, (normal(6, 5), poisoned(6, 5)), {}, 0),
+    }
+
+
+@pytest.mark.parametrize("name", list(runs()))
+@pytest.mark.parametrize("target", ["cpu", "emulator:sm_80"])
+def test_every_runner(name: str, target: str) -> None:
+    kernel, args, constants, bound = runs()[name]
+    results = []
+    for run in (kernel.meaning, kernel.on(target)):
+        mine = [x.copy() if isinstance(x, np.ndarray) else x for x in args]
+        run(*mine, **constants)
+        results.append([x for x in mine if isinstance(x, np.ndarray)][-1].astype(np.float64))
+    want, found = results
+    assert np.isfinite(want).all() and want.any()
+    assert np.linalg.norm(found - want) <= bound * np.linalg.norm(want)
