@@ -19,7 +19,7 @@ from tilec.backends.emulator.warp import missing, missing_group
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
 
-PATIENCE = 2000  # backward jumps of the lowest group before the others have a turn
+PATIENCE = 64  # backward jumps of the lowest group before the others have a turn
 LIMIT = 20_000_000  # group steps without an end: the kernel is taken for stuck
 
 
@@ -28,7 +28,7 @@ class Scheduler:
         self.m, self.steps = m, m.program.steps
         self.random = m.launch.random
         self.executed = m.launch.executed
-        self.backward, self.budget = 0, LIMIT
+        self.backward, self.turn, self.budget = 0, 0, LIMIT
 
     def run(self) -> bool:
         """Runs the batch to its end; False when it got stuck."""
@@ -79,8 +79,8 @@ class Scheduler:
         if self.random is not None:
             return int(self.random.choice(sorted(ready)))
         if self.backward > PATIENCE:
-            self.backward = 0
-            return max(ready)
+            self.backward, self.turn = 0, self.turn + 1
+            return sorted(ready)[self.turn % len(ready)]
         return min(ready)
 
     def some_warps(self, pc: int, sel: Sel) -> tuple[int, Sel]:

@@ -12,7 +12,7 @@ WIDTH = {"f16": 2, "bf16": 2, "f32": 4, "f64": 8}
 RAW = {"f16": "b16", "bf16": "b16", "f32": "b32", "f64": "b64"}
 
 
-def operands(name, count, limit=1500):
+def operands(name, count, limit=500):
     """`count` lists of codes: pairs of edge values in a random order, cut to `limit`."""
     rng = np.random.default_rng(7)
     codes = np.array(edges(name), np.uint64).astype(f"u{WIDTH[name]}")
@@ -32,7 +32,7 @@ def agree(found, expected, name, rows):
         assert int(f) == e, f"found {int(f):#x}, expected {e:#x} for {shown}"
 
 
-def check(apply, text, name, count, function, mode="rn", flush=False, saturate=False, limit=1500):
+def check(apply, text, name, count, function, mode="rn", flush=False, saturate=False, limit=500):
     codes = operands(name, count, limit)
     found = apply(text, RAW[name], **{n: (RAW[name], c) for n, c in zip("abc", codes, strict=False)})
     rows = list(zip(*codes, strict=True))
@@ -93,7 +93,7 @@ def test_add_sub_mul(apply, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_fma(apply, name):
-    check(apply, f"fma.rn.{name} {{d}}, {{a}}, {{b}}, {{c}};", name, 3, lambda a, b, c: a * b + c, limit=4000)
+    check(apply, f"fma.rn.{name} {{d}}, {{a}}, {{b}}, {{c}};", name, 3, lambda a, b, c: a * b + c, limit=1200)
 
 
 @pytest.mark.parametrize("mode", ["rz", "rm", "rp"])
