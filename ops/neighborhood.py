@@ -15,7 +15,8 @@ from tilec.ops.attention_call import neighborhood_call, windows
 from tilec.ops.attention_gradients import Gradients, backward
 from tilec.ops.attention_kernel import Options, attention_kernel
 from tilec.ops.attention_tiling import group_lengths, tiled
-from tilec.ops.op import Op, op
+from tilec.ops.neighborhood_plan import plan
+from tilec.ops.op import Op, P, Q, R
 from tilec.ops.tiling import Extent
 
 
@@ -89,10 +90,15 @@ def compile_neighborhood(
     )
 
 
-def _na(name: str, rank: int | None) -> Op[..., Any, Any]:
+class NeighborhoodOp(Op[P, Q, R]):
+    """An operator that also counts beforehand what it will do: `print(na2d.plan((56, 56), 7))`."""
+
+    plan = staticmethod(plan)
+
+
+def _na(name: str, rank: int | None) -> NeighborhoodOp[..., Any, Any]:
     """neighborhood_attention for arrays of this many axes; None: of any."""
 
-    @op(compile_neighborhood)
     def na(
         query: Any,
         key: Any,
@@ -127,8 +133,8 @@ def _na(name: str, rank: int | None) -> Op[..., Any, Any]:
         out, lse = forward(call)
         return (out, lse) if return_lse else out
 
-    vars(na).update(__name__=name, __qualname__=name)
-    return na
+    na.__name__ = na.__qualname__ = name
+    return NeighborhoodOp(na, compile_neighborhood)
 
 
 na1d = _na("na1d", 1)
