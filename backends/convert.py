@@ -310,9 +310,11 @@ def stored(dtype: DType) -> str:
 
 
 def from_memory(w: Writer, x: str, dtype: DType) -> str:
-    """What a load gave, as it is held. A tf32 in memory is any f32, so it is rounded."""
-    if held(dtype) == "float" and dtype != dt.f32:
-        return narrowed(w, x, dtype)
+    """What a load gave, as it is held. A tf32 in memory is any f32, whose low bits mean nothing, as they mean
+    nothing to the matrix units.
+    """
+    if dtype.unused:
+        return from_code(w, w.convert("bitcast", held(dtype), x, f"i{dtype.bits}"), dtype)
     return x if held(dtype) in ("half", "bfloat", "float", "double") else from_code(w, x, dtype)
 
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tilec.backends.convert import to_code
 from tilec.backends.ptx.emitter import Fragment
 from tilec.backends.ptx.reduce import shuffle
 from tilec.backends.ptx.threads import per_thread, predicate
+from tilec.backends.ptx.words import as_words, from_words
 from tilec.backends.writer import held
 from tilec.ir.conversion import Conversion, conversion
 from tilec.ir.dtype import DType
@@ -113,31 +115,37 @@ def _choose(e: Emitter, x: Fragment, table: np.ndarray, kind: str) -> str:
 
 def view(e: Emitter, inst: moves.View) -> Fragment:
     """The same bits as other elements: words of the old ones, fields of those."""
-    x = e.fragment(inst.x)
-    if x.layout != inst.source:
-        assert conversion(x.layout, inst.source).slots is not None, (
-            "the layout pass brings a view its source layout"
-        )
-    per = 32 // x.dtype.bits if 32 % x.dtype.bits == 0 else 0
-    assert per and x.dtype.bits >= 8, "a view reads whole bytes"
-    words = [_padded_word(e, x, i, per) for i in range(0, x.layout.slots, per)]
-    dtype = inst.dtype
+    x, dtype = e.fragment(inst.x), inst.dtype
+    assert x.layout == inst.source, "the layout pass brings a view its source layout"
+    words = _packed(e, x) if x.dtype.bits % 8 or x.dtype.unused else _whole(e, x)
     slots = [_field(e, words, i * dtype.bits, dtype) for i in range(inst.layout.slots)]
     return Fragment(dtype, inst.layout, slots)
 
 
-def _padded_word(e: Emitter, x: Fragment, first: int, per: int) -> str:
-    """32 bits of elements; the last word of a thread may be short."""
-    items = list(x.slots[first : first + per])
-    return e.word(items + [e.writer.constant(0, x.dtype)] * (per - len(items)), x.dtype)
+def _whole(e: Emitter, x: Fragment) -> list[str]:
+    """A thread's elements of whole bytes as 32-bit words; the last is filled up with zeros."""
+    missing = -x.layout.slots % max(1, 32 // x.dtype.bits)
+    return as_words(e, [*x.slots, *[e.writer.constant(0, x.dtype)] * missing], x.dtype)
+
+
+def _packed(e: Emitter, x: Fragment) -> list[str]:
+    """A thread's codes one after the other in 32-bit words."""
+    words = ["0"] * -(-x.layout.slots * x.dtype.bits // 32)
+    for i, slot in enumerate(x.slots):
+        code, kind = to_code(e.writer, slot, x.dtype)
+        wide, (at, low) = e.let(f"zext {kind} {code} to i32"), divmod(i * x.dtype.bits, 32)
+        words[at] = e.let(f"or i32 {words[at]}, {e.let(f'shl i32 {wide}, {low}')}")
+        if low + x.dtype.bits > 32:
+            words[at + 1] = e.let(f"lshr i32 {wide}, {32 - low}")
+    return words
 
 
 def _field(e: Emitter, words: list[str], start: int, dtype: DType) -> str:
     """`dtype.bits` bits from bit `start` of a row of 32-bit words, as registers hold the dtype."""
     bits, kind = dtype.bits, held(dtype)
+    if bits >= 32:
+        return from_words(e, words[start // 32 : (start + bits) // 32], 1, dtype)[0]
     word, low = words[start // 32], start % 32
-    if bits == 32:
-        return word if kind == "i32" else e.let(f"bitcast i32 {word} to {kind}")
     if low + bits > 32:
         wide = e.call("llvm.fshr.i32", "i32", f"i32 {words[start // 32 + 1]}", f"i32 {word}", f"i32 {low}")
         word, low = wide, 0
