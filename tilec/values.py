@@ -280,7 +280,7 @@ def scalar_bool(x: Tile, what: str) -> Value:
 
 def elementwise(kind: type[Inst], *operands: Operand) -> Tile:
     """One instruction over operands brought to one dtype (literals only) and one shape (broadcasting)."""
-    return emit(kind, *unify(mnemonic(kind), operands))  # type: ignore[arg-type]
+    return emit(kind, *unify(mnemonic(kind), operands))
 
 
 def compare(op: str, a: Operand, b: Operand) -> Tile:
