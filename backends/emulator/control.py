@@ -58,6 +58,8 @@ def call(f: Form) -> Step:
     operands = list(f.i.operands)
     results = operands.pop(0) if isinstance(operands[0], Vector) else Vector(())
     name = operands.pop(0)
+    if isinstance(name, Symbol) and name.name in SYSTEM_CALLS:
+        return system_call(f, results, SYSTEM_CALLS[name.name])
     if not isinstance(name, Symbol) or name.name not in f.context.labels:
         f.error("the emulator does not know the function called")
     arguments = operands.pop(0) if operands else Vector(())
@@ -72,6 +74,27 @@ def call(f: Form) -> Step:
         back = m.returns.setdefault(to, np.zeros(m.lanes, np.int64))
         back[s] = m.pc + 1
         m.resume(to, s)
+
+    return Step(run, FLOW)
+
+
+SYSTEM_CALLS = {"vprintf": "", "__assertfail": "an assert of the kernel failed"}  # what each one reports
+
+
+def system_call(f: Form, results: Operand, failure: str) -> Step:
+    """What the driver provides: vprintf prints nothing here and says 0; a failed assert ends its threads."""
+    assert isinstance(results, Vector), "operands of call are lists"
+    at = [place(f, item) - LOCAL for item in results.items]
+
+    def run(m: Machine, s: Sel) -> None:
+        if failure:
+            m.record("divergence", first(s), failure, times=len(lanes_of(s)))
+            return m.exit(s)
+        for offset in at:
+            m.local.data.reshape(m.lanes, m.local_size)[s, offset : offset + 4] = 0
+            if m.race.init:
+                m.race.local_known.reshape(m.lanes, m.local_size)[s, offset : offset + 4] = True
+        return m.resume(m.pc + 1, s)
 
     return Step(run, FLOW)
 

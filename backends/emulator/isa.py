@@ -5,7 +5,7 @@ Everything unknown is an error here, when a module is loaded, and names line and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -136,7 +136,7 @@ def callees(source: Source, root: Function) -> list[Function]:
 
     def visit(function: Function, path: tuple[str, ...]) -> None:
         for i in function.code:
-            for name in called(i):
+            for name in called(i) - control.SYSTEM_CALLS.keys():
                 callee = source.functions.get(name)
                 if callee is None or not callee.defined:
                     raise TilecError(f"PTX line {i.line}: {name!r} is called and not defined: {i.text!r}")
@@ -152,9 +152,9 @@ def callees(source: Source, root: Function) -> list[Function]:
     return order
 
 
-def called(i: Instruction) -> Iterator[str]:
-    if i.root == "call":
-        yield next(o.name for o in i.operands if isinstance(o, Symbol))
+def called(i: Instruction) -> set[str]:
+    """The function that an instruction calls, if any."""
+    return {next(o.name for o in i.operands if isinstance(o, Symbol))} if i.root == "call" else set()
 
 
 def aligned(at: int, align: int) -> int:

@@ -99,3 +99,12 @@ def test_hgemm(m, n, k, seed):
     lines = (FOLDER / "hgemm.ptx").read_text().splitlines()
     ratios = {t.ratio for line, t in report.metrics.shared.items() if "ldmatrix" in lines[line - 1]}
     assert ratios == {4.0}  # x4 without conflicts
+
+
+def test_printf_and_assert():
+    """printf is silent; a failed assert ends its thread and is reported."""
+    x, y = np.arange(32, dtype=np.int32), np.full(32, -1, np.int32)
+    report = module("basic").launch("talks", 1, 32, (x, y))
+    (found,) = report.findings
+    assert "assert" in found.message and found.count == 12 and found.lane == 20
+    assert y.tolist() == [*range(20), *[-1] * 12]

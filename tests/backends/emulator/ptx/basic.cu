@@ -62,3 +62,12 @@ extern "C" __global__ void half_saxpy(const __half2 *x, __half2 *y, __half2 a, i
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) y[i] = __hfma2(a, x[i], y[i]);
 }
+
+#include <assert.h>
+#include <stdio.h>
+extern "C" __global__ void talks(const int *x, int *y) {
+    int v = x[threadIdx.x];
+    if (v == 3) printf("three at %d\n", threadIdx.x);
+    assert(v < 20);
+    y[threadIdx.x] = v;
+}
