@@ -107,7 +107,8 @@ class Writer:
         return element if self.width == 1 else f"<{self.width} x {element}>"
 
     def held(self, dtype: DType) -> str:
-        """`held`, but that a CPU's registers hold bf16 as i16: LLVM has no way back from f32 to bf16 there."""
+        """`held`, but that a CPU's registers hold bf16 as i16: LLVM has no way back from f32 to bf16 there.
+        """
         element = held(dtype)
         return "i16" if element == "bfloat" and self.arch != "ptx" else element
 

@@ -1,7 +1,7 @@
 """The CPU backend: native code over vectors and threads.
 
-    kernel = cpu.compile(func)
-    kernel.launch([a, b, c], cpu.grid(func, [a, b, c]))
+kernel = cpu.compile(func)
+kernel.launch([a, b, c], cpu.grid(func, [a, b, c]))
 """
 
 if __name__ != "tilec.backends.cpu":
@@ -9,5 +9,5 @@ if __name__ != "tilec.backends.cpu":
 
 from tilec.backends.cpu.arguments import grid as grid
 from tilec.backends.cpu.kernel import CpuKernel as CpuKernel
-from tilec.backends.cpu.kernel import compile as compile
+from tilec.backends.cpu.kernel import compile as compile  # noqa: A004
 from tilec.backends.cpu.kernel import restore as restore

@@ -32,7 +32,11 @@ def _word(slot: Slot, arg: Any) -> int:
     if slot.kind == "scalar":
         return scalar_code(arg, slot.dtype)
     shape, strides, pointer = layout_of(arg)
-    value = {"pointer": lambda: pointer, "extent": lambda: shape[slot.axis], "stride": lambda: strides[slot.axis]}
+    value = {
+        "pointer": lambda: pointer,
+        "extent": lambda: shape[slot.axis],
+        "stride": lambda: strides[slot.axis],
+    }
     return value[slot.kind]() & (1 << 64) - 1
 
 
@@ -50,7 +54,9 @@ def layout_of(arg: Array | PackedArray) -> tuple[tuple[int, ...], tuple[int, ...
 
 
 def _check(param: Arg, arg: Any) -> None:
-    """The array is what the kernel was compiled for: the dtype and every extent and stride that it counts on."""
+    """The array is what the kernel was compiled for: the dtype and every extent and stride that it counts
+    on.
+    """
     kind = param.array_type
     if isinstance(arg, PackedArray) != kind.packed or not isinstance(arg, PackedArray | np.ndarray):
         raise TilecError(f"{param.name}: expected {'a packed' if kind.packed else 'an'} array {kind}, "
@@ -58,14 +64,20 @@ def _check(param: Arg, arg: Any) -> None:
     if isinstance(arg, PackedArray) and not np.asarray(arg.bytes).flags.c_contiguous:
         raise TilecError(f"{param.name}: packed bytes follow each other, found strides {arg.bytes.strides}")
     if isinstance(arg, np.ndarray):
-        codec.from_storage(arg.reshape(-1)[:0] if arg.flags.c_contiguous else np.empty(0, arg.dtype), kind.dtype)
+        codec.from_storage(
+            arg.reshape(-1)[:0] if arg.flags.c_contiguous else np.empty(0, arg.dtype), kind.dtype
+        )
         if any(stride % arg.itemsize for stride in arg.strides):
-            raise TilecError(f"{param.name}: strides {arg.strides} are not whole elements of {arg.itemsize} bytes")
+            raise TilecError(
+                f"{param.name}: strides {arg.strides} are not whole elements of {arg.itemsize} bytes"
+            )
     shape, strides, _ = layout_of(arg)
     if len(shape) != kind.rank:
         raise TilecError(f"{param.name}: expected an array of rank {kind.rank}, found shape {list(shape)}")
     fixed = [(n, m) for n, m in zip(kind.shape, shape, strict=True) if isinstance(n, int)]
-    moved = [(n, m) for n, m, e in zip(kind.strides, strides, shape, strict=True) if isinstance(n, int) and e > 1]
+    moved = [
+        (n, m) for n, m, e in zip(kind.strides, strides, shape, strict=True) if isinstance(n, int) and e > 1
+    ]
     if any(n != m for n, m in (fixed + moved if all(shape) else fixed)):
         raise TilecError(f"{param.name}: compiled for {kind} with strides {list(map(str, kind.strides))}, "
                          f"found shape {list(shape)} with strides {list(strides)}")  # fmt: skip

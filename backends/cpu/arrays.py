@@ -5,9 +5,9 @@ from __future__ import annotations
 from math import prod
 
 from tilec.backends.convert import from_code
-from tilec.backends.cpu.lower import ArrayPlace, Lowering
 from tilec.backends.cpu.lanes import memory_type
 from tilec.backends.cpu.loops import Index, add, both, clamp, larger, mul, pick, step_pointer, sub, test
+from tilec.backends.cpu.lower import ArrayPlace, Lowering
 from tilec.backends.cpu.places import Splat
 from tilec.backends.writer import Writer
 from tilec.ir.dtype import DType
@@ -112,5 +112,3 @@ def stage(lo: Lowering, inst: memory.Stage) -> None:
 def array_reshape(lo: Lowering, inst: memory.ArrayReshape) -> None:
     array = lo.array(inst.array)
     lo.define(inst, ArrayPlace(array.base, array.dtype, inst.shape, row_major(inst.shape), raw=array.raw))
-
-

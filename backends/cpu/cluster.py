@@ -1,8 +1,8 @@
 """Clusters: elementwise instructions over one shape, computed in one loop nest.
 
-Instructions join the open cluster of their shape. When somebody needs a value of it, the whole cluster is written:
-what is read only inside stays in vector registers, the rest is stored. A result may be written over an operand that
-dies here, since each element is read before it is written.
+Instructions join the open cluster of their shape. When somebody needs a value of it, the whole cluster is
+written: what is read only inside stays in vector registers, the rest is stored. A result may be written
+over an operand that dies here, since each element is read before it is written.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tilec.backends.cpu.lower import Lowering, reads, size_of
+from tilec.backends.cpu.lower import Lowering, size_of
 from tilec.backends.cpu.nest import Point, nest
 from tilec.backends.cpu.places import Affine, Place, Ref, Shape, Splat
 from tilec.backends.cpu.scattered import gathered
+from tilec.backends.cpu.uses import reads
 from tilec.backends.emit import elementwise
 from tilec.ir.dtype import DType
 from tilec.ir.func import Inst, Value, root
@@ -50,7 +51,8 @@ class Cluster:
 def join(lo: Lowering, inst: Inst) -> None:
     """Puts an elementwise instruction into the cluster of its shape, or computes it if it is a scalar."""
     if inst.tile.size == 1:
-        return scalar(lo, inst)
+        scalar(lo, inst)
+        return
     shape = inst.tile.shape
     for value in map(lo.same, reads(inst)):
         if lo.env[value] is not lo.clusters.get(shape):
@@ -83,7 +85,9 @@ def flush(lo: Lowering, cluster: Cluster, sink: tuple[Value, Ref] | None = None)
     assert lo.clusters.pop(cluster.shape) is cluster, "a cluster is written once"
     outside = cluster.outside(lo)
     inner = Counter(lo.same(v) for inst in cluster.insts for v in reads(inst))
-    kept = [inst for inst in cluster.insts if lo.uses[inst] > inner[inst] and (not sink or inst is not sink[0])]
+    kept = [
+        inst for inst in cluster.insts if lo.uses[inst] > inner[inst] and (not sink or inst is not sink[0])
+    ]
     taken: set[int] = set()
     outputs = [_destination(lo, inst, outside, inner, taken) for inst in kept]
     results: list[Value] = [*kept, *([sink[0]] if sink else [])]
@@ -97,7 +101,9 @@ def flush(lo: Lowering, cluster: Cluster, sink: tuple[Value, Ref] | None = None)
             lo.release(value, inner[value])
 
 
-def _write(lo: Lowering, cluster: Cluster, outside: dict[Value, Place], results: list[Value], refs: list[Ref]) -> None:
+def _write(
+    lo: Lowering, cluster: Cluster, outside: dict[Value, Place], results: list[Value], refs: list[Ref]
+) -> None:
     values = list(outside)
 
     def body(args: list[str], point: Point) -> list[str]:
@@ -118,7 +124,9 @@ def _dtypes(cluster: Cluster, lo: Lowering) -> set[DType]:
     return found | {v.tile.dtype for inst in cluster.insts for v in reads(inst)}
 
 
-def _destination(lo: Lowering, inst: Inst, outside: dict[Value, Place], inner: Counter[Value], taken: set[int]) -> Ref:
+def _destination(
+    lo: Lowering, inst: Inst, outside: dict[Value, Place], inner: Counter[Value], taken: set[int]
+) -> Ref:
     """Where a result goes: where it is wanted, over an operand that dies here, or somewhere new."""
     wanted = lo.hints.get(inst)
     dying = [wanted] if wanted else []
@@ -131,7 +139,9 @@ def _destination(lo: Lowering, inst: Inst, outside: dict[Value, Place], inner: C
     return lo.new(inst.tile)
 
 
-def _only_here(lo: Lowering, buffer: object, inst: Inst, outside: dict[Value, Place], inner: Counter[Value]) -> bool:
+def _only_here(
+    lo: Lowering, buffer: object, inst: Inst, outside: dict[Value, Place], inner: Counter[Value]
+) -> bool:
     """Is a buffer empty but for values of this very arrangement that are read here for the last time?"""
     holding = [(v, p) for v, p in outside.items() if isinstance(p, Ref) and p.buffer is buffer]
     size = max(8, inst.tile.dtype.bits)

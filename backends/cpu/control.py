@@ -1,7 +1,8 @@
 """Loops and branches. Scalars are carried in registers; tiles in buffers that stay where they are.
 
-Before a loop its tiles are put into buffers of their own. The body reads them there, and what it computes for the next
-round is written over them as soon as nobody reads the old values; what could not be is moved at the end of the round.
+Before a loop its tiles are put into buffers of their own. The body reads them there, and what it computes
+for the next round is written over them as soon as nobody reads the old values; what could not be is moved
+at the end of the round.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def fill(lo: Lowering, slots: Slots, values: Sequence[Value]) -> list[str]:
     moves = []
     for value, buffer, kind in zip(values, slots.buffers, slots.kinds, strict=True):
         place = lo.place(value)
-        if buffer and not (isinstance(place, Ref) and place.buffer is buffer and place.dense and not place.root):
+        if buffer and not (
+            isinstance(place, Ref) and place.buffer is buffer and place.dense and not place.root
+        ):
             moves.append((place, buffer, kind))
     _move(lo, moves)
     return [lo.scalar(v) for v, kind in zip(values, slots.kinds, strict=True) if kind.size == 1]
@@ -179,5 +182,7 @@ def if_(lo: Lowering, inst: If) -> None:
         w.jump(done)
     w.start(done)
     scalar_kinds = [lo.w.held(kind.dtype) for kind in kinds if kind.size == 1]
-    joined = [phi(w, kind, [(registers[i], end) for registers, end in ends]) for i, kind in enumerate(scalar_kinds)]
+    joined = [
+        phi(w, kind, [(registers[i], end) for registers, end in ends]) for i, kind in enumerate(scalar_kinds)
+    ]
     finish(lo, inst, slots, joined)

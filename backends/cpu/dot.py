@@ -2,9 +2,10 @@
 
     for each panel of columns:  for each panel of rows:  acc[r][v] += a[r, k] * b[k, v]  for all k
 
-Floats are multiplied and summed in f32 by FMA (f64 where an operand or the result is), integers in the result's type.
-Operands of other types are converted first: `a` to an array of its own, `b` to one too, unless there are so few rows
-that it is read only once or twice. The result is written over the accumulator's tile if nobody else reads that.
+Floats are multiplied and summed in f32 by FMA (f64 where an operand or the result is), integers in the
+result's type. Operands of other types are converted first: `a` to an array of its own, `b` to one too,
+unless there are so few rows that it is read only once or twice. The result is written over the
+accumulator's tile if nobody else reads that.
 """
 
 from __future__ import annotations
@@ -74,7 +75,13 @@ def accumulator(lo: Lowering, inst: mma.Dot, total: DType) -> tuple[Ref, str | N
 def _dies(lo: Lowering, inst: mma.Dot, place: Place) -> bool:
     """Is this product the last to read the accumulator, alone in its buffer?"""
     c = lo.same(inst.c)
-    own = isinstance(place, Ref) and place.dense and not place.root and place.buffer and place.buffer.holders == 1
+    own = (
+        isinstance(place, Ref)
+        and place.dense
+        and not place.root
+        and place.buffer
+        and place.buffer.holders == 1
+    )
     return bool(own) and c in lo.local[-1] and lo.uses[c] == 1
 
 
@@ -199,7 +206,9 @@ class Product:
             return [self.w.spread(self.start, self.element)] * len(targets)
         return [read(self.w, pointer, self.element, 1, lanes) for pointer, lanes in targets]
 
-    def steps(self, a: list[str], b: str, first: Index, count: int, values: list[str], panel: Panel) -> list[str]:
+    def steps(
+        self, a: list[str], b: str, first: Index, count: int, values: list[str], panel: Panel
+    ) -> list[str]:
         """Some consecutive steps of k."""
         w = self.w
         rows = [self.moved(self.a, pointer, 1, first) for pointer in a] if count else []
@@ -217,7 +226,12 @@ class Product:
     def left(self, pointer: str) -> str:
         """One element of a, as a scalar of the registers' type."""
         with self.w.at_width(1) as w:
-            return cast(w, held_from(w, read(w, pointer, self.a.element, 1, Lanes(1, 1)), self.a), self.a.dtype, self.total)
+            return cast(
+                w,
+                held_from(w, read(w, pointer, self.a.element, 1, Lanes(1, 1)), self.a),
+                self.a.dtype,
+                self.total,
+            )
 
     def right(self, line: str, v: int, lanes: Lanes) -> str:
         """A vector of b."""
@@ -229,4 +243,3 @@ class Product:
         if self.total.is_float:
             return self.w.call("llvm.fma", self.element, x, y, total)
         return self.w.op("add", self.element, total, self.w.op("mul", self.element, x, y))
-

@@ -63,7 +63,9 @@ def _all(lo: Lowering, inst: sync.Assert) -> str:
     w.line(f"store i8 1, ptr {flag.base}")
 
     def body(args: list[str], point: Point) -> list[str]:
-        cond = args[0] if point.lanes.all else w.select(point.lanes.text, "i1", args[0], w.splat("true", "i1"))
+        cond = (
+            args[0] if point.lanes.all else w.select(point.lanes.text, "i1", args[0], w.splat("true", "i1"))
+        )
         name = f"llvm.vector.reduce.and.{w.mangled('i1')}"
         if w.width > 1:
             w.declare(name, "i1", w.vector("i1"))

@@ -3,8 +3,8 @@
     kernel = compile(func)
     kernel.launch([a, b, c], blocks=64)        # numpy arrays, in place
 
-One native function runs blocks until none is left; every thread calls it and takes the next few blocks from a counter
-that all share, in ticket order. ctypes gives up Python's lock meanwhile.
+One native function runs blocks until none is left; every thread calls it and takes the next few blocks from
+a counter that all share, in ticket order. ctypes gives up Python's lock meanwhile.
 """
 
 from __future__ import annotations
@@ -24,17 +24,15 @@ import numpy as np
 from tilec.backends import llvm
 from tilec.backends.cpu import effects
 from tilec.backends.cpu.arguments import slot_words
-from tilec.backends.cpu.arrays import parameters
-from tilec.backends.cpu.lower import Lowering, Report
+from tilec.backends.cpu.lower import Report
+from tilec.backends.cpu.program import NAME, function_text, lower
 from tilec.backends.cpu.work import work
-from tilec.backends.writer import Writer
 from tilec.ir import codec
 from tilec.ir.dtype import dtype
 from tilec.ir.errors import Loc, TilecError
 from tilec.ir.func import Func
 from tilec.ir.tile import TileType
 
-NAME = "blocks"
 FEW = 200_000  # operations that are not worth waking another thread for
 Array = np.ndarray[Any, Any]
 PrintCallback = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)
@@ -71,7 +69,11 @@ class CpuKernel:
             "reports": [_told(report) for report in self.reports],
         }
         named = {f"table{i}": table.tobytes() for i, table in enumerate(tables)}
-        code = {"object": self.module.object_bytes, "bitcode": self.module.bitcode, "text": self.text.encode()}
+        code = {
+            "object": self.module.object_bytes,
+            "bitcode": self.module.bitcode,
+            "text": self.text.encode(),
+        }
         return {"facts": json.dumps(facts).encode(), **code, **named}
 
     def launch(self, args: Sequence[Any], blocks: int, threads: int | None = None) -> None:
@@ -94,7 +96,9 @@ class CpuKernel:
         self._raise(state)
 
     def threads(self, blocks: int) -> int:
-        """As many as there are cores, blocks, and work; one for what prints, so that lines keep their order."""
+        """As many as there are cores, blocks, and work; one for what prints, so that lines keep their
+        order.
+        """
         if any(report.type for report in self.reports):
             return 1
         worth = self.operations * blocks // FEW
@@ -158,60 +162,14 @@ def compile(func: Func) -> CpuKernel:  # noqa: A001
     lowering = lower(func)
     text = function_text(lowering)
     return CpuKernel(
-        func, text, lowering.arena.size, lowering.tables, lowering.reports, work(func), llvm.compile_native(text)
+        func,
+        text,
+        lowering.arena.size,
+        lowering.tables,
+        lowering.reports,
+        work(func),
+        llvm.compile_native(text),
     )
-
-
-def lower(func: Func) -> Lowering:
-    """The text of a function that takes blocks from the launch's counter until none is left."""
-    w = Writer(_arch(), 1, _features())
-    lo = Lowering(func, w, llvm.host().vector_bytes)
-    parameters(lo)
-    chunk, total = (_state(lo, which) for which in (effects.CHUNK, effects.TOTAL))
-    w.jump("take")
-    w.start("take")
-    counter = effects.word(lo, effects.NEXT)
-    first = w.let(f"atomicrmw add ptr {counter}, i64 {chunk} seq_cst")
-    w.branch(w.let(f"icmp slt i64 {first}, {total}"), "run", "exit")
-    w.start("run")
-    last = w.let(f"add i64 {first}, {chunk}")
-    _blocks(lo, first, w.let(f"select i1 {w.let(f'icmp slt i64 {last}, {total}')}, i64 {last}, i64 {total}"))
-    w.jump("take")
-    w.start("exit")
-    w.line("ret void")
-    return lo
-
-
-def _blocks(lo: Lowering, first: str, last: str) -> None:
-    from tilec.backends.cpu.loops import loop
-
-    with loop(lo.w, first, last) as run:
-        lo.block = run.index
-        lo.enter(lo.func.body)
-        lo.body(lo.func.body)
-        lo.leave(lo.func.body)
-
-
-def _state(lo: Lowering, which: int) -> str:
-    return lo.w.let(f"load i64, ptr {effects.word(lo, which)}")
-
-
-def function_text(lo: Lowering) -> str:
-    """The whole module."""
-    bits = lo.vector_bytes * 8
-    head = f"define void @{NAME}(ptr noalias %slots, ptr noalias %state, ptr noalias %scratch, ptr noalias %tables) #0 {{"
-    wide = f'attributes #0 = {{ nounwind "prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}" }}'
-    return "\n".join([head, "entry:", *lo.w.lines, "}", *lo.w.declarations.values(), wide, ""])
-
-
-@cache
-def _arch() -> str:
-    return "aarch64" if llvm.host().has_neon else "x86"
-
-
-@cache
-def _features() -> frozenset[str]:
-    return frozenset(name[1:] for name in llvm.host().features.split(",") if name.startswith("+"))
 
 
 @cache

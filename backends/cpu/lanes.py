@@ -1,6 +1,6 @@
 """Vectors to and from memory: runs of elements, masked ones, strided ones.
 
-    read(w, "%p", "float", 1, Lanes(16, 5))     the first 5 of 16 lanes are read, the others are undefined
+read(w, "%p", "float", 1, Lanes(16, 5))     the first 5 of 16 lanes are read, the others are undefined
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def memory_type(dtype: DType) -> str:
 
 @dataclass(frozen=True)
 class Lanes:
-    """A vector of `width` lanes of which the first `count` mean something; `mask`: a register that says which do."""
+    """A vector of `width` lanes of which the first `count` mean something; `mask`: a register that says
+    which do.
+    """
 
     width: int
     count: int
@@ -43,7 +45,8 @@ class Lanes:
 
 
 def read(w: Writer, pointer: str, element: str, stride: Index, lanes: Lanes, other: str = "") -> str:
-    """One vector: lanes that mean nothing are `other` (0: never poison, which would spoil a division) and touch no
+    """One vector: lanes that mean nothing are `other` (0: never poison, which would spoil a division) and
+    touch no
     memory."""
     if stride == 0 and lanes.mask is None:
         return w.spread(w.let(f"load {element}, ptr {pointer}, align {SIZES[element]}"), element)
@@ -57,7 +60,9 @@ def read(w: Writer, pointer: str, element: str, stride: Index, lanes: Lanes, oth
     name = f"llvm.masked.load.{w.mangled(element)}.p0"
     masks = w.vector("i1")
     w.declare(name, kind, "ptr", "i32", masks, kind)
-    return w.let(f"call {kind} @{name}(ptr {pointer}, i32 {SIZES[element]}, {masks} {lanes.text}, {kind} {other})")
+    return w.let(
+        f"call {kind} @{name}(ptr {pointer}, i32 {SIZES[element]}, {masks} {lanes.text}, {kind} {other})"
+    )
 
 
 def write(w: Writer, register: str, pointer: str, element: str, stride: Index, lanes: Lanes) -> None:
@@ -73,7 +78,9 @@ def write(w: Writer, register: str, pointer: str, element: str, stride: Index, l
     else:
         name, masks = f"llvm.masked.store.{w.mangled(element)}.p0", w.vector("i1")
         w.declare(name, "void", kind, "ptr", "i32", masks)
-        w.line(f"call void @{name}({kind} {register}, ptr {pointer}, i32 {SIZES[element]}, {masks} {lanes.text})")
+        w.line(
+            f"call void @{name}({kind} {register}, ptr {pointer}, i32 {SIZES[element]}, {masks} {lanes.text})"
+        )
 
 
 def safe(w: Writer, condition: str, pointer: str) -> str:

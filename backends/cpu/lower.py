@@ -1,15 +1,16 @@
-"""From the IR to the text of one native function that runs blocks of the grid.
+"""A function under construction: where each value is, and how long it is needed.
 
-    text = lower(func).text
+    lo = Lowering(func, Writer("x86"), vector_bytes=64);  lo.body(func.body)
 
-Every instruction type has an emitter in one of the tables of cpu/*.py. Elementwise ones wait in a cluster (cluster.py)
-until somebody needs their values; reads of arrays are addresses until the array is written; scalars are registers.
+Every instruction type has an emitter in one of the tables of cpu/*.py. Elementwise ones wait in a cluster
+(cluster.py) until somebody needs their values; reads of arrays are addresses until the array is written;
+scalars are registers.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from tilec.backends.cpu.arena import Arena, Buffer
 from tilec.backends.cpu.loops import Index
 from tilec.backends.cpu.nest import nest, width_for
 from tilec.backends.cpu.places import Affine, Place, Ref, Splat
+from tilec.backends.cpu.uses import reads
 from tilec.backends.writer import Writer
 from tilec.ir.dtype import DType
 from tilec.ir.errors import Loc
@@ -261,7 +263,8 @@ class Lowering:
         from tilec.backends.cpu.table import EMITTERS
 
         if isinstance(inst.type, TileType) and not inst.effects.writes and not self.uses[inst]:
-            return self.used(inst)
+            self.used(inst)
+            return
         emit = EMITTERS.get(type(inst))
         assert emit, f"the CPU has no {mnemonic(type(inst))}"
         self.temporaries.append([])
@@ -273,41 +276,3 @@ class Lowering:
 def size_of(kind: TileType) -> int:
     """Bytes of a tile in memory."""
     return kind.size * max(8, kind.dtype.bits) // 8
-
-
-def reads(inst: Inst) -> Iterator[Value]:
-    """The tiles that an instruction reads: its operands, and, once each, what its blocks take from outside."""
-    if isinstance(inst, sh.Convert | sh.Annotate):
-        return
-    yield from (v for v in inst.operands if not _is_memory(v))
-    if inst.blocks:
-        yield from outer_values(inst)
-
-
-def outer_values(inst: Inst) -> list[Value]:
-    """What the blocks of a loop or branch read from around it."""
-    own: set[Value] = set()
-    found: dict[Value, None] = {}
-    for block in inst.blocks:
-        own |= {*block.args, *block.walk(), *(arg for i in block.walk() for b in i.blocks for arg in b.args)}
-    for block in inst.blocks:
-        for used in _all_reads(block):
-            if used not in own and not _is_memory(used):
-                found[used] = None
-    return list(found)
-
-
-def _all_reads(block: Block) -> Iterator[Value]:
-    yield from block.results
-    for inst in block.walk():
-        yield from inst.operands
-        for inner in inst.blocks:
-            yield from inner.results
-
-
-def _is_memory(value: Value) -> bool:
-    return not isinstance(value.type, TileType) and not _gives_several(value)
-
-
-def _gives_several(value: Value) -> bool:
-    return isinstance(value, Inst) and bool(value.blocks)

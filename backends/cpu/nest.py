@@ -1,9 +1,9 @@
 """Loop nests: one body over every element of a tile, a vector at a time.
 
     nest(w, (128, 32), [x, y], [z], 16, lambda args, point: [w.op("fadd", "float", *args)])
-writes what reads x and y, adds, and writes z; `point` says where it is. Axes that are one axis for all operands are
-merged; what does not change along an axis is read outside its loop; the end of a row that is no whole vector is done
-by a narrower one, masked.
+writes what reads x and y, adds, and writes z; `point` says where it is. Axes that are one axis for all
+operands are merged; what does not change along an axis is read outside its loop; the end of a row that is
+no whole vector is done by a narrower one, masked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from tilec.ir.dtype import DType
 
 @dataclass(frozen=True)
 class Point:
-    """The vector that a body is asked for: coordinates (of the nest's axes, the last is its first lane's), lanes."""
+    """The vector that a body is asked for: coordinates (of the nest's axes, the last is its first lane's),
+    lanes.
+    """
 
     at: tuple[Index, ...]
     lanes: Lanes
@@ -56,9 +58,7 @@ def strides_of(place: Place, rank: int) -> tuple[Index, ...]:
     return (0,) * rank if isinstance(place, Splat) else place.strides
 
 
-def merged_axes(
-    shape: Shape, operands: Sequence[tuple[Index, ...]]
-) -> tuple[Shape, list[tuple[Index, ...]]]:
+def merged_axes(shape: Shape, operands: Sequence[tuple[Index, ...]]) -> tuple[Shape, list[tuple[Index, ...]]]:
     """Fewer axes: extents of 1 vanish, neighbours become one where every operand walks them as one."""
     axes = [axis for axis, n in enumerate(shape) if n != 1]
     groups: list[list[int]] = []
@@ -155,7 +155,9 @@ class _Nest:
     def vector(self, at: tuple[Index, ...], pointers: list[str], ready: dict[int, str], lanes: Lanes) -> None:
         """One vector: reads, the body, writes."""
         pointers = self.stepped(pointers, len(at) - 1, at[-1])
-        args = [ready[i] if i in ready else self.operand(i, at, pointers, lanes) for i in range(len(self.inputs))]
+        args = [
+            ready[i] if i in ready else self.operand(i, at, pointers, lanes) for i in range(len(self.inputs))
+        ]
         results = self.body(args, Point(at, lanes))
         for i, (ref, register) in enumerate(zip(self.outputs, results, strict=True), len(self.inputs)):
             stride = 1 if self.w.width == 1 else self.strides[i][-1]

@@ -29,7 +29,9 @@ def read(w: Writer, array: ArrayPlace, offset: str, inside: str) -> str:
         here = lane(w, inside, "i1", i)
         low.append(w.let(f"load i8, ptr {safe(w, here, at)}"))
         if 8 % bits:
-            there = safe(w, both(w, here, lane(w, spans, "i1", i)), w.let(f"getelementptr i8, ptr {at}, i64 1"))
+            there = safe(
+                w, both(w, here, lane(w, spans, "i1", i)), w.let(f"getelementptr i8, ptr {at}, i64 1")
+            )
             high.append(w.let(f"load i8, ptr {there}"))
     word = w.convert("zext", "i8", joined(w, low, "i8"), "i16")
     if high:
@@ -37,7 +39,6 @@ def read(w: Writer, array: ArrayPlace, offset: str, inside: str) -> str:
         word = w.op("or", "i16", word, upper)
     code = w.op("and", "i16", w.op("lshr", "i16", word, shift), w.integer(array.dtype.code_mask, "i16"))
     return w.convert("trunc", "i16", code, "i8")
-
 
 
 def write(w: Writer, array: ArrayPlace, offset: str, inside: str, code: str) -> None:

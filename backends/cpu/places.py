@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 from tilec.backends.cpu.arena import Buffer
@@ -46,8 +47,8 @@ class Affine:
 class Ref:
     """Elements in memory, strides in elements.
 
-    `buffer` is what keeps them, in the arena. `raw` memory is the user's: it may hold any bits; `root` is the array
-    that it belongs to, while the value was read from there and not yet copied.
+    `buffer` is what keeps them, in the arena. `raw` memory is the user's: it may hold any bits; `root` is
+    the array that it belongs to, while the value was read from there and not yet copied.
     """
 
     base: str
@@ -117,7 +118,9 @@ def _moved(place: Affine | Ref, shape: Shape, strides: tuple[Index, ...]) -> Aff
 
 
 def reshaped_strides(old: Shape, strides: Sequence[Index], new: Shape) -> tuple[Index, ...] | None:
-    """Strides under another shape: axes are matched in groups of equal size, whose old axes must merge into one."""
+    """Strides under another shape: axes are matched in groups of equal size, whose old axes must merge into
+    one.
+    """
     axes = [(n, s) for n, s in zip(old, strides, strict=True) if n != 1]
     found: list[Index] = []
     at = 0
@@ -145,7 +148,7 @@ def reshaped_strides(old: Shape, strides: Sequence[Index], new: Shape) -> tuple[
 
 def _merged(axes: Sequence[tuple[int, Index]]) -> Index | None:
     """The stride of the innermost of some axes, if they are one axis split up."""
-    for (_, outer), (n, inner) in zip(axes, axes[1:], strict=False):
+    for (_, outer), (n, inner) in pairwise(axes):
         if not (isinstance(outer, int) and isinstance(inner, int) and outer == inner * n):
             return None
     return axes[-1][1]

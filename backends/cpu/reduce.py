@@ -1,7 +1,8 @@
 """Reductions along an axis.
 
-Along a row: a vector of partial results, then halves are combined until one is left. Across rows: whole vectors of
-columns, one row after the other. Sums of floats are kept in f32 (f64 for f64) and rounded once at the end.
+Along a row: a vector of partial results, then halves are combined until one is left. Across rows: whole
+vectors of columns, one row after the other. Sums of floats are kept in f32 (f64 for f64) and rounded once
+at the end.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ class Reducer:
         self.lo, self.op, self.dtype = lo, op, dtype
         self.total = total_dtype(dtype) if op == "sum" else dtype
         x = Arg(TileType(self.total))
-        kinds = {"sum": arith.Add, "max": arith.Maximum, "min": arith.Minimum, "any": arith.Or, "all": arith.And}
+        kinds = {
+            "sum": arith.Add,
+            "max": arith.Maximum,
+            "min": arith.Minimum,
+            "any": arith.Or,
+            "all": arith.And,
+        }
         self.inst: Inst = kinds[op](x, x)
 
     def combine(self, a: str, b: str) -> str:

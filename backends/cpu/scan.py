@@ -89,7 +89,9 @@ class Search:
         self.width = lo.width(dtype, self.compared, dt.i32)
 
     def start(self) -> Candidate:
-        return self.w.constant(red.identity(self.op, self.compared), self.compared), self.w.integer(NOWHERE, "i32")
+        return self.w.constant(red.identity(self.op, self.compared), self.compared), self.w.integer(
+            NOWHERE, "i32"
+        )
 
     def value(self, register: str) -> str:
         return widened(self.w, register, self.dtype)[0] if self.dtype.is_float else register
@@ -139,19 +141,27 @@ class Search:
         w = self.w
         here = step_pointer(w, pointer, axis.ref.element, mul(w, first, axis.step))
         value = self.value(axis.element(w, here, 0, lanes, axis.step))
-        base = w.integer(first, "i32") if isinstance(first, int) else w.spread(w.let(f"trunc i64 {first} to i32"), "i32")
+        base = (
+            w.integer(first, "i32")
+            if isinstance(first, int)
+            else w.spread(w.let(f"trunc i64 {first} to i32"), "i32")
+        )
         index = w.op("add", "i32", base, ramp(w, "i32", 1))
         if lanes.all:
             return value, index
         start = self.start()
-        return w.select(lanes.text, self.element, value, start[0]), w.select(lanes.text, "i32", index, start[1])
+        return w.select(lanes.text, self.element, value, start[0]), w.select(
+            lanes.text, "i32", index, start[1]
+        )
 
     def halves(self, found: Candidate, width: int) -> str:
         w = self.w
         while width > 1:
             half = width // 2
             parts = [
-                tuple(_half(w, x, kind, width, i) for x, kind in zip(found, (self.element, "i32"), strict=True))
+                tuple(
+                    _half(w, x, kind, width, i) for x, kind in zip(found, (self.element, "i32"), strict=True)
+                )
                 for i in (0, 1)
             ]
             with w.at_width(half):
@@ -165,4 +175,3 @@ def _half(w: Writer, vector: str, element: str, width: int, which: int) -> str:
     if half == 1:
         return w.let(f"extractelement <2 x {element}> {vector}, i64 {which}")
     return shuffled(w, vector, element, width, range(which * half, which * half + half))
-

@@ -70,7 +70,9 @@ def _gather(w: Writer, base: str, element: str, offset: str, inside: str) -> str
     name = f"llvm.masked.gather.{w.mangled(element)}.v{w.width}p0"
     w.declare(name, kind, pointers, "i32", masks, kind)
     size = SIZES[element]
-    return w.let(f"call {kind} @{name}({pointers} {at}, i32 {size}, {masks} {inside}, {kind} zeroinitializer)")
+    return w.let(
+        f"call {kind} @{name}({pointers} {at}, i32 {size}, {masks} {inside}, {kind} zeroinitializer)"
+    )
 
 
 def scatter(lo: Lowering, inst: memory.Scatter) -> None:
@@ -86,7 +88,9 @@ def scatter(lo: Lowering, inst: memory.Scatter) -> None:
         inside, offset = places(w, array, inst.indices, args[:-1])
         register = to_memory(w, args[-1], array.dtype)
         for i in range(point.lanes.count):
-            at = w.let(f"getelementptr {memory_type(array.dtype)}, ptr {array.base}, i64 {lane(w, offset, 'i64', i)}")
+            at = w.let(
+                f"getelementptr {memory_type(array.dtype)}, ptr {array.base}, i64 {lane(w, offset, 'i64', i)}"
+            )
             at = safe(w, lane(w, inside, "i1", i), at)
             element = memory_type(array.dtype)
             w.line(f"store {element} {lane(w, register, element, i)}, ptr {at}, align {SIZES[element]}")

@@ -89,4 +89,3 @@ def item(lo: Lowering, inst: Item) -> None:
     assert isinstance(several, Several), "only control flow gives several values"
     lo.define(inst, several.places[inst.index])
     lo.used(inst)
-

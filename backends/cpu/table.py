@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from tilec.backends.cpu import arrays, cluster, control, dot, effects, reduce, scan, scattered, shapes, view, windows
+from tilec.backends.cpu import (
+    arrays,
+    cluster,
+    control,
+    dot,
+    effects,
+    reduce,
+    scan,
+    scattered,
+    shapes,
+    transfers,
+    view,
+)
 from tilec.backends.cpu.lower import Emitter
 from tilec.backends.emit import EMITTERS as ELEMENTWISE
 from tilec.ir.func import Inst, Item
@@ -28,9 +40,9 @@ EMITTERS: dict[type[Inst], Emitter] = {
     memory.ArrayReshape: arrays.array_reshape,
     memory.Stage: arrays.stage,
     memory.Alloc: arrays.alloc,
-    memory.Load: windows.load,
-    memory.Store: windows.store,
-    memory.Copy: windows.copy,
+    memory.Load: transfers.load,
+    memory.Store: transfers.store,
+    memory.Copy: transfers.copy,
     memory.Wait: effects.fence,
     memory.Scatter: scattered.scatter,
     memory.Atomic: scattered.atomic,

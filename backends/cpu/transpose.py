@@ -1,7 +1,7 @@
 """A tile copied so that its columns become rows: square blocks in registers, exchanged in halves.
 
-    stage 1 of 2 x 2 lanes:   a0 a1      a0 b0
-                              b0 b1      a1 b1
+stage 1 of 2 x 2 lanes:   a0 a1      a0 b0
+                          b0 b1      a1 b1
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def _region(lo: Lowering, source: Ref, into: Ref, rows: tuple[tuple[int, int], i
         _block(lo, source, into, (i.index, j.index), (rows[1], columns[1]), edge)
 
 
-def _block(lo: Lowering, source: Ref, into: Ref, at: tuple[Index, Index], size: tuple[int, int], edge: int) -> None:
+def _block(
+    lo: Lowering, source: Ref, into: Ref, at: tuple[Index, Index], size: tuple[int, int], edge: int
+) -> None:
     """Reads `columns` vectors down the rows, exchanges, writes `rows` vectors along the columns."""
     w, (height, length) = lo.w, size
     corner = _moved(w, source, source.base, at)

@@ -1,8 +1,10 @@
-"""Bits that follow each other: a view whose elements lie in source bytes in the same pattern, group after group.
+"""Bits that follow each other: a view whose elements lie in source bytes in the same pattern, group after
+group.
 
     u3:  64 elements in 24 bytes.  Each lane picks the two bytes that it lies in, shifts, and masks:
          lane 5 has bits 15..17:   bytes 1 and 2   >> 7   & 7
-Three instructions for as many elements as a vector has 16-bit lanes; gathers (view.py) are for everything else.
+Three instructions for as many elements as a vector has 16-bit lanes; gathers (view.py) are for everything
+else.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ WINDOW = 64  # bytes that one group may lie in
 
 @dataclass(frozen=True)
 class Pattern:
-    """Groups of `size` elements: `first[g]` is the byte where group g starts, `bits` where each lane's bits do then."""
+    """Groups of `size` elements: `first[g]` is the byte where group g starts, `bits` where each lane's bits
+    do then.
+    """
 
     size: int
     first: Table
@@ -29,7 +33,9 @@ class Pattern:
 
 
 def pattern(starts: Table, width: int) -> Pattern | None:
-    """The largest groups that all look alike, given the first bit of each element (of `width` bits, 8 or fewer)."""
+    """The largest groups that all look alike, given the first bit of each element (of `width` bits, 8 or
+    fewer).
+    """
     for size in (64, 32, 16):
         if starts.size % size == 0 and (found := _alike(starts.reshape(-1, size), width)):
             return found

@@ -1,7 +1,8 @@
 """View: for each thread of two layouts, the bits of its slots in order, read as another type.
 
-Layouts say which element of the source holds which bits of an element of the result; it is the same for every block.
-So each result is put together from a few source elements by constant tables: which element, how far to shift.
+Layouts say which element of the source holds which bits of an element of the result; it is the same for
+every block. So each result is put together from a few source elements by constant tables: which element,
+how far to shift.
     u8 -> u4:   result[e] = source[at[e]] >> shift[e] & 15
 """
 
@@ -28,11 +29,10 @@ Table = np.ndarray[Any, np.dtype[np.int32]]
 UNUSED = 64  # a shift that leaves nothing
 
 
-
 @dataclass(frozen=True)
 class Part:
-    """For each element of the result, in row-major order: a source element, and how far its code moves to the left
-    (to the right if negative). What is moved out at either end does not belong to it.
+    """For each element of the result, in row-major order: a source element, and how far its code moves to
+    the left (to the right if negative). What is moved out at either end does not belong to it.
     """
 
     source: Table
@@ -93,7 +93,9 @@ def _by_groups(lo: Lowering, inst: shape.View, into: Ref, alike: Pattern) -> Non
     flat = Ref(into.base, into.dtype, (inst.tile.size,), (1,), into.buffer)
 
     def body(args: list[str], point: Point) -> list[str]:
-        group = point.at[-1] if isinstance(point.at[-1], int) else w.let(f"udiv i64 {point.at[-1]}, {alike.size}")
+        group = (
+            point.at[-1] if isinstance(point.at[-1], int) else w.let(f"udiv i64 {point.at[-1]}, {alike.size}")
+        )
         start = w.let(f"load i32, ptr {step_pointer(w, table, 'i32', group)}")
         first = step_pointer(w, source.base, "i8", w.let(f"zext i32 {start} to i64"))
         return [from_code(w, unpacked(w, first, alike, inst.dtype.code_mask), inst.dtype)]
@@ -120,7 +122,9 @@ def _by_gathers(lo: Lowering, inst: shape.View, into: Ref, found: list[Part]) ->
 
 
 def _codes(lo: Lowering, inst: shape.View) -> Ref:
-    """The source's codes, dense and zero-extended, in the arena, where they may be read a little past the end."""
+    """The source's codes, dense and zero-extended, in the arena, where they may be read a little past the
+    end.
+    """
     kind, place = inst.x.tile, lo.place(inst.x)
     if isinstance(place, Ref) and place.dense and place.buffer and not place.root and kind.dtype == dt.u8:
         return place
@@ -187,4 +191,3 @@ def _result(w: Writer, code: str, inst: shape.View, word: str) -> str:
     if inst.dtype.bits < 8:
         narrow = w.op("and", element, narrow, w.integer(inst.dtype.code_mask, element))
     return from_code(w, narrow, inst.dtype)
-

@@ -63,7 +63,9 @@ def _cast(src: DType, dst: DType, w: Writer, args: Sequence[str]) -> str:
 
 
 def sources() -> list[Any]:
-    """Every type; those that registers hold as codes take turns at being scalars and vectors, others are both."""
+    """Every type; those that registers hold as codes take turns at being scalars and vectors, others are
+    both.
+    """
     both = [(src, width) for src in ALL if not is_code(src) for width in (1, 16)]
     turns = [(src, (1, 16)[i % 2]) for i, src in enumerate(filter(is_code, ALL))]
     return [pytest.param(src, width, id=f"{src}-{width}") for src, width in both + turns]

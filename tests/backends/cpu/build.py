@@ -1,9 +1,9 @@
 """Small kernels by hand, run on the reference and on the CPU, and compared.
 
-    b = Builder(array(dt.f32, 4), array(dt.f32, 4))
-    x = b(Load(b.params[0], b.at(0), (4,), b.const(0, dt.f32)))
-    b(Store(b.params[1], b.at(0), x))
-    agree(b.func(), [a, out])
+b = Builder(array(dt.f32, 4), array(dt.f32, 4))
+x = b(Load(b.params[0], b.at(0), (4,), b.const(0, dt.f32)))
+b(Store(b.params[1], b.at(0), x))
+agree(b.func(), [a, out])
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from tilec.ir.tile import ArrayType, Dim, Extent, TileType, row_major
 Array = np.ndarray[Any, Any]
 
 
-def array(dtype: DType, *shape: Extent, strides: tuple[Extent, ...] | None = None, packed: bool = False) -> ArrayType:
+def array(
+    dtype: DType, *shape: Extent, strides: tuple[Extent, ...] | None = None, packed: bool = False
+) -> ArrayType:
     """An array type; strides default to row-major where the extents are known, else to run-time ones."""
     if strides is None:
         known = [n for n in shape if isinstance(n, int)]
@@ -75,9 +77,15 @@ class Builder:
         return Block(args, tuple(self.bodies.pop()), results)
 
     def items(self, inst: Inst, count: int) -> tuple[Any, ...]:
-        return tuple(self(Item(self(inst) if i == 0 else inst, i)) for i in range(count)) if count else (self(inst),)
+        return (
+            tuple(self(Item(self(inst) if i == 0 else inst, i)) for i in range(count))
+            if count
+            else (self(inst),)
+        )
 
-    def loop(self, start: Any, stop: Any, init: Sequence[Value], body: Callable[..., Any], step: Any = 1) -> Any:
+    def loop(
+        self, start: Any, stop: Any, init: Sequence[Value], body: Callable[..., Any], step: Any = 1
+    ) -> Any:
         """The values after the loop."""
         ends = [self.const(v, dt.i32) if isinstance(v, int) else v for v in (start, stop, step)]
         inner = self.block([ends[0].type, *(v.type for v in init)], body)
@@ -121,10 +129,14 @@ def _like(arg: Array) -> Array:
         base = base.base
     fresh = base.copy()
     offset = arg.ctypes.data - base.ctypes.data
-    return np.ndarray(arg.shape, arg.dtype, fresh.data if base.flags.c_contiguous else fresh, offset, arg.strides)
+    return np.ndarray(
+        arg.shape, arg.dtype, fresh.data if base.flags.c_contiguous else fresh, offset, arg.strides
+    )
 
 
-def agree(func: Func, args: Sequence[Any], bound: float | None = None, threads: int | None = None) -> list[Any]:
+def agree(
+    func: Func, args: Sequence[Any], bound: float | None = None, threads: int | None = None
+) -> list[Any]:
     """Runs both, compares every array: bit for bit, or within a bound relative to the largest value."""
     expected, found = copied(args), copied(args)
     reference(func, expected)
@@ -133,7 +145,9 @@ def agree(func: Func, args: Sequence[Any], bound: float | None = None, threads: 
     for param, a, b in zip(func.params, expected, found, strict=True):
         if isinstance(a, np.ndarray) and isinstance(param.type, ArrayType):
             values = [codec.from_storage(x, param.type.dtype) for x in (b, a)]
-            _close(values[0], values[1], bound) if bound is not None else assert_same(*(v.reshape(-1) for v in values))
+            _close(values[0], values[1], bound) if bound is not None else assert_same(
+                *(v.reshape(-1) for v in values)
+            )
     return found
 
 

@@ -1,4 +1,6 @@
-"""Loops and branches on the CPU: carried values that stay in place, change places, or are not touched at all."""
+"""Loops and branches on the CPU: carried values that stay in place, change places, or are not touched at
+all.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def test_nested_loops_and_branches() -> None:
 
     def inner(j: Value, acc: Value) -> Value:
         even = b(arith.Compare("eq", b(arith.And(j, b.const(1, dt.i32))), b.const(0, dt.i32)))
-        added = b.branch(even, lambda: b(arith.Add(acc, x)), lambda: b(arith.Xor(acc, b.const(3, dt.i32, 3, 20))))
+        added = b.branch(
+            even, lambda: b(arith.Add(acc, x)), lambda: b(arith.Xor(acc, b.const(3, dt.i32, 3, 20)))
+        )
         return added[0]
 
     def outer(i: Value, acc: Value, count: Value) -> tuple[Value, ...]:
@@ -92,7 +96,9 @@ def test_while() -> None:
 
     def body(n: Value, steps: Value, tile: Value) -> tuple[Value, ...]:
         odd = b(arith.Compare("eq", b(arith.Mod(n, two)), one))
-        new = b.branch(odd, lambda: b(arith.Add(b(arith.Mul(n, three)), one)), lambda: b(arith.FloorDiv(n, two)))
+        new = b.branch(
+            odd, lambda: b(arith.Add(b(arith.Mul(n, three)), one)), lambda: b(arith.FloorDiv(n, two))
+        )
         return new[0], b(arith.Add(steps, one)), b(arith.Sub(b(shape.Broadcast(n, (12,))), tile))
 
     n, steps, tile = b.repeat((b.params[2], b.const(0, dt.i64), counts), again, body)
@@ -130,7 +136,9 @@ def test_a_product_is_accumulated_in_place() -> None:
 
 
 def test_a_running_softmax() -> None:
-    """Values of several shapes that are carried, rescaled and reduced: attention's loop without the exponential."""
+    """Values of several shapes that are carried, rescaled and reduced: attention's loop without the
+    exponential.
+    """
     b = Builder(array(dt.i32, 6, 80), array(dt.i32, 6), array(dt.i32, 6, 16))
 
     def body(s: Value, top: Value, acc: Value) -> tuple[Value, ...]:

@@ -26,7 +26,9 @@ def grid_kernel() -> Any:
     b = Builder(array(dt.i32, Dim("x"), Dim("y"), Dim("z")))
     extents = tuple(b(memory.Size(b.params[0], axis)) for axis in range(3))
     i, j, k = (b(sync.BlockIndex(extents, axis)) for axis in range(3))
-    code = b(arith.Add(b(arith.Mul(b(arith.Add(b(arith.Mul(i, b.const(10, dt.i32))), j)), b.const(10, dt.i32))), k))
+    code = b(
+        arith.Add(b(arith.Mul(b(arith.Add(b(arith.Mul(i, b.const(10, dt.i32))), j)), b.const(10, dt.i32))), k)
+    )
     b.store(b.params[0], (i, j, k), b(shape.Reshape(code, (1, 1, 1))))
     return b.func()
 
@@ -56,7 +58,12 @@ def asserting(message: str) -> Any:
     b = Builder(array(dt.i32, 60), array(dt.i32, 60))
     x = b.load(b.params[0], (0,), 60)
     b(sync.Assert(b(arith.Compare("lt", x, b.const(50, dt.i32, 60))), message, loc=Loc("kernel.py", 12)))
-    b(sync.Assert(b(arith.Compare("lt", b(arith.Add(b.const(1, dt.i32), b.const(1, dt.i32))), b.const(3, dt.i32))), "sums"))
+    b(
+        sync.Assert(
+            b(arith.Compare("lt", b(arith.Add(b.const(1, dt.i32), b.const(1, dt.i32))), b.const(3, dt.i32))),
+            "sums",
+        )
+    )
     b.store(b.params[1], (0,), x)
     return b.func()
 
@@ -66,7 +73,7 @@ def test_assertions() -> None:
     values, out = np.arange(60, dtype=np.int32) % 50, np.zeros(60, np.int32)
     agree(func, [values, out])
     values[57] = 51
-    with pytest.raises(TilecError, match="kernel.py:12: assertion failed in block 0: values stay below 50"):
+    with pytest.raises(TilecError, match=r"kernel\.py:12: assertion failed in block 0: values stay below 50"):
         cpu.compile(func).launch([values, out], 1)
     assert not out.any(), "what follows a failed assertion does not run"
 

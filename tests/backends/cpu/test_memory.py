@@ -1,4 +1,6 @@
-"""Arrays on the CPU: windows that leave them, strides of any kind, every dtype, packed elements, views, shared memory."""
+"""Arrays on the CPU: windows that leave them, strides of any kind, every dtype, packed elements, views,
+shared memory.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def stored(dtype: DType, *extents: int, seed: int = 1) -> Any:
     return codec.to_storage(samples(dtype, max(count, 1), seed)[:count], dtype).reshape(extents)
 
 
-def mover(dtype: DType, source: ArrayType, target: ArrayType, shape: tuple[int, ...], at: Any, to: Any) -> Any:
+def mover(
+    dtype: DType, source: ArrayType, target: ArrayType, shape: tuple[int, ...], at: Any, to: Any
+) -> Any:
     """A kernel that loads a window and stores it elsewhere."""
     b = Builder(source, target)
     tile = b.load(b.params[0], at, *shape, other=1)
@@ -62,8 +66,14 @@ def test_strides(dtype: DType, name: str) -> None:
             "repeated": np.broadcast_to(base[:1], (40, 60))}[name]  # fmt: skip
     kind = ArrayType(dtype, (Dim("m"), Dim("n")), STRIDED)
     for start in (0, -3, 9):
-        agree(mover(dtype, kind, kind, (8, 20), (start, 2), (0, start)), [seen, stored(dtype, 40, 60)[::-1, ::2]])
-        agree(mover(dtype, kind, kind, (40, 1), (start, 2), (0, start)), [seen, stored(dtype, 70, 60)[::-1, ::2]])
+        agree(
+            mover(dtype, kind, kind, (8, 20), (start, 2), (0, start)),
+            [seen, stored(dtype, 40, 60)[::-1, ::2]],
+        )
+        agree(
+            mover(dtype, kind, kind, (40, 1), (start, 2), (0, start)),
+            [seen, stored(dtype, 70, 60)[::-1, ::2]],
+        )
 
 
 @pytest.mark.parametrize("dtype", [dt.f32, dt.i8, dt.bf16, dt.f64], ids=str)
@@ -110,7 +120,9 @@ def test_packed_gathers_and_slices(dtype: DType) -> None:
     rows = b(arith.Iota((20,), 0, dt.i32))
     columns = b(arith.Mul(rows, b.const(2, dt.i32, 20)))
     b.store(b.params[1], (0,), b(memory.Gather(b.params[0], (rows, columns), b.const(0, dtype))))
-    view = b(memory.ArraySlice(b.params[0], (b.const(4, dt.i32), b.const(1, dt.i32)), (None, None), (1, 2), (0,)))
+    view = b(
+        memory.ArraySlice(b.params[0], (b.const(4, dt.i32), b.const(1, dt.i32)), (None, None), (1, 2), (0,))
+    )
     b.store(b.params[2], (0,), b.load(view, (0,), 11))
     agree(b.func(), [given, np.zeros(20, dtype.storage), np.zeros(11, dtype.storage)])
 
@@ -167,7 +179,9 @@ def test_gather_and_scatter(dtype: DType) -> None:
     columns = b(arith.Cast(b(arith.Iota((6, 21), 1, dt.u8)), dt.i32))
     found = b(memory.Gather(b.params[0], (rows, columns), b.const(1, dtype)))
     b(memory.Scatter(b.params[1], (rows, columns), found))
-    rows_ = np.array([np.random.default_rng(i).permutation(21) for i in range(6)]) * 6 + np.arange(6)[:, None] - 9
+    rows_ = (
+        np.array([np.random.default_rng(i).permutation(21) for i in range(6)]) * 6 + np.arange(6)[:, None] - 9
+    )
     agree(b.func(), [stored(dtype, 90, 19), stored(dtype, 90, 19), rows_.astype(np.int64)])
 
 
@@ -227,7 +241,9 @@ def test_stages() -> None:
     def body(index: Any) -> None:
         buffer = b(memory.Stage(ring, b(arith.Mod(index, b.const(3, dt.i32)))))
         b.store(buffer, (1, 0), b.load(b.params[0], (b(arith.Mod(index, b.const(2, dt.i32))), 0), 1, 20))
-        last = b(memory.Stage(ring, b(arith.Mod(b(arith.Add(index, b.const(2, dt.i32))), b.const(3, dt.i32)))))
+        last = b(
+            memory.Stage(ring, b(arith.Mod(b(arith.Add(index, b.const(2, dt.i32))), b.const(3, dt.i32))))
+        )
         b.store(b.params[1], (index, 0), b.load(last, (1, 0), 1, 20))
 
     b.loop(0, 5, (), body)

@@ -1,7 +1,8 @@
 """Random kernels on integers, where every order of operations gives the same bits: reference against CPU.
 
-They mix everything whose interplay can go wrong: values read from arrays that are written later, buffers reused while
-something still looks at them, carried values that swap places, windows that leave their arrays.
+They mix everything whose interplay can go wrong: values read from arrays that are written later, buffers
+reused while something still looks at them, carried values that swap places, windows that leave their
+arrays.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ class Program:
         self.pool.append(value)
 
     def step(self) -> None:
-        actions = [self.binary] * 5 + [self.choose, self.reduce, self.move, self.move, self.move, self.store,
-                   self.store, self.gather, self.scatter, self.product, self.load, self.shared, self.scan]  # fmt: skip
+        often = [self.binary] * 5 + [self.move] * 3 + [self.store] * 2
+        actions = [*often, self.choose, self.reduce, self.gather, self.scatter, self.product, self.load]
+        actions += [self.shared, self.scan]
         if self.depth < 2:
             actions += [self.loop, self.branch]
         self.one(actions)()
@@ -97,7 +99,9 @@ class Program:
         if kind == 0:
             self.keep(b(shape.Permute(x, tuple(int(i) for i in self.random.permutation(len(dims))))))
         elif kind == 1:
-            self.keep(b(shape.Reshape(x, self.one([(x.tile.size,), (1, *dims), (*dims, 1), (x.tile.size, 1)]))))
+            self.keep(
+                b(shape.Reshape(x, self.one([(x.tile.size,), (1, *dims), (*dims, 1), (x.tile.size, 1)])))
+            )
         elif kind == 2:
             start = tuple(int(self.random.integers(0, n)) for n in dims)
             part = tuple(int(self.random.integers(1, n - at + 1)) for n, at in zip(dims, start, strict=True))
@@ -134,7 +138,11 @@ class Program:
 
     def product(self) -> None:
         m, k = self.one([(4, 12), (12, 4), (5, 7), (8, 33), (33, 8)])
-        right = self.tile((k, m)) if self.random.random() < 0.5 else self.b(shape.Permute(self.tile((m, k)), (1, 0)))
+        right = (
+            self.tile((k, m))
+            if self.random.random() < 0.5
+            else self.b(shape.Permute(self.tile((m, k)), (1, 0)))
+        )
         self.keep(self.b(mma.Dot(self.tile((m, k)), right, self.tile((m, m)))))
 
     def some(self, count: int) -> tuple[Value, ...]:
@@ -187,7 +195,11 @@ def arguments(seed: int) -> list[Any]:
         return random.integers(-50, 50, extents).astype(np.int32)
 
     strided = some(30, 40)[::-1, 1::3]
-    return [some(int(random.integers(0, 40)), int(random.integers(0, 40))), some(int(random.integers(1, 60))), strided]
+    return [
+        some(int(random.integers(0, 40)), int(random.integers(0, 40))),
+        some(int(random.integers(1, 60))),
+        strided,
+    ]
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -1,4 +1,6 @@
-"""Tiles on the CPU: elementwise clusters, moved elements, reductions, scans, products, views, of every kind of dtype."""
+"""Tiles on the CPU: elementwise clusters, moved elements, reductions, scans, products, views, of every kind
+of dtype.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,24 @@ from tilec.backends.emit import EMITTERS as ELEMENTWISE
 from tilec.ir import codec, layouts
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import ALL, DType
-from tilec.ir.func import Inst, mnemonic
+from tilec.ir.func import Inst
 from tilec.ir.inst import INSTRUCTIONS, arith, mma, reduce, shape
-from tilec.ir.tile import TileType
 
-SOME = (dt.i4, dt.u8, dt.i16, dt.i32, dt.u64, dt.f4e2m1, dt.f8e5m2, dt.e8m0, dt.f16, dt.bf16, dt.tf32, dt.f32, dt.f64)
+SOME = (
+    dt.i4,
+    dt.u8,
+    dt.i16,
+    dt.i32,
+    dt.u64,
+    dt.f4e2m1,
+    dt.f8e5m2,
+    dt.e8m0,
+    dt.f16,
+    dt.bf16,
+    dt.tf32,
+    dt.f32,
+    dt.f64,
+)
 # Another instruction by then; only on GPUs; nothing at all on the CPU.
 ELSEWHERE = {"math", "partial", "convert", "annotate"}
 
@@ -44,7 +59,9 @@ def test_every_elementwise_instruction(dtype: DType) -> None:
     for kind, out in zip(kinds, b.params[3:], strict=True):
         arity = len(built(kind, dtype).operands) - (kind is arith.Where)  # type: ignore[union-attr]
         b.store(out, (0, 0), b(kind(*([condition] if kind is arith.Where else []), *(x, y, z)[:arity])))
-    agree(b.func(), [*(stored(dtype, 3, 37, seed=i) for i in range(3)), *(stored(dtype, 3, 37) for _ in kinds)])
+    agree(
+        b.func(), [*(stored(dtype, 3, 37, seed=i) for i in range(3)), *(stored(dtype, 3, 37) for _ in kinds)]
+    )
 
 
 def built_over(kind: type[Inst], dtype: DType) -> bool:
@@ -79,8 +96,10 @@ def test_iota(dtype: DType) -> None:
     agree(b.func(), [stored(dtype, 3, 300), stored(dtype, 300, 3), stored(dtype, 1)])
 
 
-SIZES = [((1, 1), 0), ((7,), 0), ((300,), 0), ((5, 33), 1), ((5, 33), 0), ((64, 4), 1), ((3, 5, 20), 1), ((2, 3, 70), 2),
-         ((9, 1, 3), 0), ((4, 17, 1), 1)]  # fmt: skip
+SIZES: list[tuple[tuple[int, ...], int]] = [
+    ((1, 1), 0), ((7,), 0), ((300,), 0), ((5, 33), 1), ((5, 33), 0), ((64, 4), 1),
+    ((3, 5, 20), 1), ((2, 3, 70), 2), ((9, 1, 3), 0), ((4, 17, 1), 1),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", SOME, ids=str)
@@ -144,20 +163,33 @@ def test_any_and_all(op: str) -> None:
             agree(b.func(), [given, np.zeros(999, bool)])
 
 
-PRODUCTS = [(1, 1, 1), (1, 64, 48), (3, 5, 7), (16, 16, 16), (6, 100, 33), (40, 31, 64), (17, 20, 130), (64, 9, 2)]
+PRODUCTS = [
+    (1, 1, 1),
+    (1, 64, 48),
+    (3, 5, 7),
+    (16, 16, 16),
+    (6, 100, 33),
+    (40, 31, 64),
+    (17, 20, 130),
+    (64, 9, 2),
+]
 
 
 @pytest.mark.parametrize("m, k, n", PRODUCTS)
 @pytest.mark.parametrize("start", ["zero", "constant", "tile"])
-@pytest.mark.parametrize("a, b, c", [
-    (dt.f32, dt.f32, dt.f32), (dt.f16, dt.f16, dt.f32), (dt.bf16, dt.bf16, dt.f32), (dt.tf32, dt.tf32, dt.f32),
-    (dt.f64, dt.f64, dt.f64), (dt.f16, dt.f16, dt.f16), (dt.f8e4m3, dt.f8e4m3, dt.f32), (dt.f16, dt.f16, dt.f64),
-    (dt.i8, dt.i8, dt.i32), (dt.u8, dt.i4, dt.i32), (dt.i32, dt.i32, dt.i64), (dt.i16, dt.u16, dt.i32),
-], ids=lambda d: str(d) if isinstance(d, DType) else None)  # fmt: skip
-def test_products(a: DType, b: DType, c: DType, m: int, k: int, n: int, start: str) -> None:
+@pytest.mark.parametrize("dtypes", [
+    "f32 f32 f32", "f16 f16 f32", "bf16 bf16 f32", "tf32 tf32 f32", "f64 f64 f64", "f16 f16 f16",
+    "f8e4m3 f8e4m3 f32", "f16 f16 f64", "i8 i8 i32", "u8 i4 i32", "i32 i32 i64", "i16 u16 i32",
+])  # fmt: skip
+def test_products(dtypes: str, m: int, k: int, n: int, start: str) -> None:
+    a, b, c = map(dt.dtype, dtypes.split())
     make = Builder(array(a, m, k), array(b, k, n), array(c, m, n), array(c, m, n))
     x, y = make.load(make.params[0], (0, 0), m, k), make.load(make.params[1], (0, 0), k, n)
-    acc = make.load(make.params[2], (0, 0), m, n) if start == "tile" else make.const(3 * (start != "zero"), c, m, n)
+    acc = (
+        make.load(make.params[2], (0, 0), m, n)
+        if start == "tile"
+        else make.const(3 * (start != "zero"), c, m, n)
+    )
     make.store(make.params[3], (0, 0), make(mma.Dot(x, y, acc)))
     if not c.is_float:
         agree(make.func(), [stored(a, m, k), stored(b, k, n), stored(c, m, n), stored(c, m, n)])
@@ -182,13 +214,24 @@ def test_products_of_transposed_tiles(dtype: DType, m: int, k: int, n: int) -> N
 def view_cases() -> list[Any]:
     found = []
     for dtype in (dt.u4, dt.u3, dt.i5, dt.f6e3m2, dt.u1, dt.f16, dt.i2, dt.u7):
-        for layout in (layouts.spatial(8, 4) * layouts.local(2, 4), layouts.local(1, 2) * layouts.spatial(4, 8) * layouts.local(4, 1)):
+        for layout in (
+            layouts.spatial(8, 4) * layouts.local(2, 4),
+            layouts.local(1, 2) * layouts.spatial(4, 8) * layouts.local(4, 1),
+        ):
             if layout.slots * dtype.bits % 8 == 0:
-                found.append(pytest.param(dt.u8, layout.bytes(dtype), dtype, layout, id=f"u8-{dtype}-{len(found)}"))
-                found.append(pytest.param(dtype, layout, dt.u8, layout.bytes(dtype), id=f"{dtype}-u8-{len(found)}"))
+                found.append(
+                    pytest.param(dt.u8, layout.bytes(dtype), dtype, layout, id=f"u8-{dtype}-{len(found)}")
+                )
+                found.append(
+                    pytest.param(dtype, layout, dt.u8, layout.bytes(dtype), id=f"{dtype}-u8-{len(found)}")
+                )
     eight = layouts.spatial(32) * layouts.local(8)
     found.append(pytest.param(dt.u4, eight, dt.u32, layouts.spatial(32), id="u4-u32"))
-    found.append(pytest.param(dt.f32, layouts.spatial(32) * layouts.local(2), dt.i64, layouts.spatial(32), id="f32-i64"))
+    found.append(
+        pytest.param(
+            dt.f32, layouts.spatial(32) * layouts.local(2), dt.i64, layouts.spatial(32), id="f32-i64"
+        )
+    )
     found.append(pytest.param(dt.i3, eight, dt.f6e2m3, layouts.spatial(32) * layouts.local(4), id="i3-f6"))
     return found
 
@@ -209,5 +252,3 @@ def test_layouts_mean_nothing_here() -> None:
     z = b(shape.Convert(y, layout))
     b.store(b.params[1], (0, 0), z)
     agree(b.func(), [stored(dt.f32, 8, 8), stored(dt.f32, 8, 8)])
-
-

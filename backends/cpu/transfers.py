@@ -1,0 +1,204 @@
+"""Loads, stores and copies between arrays and tiles.
+
+A window that lies inside its array is not copied: the tile is the array's memory until that is written. One
+that leaves it is copied with a mask. Which of the two it is, is decided once per load, at run time or before.
+"""
+
+from __future__ import annotations
+
+from tilec.backends.convert import from_memory, to_memory
+from tilec.backends.cpu import packed
+from tilec.backends.cpu.cluster import Cluster, flush
+from tilec.backends.cpu.lanes import Lanes, lane, memory_type, read, safe, write
+from tilec.backends.cpu.loops import Index, add, mul, phi
+from tilec.backends.cpu.lower import ArrayPlace, Lowering
+from tilec.backends.cpu.nest import Point, nest, ramp
+from tilec.backends.cpu.places import Place, Ref, Shape, Splat, permute
+from tilec.backends.cpu.windows import Window, spread
+from tilec.ir.func import Value, root
+from tilec.ir.inst import memory
+from tilec.ir.tile import TileType, row_major
+
+
+def load(lo: Lowering, inst: memory.Load) -> None:
+    """A register for one element, else an address in the array, or a copy where that will not do."""
+    array, order = lo.array(inst.array), tuple(range(len(inst.shape)))
+    if inst.tile.size > 1:
+        order = _neighbours_last(array, inst.shape)
+    at, shape = tuple(inst.at[axis] for axis in order), tuple(inst.shape[axis] for axis in order)
+    proven = [order.index(axis) for axis in inst.inside]
+    window = Window(lo, array.permuted(order), at, shape, proven)
+    if inst.tile.size == 1:
+        lo.define(inst, Splat(_one(lo, window, lo.scalar(inst.other)), inst.tile.dtype))
+    else:
+        place = _tile(lo, window, inst)
+        lo.define(inst, permute(place, [order.index(axis) for axis in range(len(order))]))
+    lo.used(inst)
+
+
+def _neighbours_last(array: ArrayPlace, shape: Shape) -> tuple[int, ...]:
+    """The order of axes in which elements of a row are neighbours in memory, if some order has that."""
+    axes = list(range(len(shape)))
+    unit = [axis for axis in axes if shape[axis] != 1 and array.strides[axis] == 1]
+    if array.packed or not unit:
+        return tuple(axes)
+    return (*(axis for axis in axes if axis != unit[-1]), unit[-1])
+
+
+def _tile(lo: Lowering, window: Window, inst: memory.Load) -> Ref:
+    """A window of several elements."""
+    if not window.plain:
+        target = lo.new(TileType(inst.tile.dtype, window.shape))
+        _fetch(lo, window, lo.scalar(inst.other), target)
+        return target
+    return window.ref(inst.array) if window.inside == "true" else _either(lo, window, inst)
+
+
+def _one(lo: Lowering, window: Window, other: str) -> str:
+    """One element, by masked access."""
+    w, array = lo.w, window.array
+    if array.packed:
+        found = packed.read(w, array, str(window.offset), window.inside)
+    else:
+        found = read(w, safe(w, window.inside, window.base), memory_type(array.dtype), 1, Lanes(1, 1))
+    value = from_memory(w, found, array.dtype)
+    return value if window.inside == "true" else w.select(window.inside, w.held(array.dtype), value, other)
+
+
+def _either(lo: Lowering, window: Window, inst: memory.Load) -> Ref:
+    """The array's own memory if the window is inside, else a masked copy."""
+    w, array = lo.w, window.array
+    copy = lo.new(TileType(inst.tile.dtype, window.shape))
+    border, done = w.label("border"), w.label("loaded")
+    before = w.current
+    w.branch(window.inside, done, border)
+    w.start(border)
+    _fetch(lo, window, lo.scalar(inst.other), copy)
+    after = w.current
+    w.jump(done)
+    w.start(done)
+    base = phi(w, "ptr", [(window.base, before), (copy.base, after)])
+    strides = [
+        _either_stride(lo, *pair, before, after) for pair in zip(array.strides, copy.strides, strict=True)
+    ]
+    for axis in (axis for axis, n in enumerate(window.shape) if n == 1):
+        strides[axis] = 0
+    return Ref(base, array.dtype, window.shape, tuple(strides), copy.buffer, array.raw, root(inst.array))
+
+
+def _either_stride(lo: Lowering, a: Index, b: Index, before: str, after: str) -> Index:
+    return a if a == b else phi(lo.w, "i64", [(str(a), before), (str(b), after)])
+
+
+def _fetch(lo: Lowering, window: Window, other: str, into: Ref) -> None:
+    """Copies a window, with `other` outside the array."""
+    w, array = lo.w, window.array
+
+    def body(args: list[str], point: Point) -> list[str]:
+        offset, lanes = window.lanes(point)
+        value = _lanes(lo, window, offset, lanes)
+        return [value if lanes.mask is None else w.select(lanes.mask, w.held(array.dtype), value, args[0])]
+
+    nest(w, window.shape, [Splat(other, array.dtype)], [into], lo.width(array.dtype), body, merge=False)
+
+
+def _lanes(lo: Lowering, window: Window, offset: Index, lanes: Lanes) -> str:
+    """The held values of a window's lanes."""
+    w, array = lo.w, window.array
+    if array.packed:
+        stride = array.strides[-1]
+        assert isinstance(stride, int), "packed arrays are dense, and their views' steps are constants"
+        offsets = w.op("add", "i64", spread(lo, offset), ramp(w, "i64", stride))
+        return from_memory(w, packed.read(w, array, offsets, lanes.text), array.dtype)
+    found = read(w, window.element(offset), memory_type(array.dtype), _lane_stride(window), lanes)
+    return from_memory(w, found, array.dtype)
+
+
+def _lane_stride(window: Window) -> Index:
+    """Elements between lanes (of a tile whose rows are one element, any: there are no others)."""
+    return 1 if window.shape[-1] == 1 else window.array.strides[-1]
+
+
+def store(lo: Lowering, inst: memory.Store) -> None:
+    """A tile that waits in a cluster is computed right where it goes, if it can be."""
+    lo.before_write(inst.array)
+    tile = lo.same(inst.tile_)
+    waiting = lo.env[tile]
+    if isinstance(waiting, Cluster) and not (inst.tile_.tile.size > 1 and lo.uses[tile] == 1):
+        waiting = lo.place(tile)
+    window = Window(lo, lo.array(inst.array), inst.at, inst.tile_.tile.shape, inst.inside)
+    if not isinstance(waiting, Cluster):
+        _put_anywhere(lo, window, tile)
+    elif window.plain and window.inside == "true":
+        flush(lo, waiting, (tile, window.ref(inst.array)))
+    else:
+        _through(lo, window, waiting, inst)
+    lo.used(inst)
+
+
+def _through(lo: Lowering, window: Window, waiting: Cluster, inst: memory.Store) -> None:
+    """Computes a cluster into the array if the window is inside, else into the arena, from where it is
+    stored.
+    """
+    w, kind = lo.w, inst.tile_.tile
+    aside = lo.temporary(kind)
+    aside = Ref(aside.base, kind.dtype, kind.shape, row_major(kind.shape))
+    if not window.plain:
+        flush(lo, waiting, (lo.same(inst.tile_), aside))
+        _put(lo, window, aside)
+        return
+    base = w.let(f"select i1 {window.inside}, ptr {window.base}, ptr {aside.base}")
+    pairs = zip(window.array.strides, aside.strides, strict=True)
+    strides = [a if a == b else w.let(f"select i1 {window.inside}, i64 {a}, i64 {b}") for a, b in pairs]
+    flush(lo, waiting, (lo.same(inst.tile_), Ref(base, kind.dtype, kind.shape, tuple(strides))))
+    border, done = w.label("border"), w.label("stored")
+    w.branch(window.inside, done, border)
+    w.start(border)
+    _put(lo, window, aside)
+    w.jump(done)
+    w.start(done)
+
+
+def _put_anywhere(lo: Lowering, window: Window, tile: Value) -> None:
+    """Stores a tile that has been computed."""
+    place = lo.place(tile)
+    if window.plain and window.inside == "true":
+        lo.copy(place, TileType(window.array.dtype, window.shape), window.ref(tile))
+    else:
+        _put(lo, window, place)
+
+
+def _put(lo: Lowering, window: Window, place: Place) -> None:
+    """Stores with a mask; what lies outside vanishes."""
+    w, array = lo.w, window.array
+
+    def body(args: list[str], point: Point) -> list[str]:
+        offset, lanes = window.lanes(point)
+        value = to_memory(w, args[0], array.dtype)
+        if array.packed:
+            _put_packed(lo, window, value, offset, lanes)
+        else:
+            write(w, value, window.element(offset), memory_type(array.dtype), _lane_stride(window), lanes)
+        return []
+
+    nest(w, window.shape, [place], [], lo.width(array.dtype), body, merge=False)
+
+
+def _put_packed(lo: Lowering, window: Window, value: str, offset: Index, lanes: Lanes) -> None:
+    w, array = lo.w, window.array
+    for i in range(lanes.count):
+        where = add(w, offset, mul(w, i, array.strides[-1]))
+        code = lane(w, value, "i8", i)
+        kept = "true" if lanes.mask is None else lane(w, lanes.mask, "i1", i)
+        with w.at_width(1):
+            packed.write(w, array, str(where), kept, w.let(f"and i8 {code}, {array.dtype.code_mask}"))
+
+
+def copy(lo: Lowering, inst: memory.Copy) -> None:
+    """At once: the data is there before anybody may look."""
+    lo.before_write(inst.buffer)
+    window = Window(lo, lo.array(inst.array), inst.at, inst.shape, inst.inside)
+    buffer = lo.array(inst.buffer)
+    into = Ref(buffer.base, buffer.dtype, inst.shape, buffer.strides)
+    _fetch(lo, window, lo.scalar(inst.other), into)
+    lo.used(inst)
