@@ -89,11 +89,15 @@ class Parser:
     def line(self) -> int:
         return self.tokens[min(self.at, len(self.tokens) - 1)].line if self.tokens else 1
 
-    def next(self) -> Token:
+    def token(self) -> Token:
         if self.at >= len(self.tokens):
             fail(self.line(), "the text ends in the middle of a statement")
+        return self.tokens[self.at]
+
+    def next(self) -> Token:
+        found = self.token()
         self.at += 1
-        return self.tokens[self.at - 1]
+        return found
 
     def accept(self, text: str) -> bool:
         if self.peek() == text:
@@ -119,7 +123,7 @@ class Parser:
         return self.source
 
     def top(self) -> None:
-        token = self.tokens[self.at]
+        token = self.token()
         if token.text in LINE_DIRECTIVES:
             self.line_directive()
             return
@@ -186,7 +190,7 @@ class Parser:
             self.accept(";")
             return
         values = []
-        while self.tokens[self.at].kind == "number":
+        while self.token().kind == "number":
             values.append(self.integer())
             self.accept(",")
         function.directives[name[1:]] = tuple(values)
@@ -260,7 +264,7 @@ class Parser:
         return tuple(found)
 
     def initial(self, kind: str) -> int | tuple[str, int]:
-        token = self.tokens[self.at]
+        token = self.token()
         if token.kind == "name":
             return self.initial_address()
         negative = self.accept("-")

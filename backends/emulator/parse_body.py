@@ -119,7 +119,7 @@ class Body:
     # --- instructions
     def instruction(self) -> None:
         p = self.p
-        start = p.tokens[p.at]
+        start = p.token()
         guard = self.guard() if p.peek() == "@" else None
         opcode = p.next()
         if opcode.kind != "name" or opcode.text.startswith("%"):
@@ -185,7 +185,7 @@ class Body:
 
     def parameter(self) -> Operand:
         """In ld.param and st.param a parameter's name wins over a register of the same name."""
-        token = self.p.tokens[self.p.at]
+        token = self.p.token()
         for scope in reversed(self.p.scopes):
             if isinstance(scope.get(token.text), Symbol):
                 self.p.next()
