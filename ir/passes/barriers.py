@@ -80,8 +80,10 @@ class _Scanner:
             since = since | after
 
     def step(self, inst: Inst, since: _Since) -> _Since:
-        if isinstance(inst, Wait):  # copies' data arrives: nobody else's access
-            return since | _Since(writes=frozenset(self.target(token) for token in inst.tokens))
+        if isinstance(inst, Wait):  # copies have read their sources, and their data arrives
+            copies = [self.copy(token) for token in inst.tokens]
+            sources = frozenset(root(copy.array) for copy in copies)
+            return since | _Since(sources, frozenset(root(copy.buffer) for copy in copies))
         mine = _accesses(inst)
         if inst in self.before or _conflict(since, mine):
             self.before.add(inst)
@@ -89,15 +91,15 @@ class _Scanner:
         # A copy writes at its wait; until then its buffer is nobody's business but its own.
         return since | (replace(mine, writes=frozenset()) if isinstance(inst, Copy) else mine)
 
-    def target(self, token: Value) -> Value:
-        """The buffer that a copy fills; a carried token is followed to the copy before the loop."""
+    def copy(self, token: Value) -> Copy:
+        """The copy of a token; a carried token is followed to the copy before the loop."""
         while not isinstance(token, Copy):
             match token:
                 case Item(source=For(init=init), index=i):
                     token = init[i]
                 case _:
                     token = self.first[token]
-        return root(token.buffer)
+        return token
 
 
 def _accesses(inst: Inst) -> _Since:

@@ -3,14 +3,15 @@
     copy a; wait a; load a; copy b; wait b; load b; dot  ->  copy a; copy b; wait (a, b); load a; load b; dot
 All copies of a step are under way before anybody waits, and fragments are in registers only while they are
 used. A copy fills a buffer of its own, or a slot of a ring that this round does not read, so a read may move
-past other copies; it does not move past loops, barriers, or branches that do more than compute.
+past other copies; it does not move past loops, barriers, or branches that do more than compute, nor a wait
+past writes to what its copies read.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from tilec.ir.func import Block, Func, Inst, Value
+from tilec.ir.func import Block, Func, Inst, Value, root
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Copy, Load, Stage, Wait
 from tilec.ir.inst.shape import Permute, Reshape
@@ -42,7 +43,7 @@ class _Sinker:
             if _stops(inst):
                 _flush(delayed, body, set(delayed))
             else:
-                _flush(delayed, body, _needed(delayed, _used(inst)))
+                _flush(delayed, body, _needed(delayed, _used(inst)) | _overtaken(delayed, inst))
             body.append(inst)
         _flush(delayed, body, set(delayed))
         return Block(block.args, tuple(body), tuple(new.get(v, v) for v in block.results))
@@ -97,6 +98,13 @@ def _needed(delayed: list[Inst], operands: tuple[Value, ...]) -> set[Inst]:
             found.add(inst)
             wanted.update(inst.operands)
     return found
+
+
+def _overtaken(delayed: list[Inst], inst: Inst) -> set[Inst]:
+    """Waits for copies from an array that the instruction writes: they are still reading it."""
+    written = {root(getattr(inst, name)) for name in inst.effects.writes}
+    return {w for w in delayed if isinstance(w, Wait)
+            and any(isinstance(t, Copy) and root(t.array) in written for t in w.tokens)}  # fmt: skip
 
 
 def _flush(delayed: list[Inst], body: list[Inst], chosen: set[Inst]) -> None:

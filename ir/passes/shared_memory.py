@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from tilec.ir.func import Block, Func, Inst, root
 from tilec.ir.inst.control import For, While
-from tilec.ir.inst.memory import Alloc
+from tilec.ir.inst.memory import Alloc, Copy
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.target import Target
 
@@ -69,7 +69,7 @@ def _walk(block: Block, clock: int, lives: dict[Alloc, _Life], made: dict[Alloc,
         if isinstance(inst, Alloc):
             lives[inst], made[inst] = _Life(clock, clock), clock
         for value in inst.operands:
-            buffer = root(value)
+            buffer = root(value.buffer if isinstance(value, Copy) else value)  # a wait ends a copy's work
             if isinstance(buffer, Alloc):
                 lives[buffer].last = max(lives[buffer].last, clock)
         start = clock
