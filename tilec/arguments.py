@@ -101,7 +101,7 @@ def _instead(x: Any) -> str:
 
 
 def scalar_argument(name: str, dtype: DType, x: Any) -> Any:
-    """A number as memory holds it: a numpy scalar, of codes where numpy lacks the dtype."""
+    """A number as a numpy scalar, rounded to the dtype, as the reference holds it."""
     if isinstance(x, np.ndarray) and x.ndim == 0:
         x = x[()]
     if not isinstance(x, NUMBERS):
@@ -110,7 +110,7 @@ def scalar_argument(name: str, dtype: DType, x: Any) -> Any:
         value = number(x, dtype)
     except TilecError as error:
         raise TilecError(f"{name}: {error.message}") from None
-    return codec.to_storage(codec.round_to(np.asarray(value), dtype), dtype)[()]
+    return codec.round_to(np.asarray(value), dtype)[()]
 
 
 def argument_type(param: Param, i: int, x: Any, static: Static) -> Type:

@@ -21,7 +21,7 @@ from tilec.ir.packing import PackedArray, pack
 from tilec.ir.run import Memory, run
 from tilec.ir.signature import Slot, signature
 from tilec.ir.target import Place, parse_target
-from tilec.ir.tile import ArrayType, TileType, Type
+from tilec.ir.tile import ArrayType, Type
 
 if TYPE_CHECKING:
     from tilec.backends.ptx import PtxKernel
@@ -84,8 +84,7 @@ def meant(arg: Any, kind: Type) -> Any:
         return Memory(values.astype(arg.dtype.storage), arg.dtype)
     if isinstance(kind, ArrayType):
         return Memory(arg, kind.dtype)
-    assert isinstance(kind, TileType), "parameters are arrays and scalars"
-    return codec.from_storage(np.asarray(arg), kind.dtype)[()]
+    return arg
 
 
 class Emulated:
@@ -113,8 +112,10 @@ def machine_word(slot: Slot, args: Sequence[Any], buffers: Sequence[Any]) -> Any
     """What is passed in one slot of a kernel's signature."""
     arg = args[slot.param]
     match slot.kind:
-        case "pointer" | "scalar":
+        case "pointer":
             return buffers[slot.param]
+        case "scalar":
+            return codec.to_storage(np.asarray(arg), slot.dtype)[()]
         case "extent":
             return np.int32(arg.shape[slot.axis])
     return np.int64(element_strides(arg)[slot.axis])

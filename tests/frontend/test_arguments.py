@@ -1,4 +1,4 @@
-"""Every kind of argument on every runner: packed and strided arrays, small dtypes, scalars that numpy lacks."""
+"""Every kind of argument on every runner: packed and strided arrays, small dtypes, scalars numpy lacks."""
 
 from __future__ import annotations
 
