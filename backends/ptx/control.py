@@ -240,7 +240,7 @@ def _for(e: Emitter, inst: control.For) -> tuple[Any, ...]:
     e.start_block(inner)
     e.values.update(zip(inst.body.args, entered, strict=True))
     results = write_block(e, inst.body)
-    next_index = e.let(f"add nsw {kind} {entered[0]}, {step}")
+    next_index = e.let(f"add {'nsw' if index.dtype.is_signed else 'nuw'} {kind} {entered[0]}, {step}")
     phis.come([next_index, *results])
     e.line(f"br label %{head}, !llvm.loop !2")
     phis.write()
