@@ -65,7 +65,7 @@ def linear(
 def quantised_product(x: Array, weight: QuantizedWeight, y: Array, given: Extras, epilogue: Epilogue) -> None:
     """y = x @ weight^T, finished: x [M, K], y [M, N]."""
     compute, group = compute_dtype(find_dtype(x.dtype)), whole_group(weight.group_size, weight.shape[1])
-    tiling = linear_tiling(x.shape[0], compute, group, current_target())
+    tiling = linear_tiling(x.shape[0], compute, group, current_target(), weight.dtype.bits)
     linear_kernel(
         x,
         weight.packed(tiling.fragment),

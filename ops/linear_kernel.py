@@ -116,7 +116,7 @@ def compile_linear(
         tiles = dense_tiling(m, n, compute, target)
         return matmul_kernel.compile(*dense, *extras, target=target, epilogue=epilogue, **tiles._asdict())
     held, group = weight_dtype(weight), whole_group(group_size, k)
-    tiling = linear_tiling(m, compute, group, target)
+    tiling = linear_tiling(m, compute, group, target, held.bits)
     bk, bn = tiling.fragment.shape
     groups = _count(k, group, "groups") if group else 1
     return linear_kernel.compile(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tilec.ir.dtype import DType
 from tilec.ir.layout import Layout, local
-from tilec.ir.layouts import mma_b
+from tilec.ir.layouts import interleaved, mma_b
 from tilec.ir.target import parse_target
 from tilec.ir.tile import Dim
 
@@ -50,8 +50,8 @@ def dense_tiling(m: Extent, n: Extent, dtype: DType, target: str) -> Dense:
     return Dense(_rows(m, MMA_ROWS, 64), 128 if _large(n) else 64, 64 if _rows(m, 16, 64) < 64 else 32)
 
 
-def linear_tiling(m: Extent, dtype: DType, group: int, target: str) -> Weighted:
-    """For a [m, K] times weights in groups of `group` (0: the whole row)."""
+def linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int = 16) -> Weighted:
+    """For a [m, K] times weights of `bits` bits in groups of `group` (0: the whole row)."""
     if not has_threads(target):
         bm = _rows(m, 1, 128)
         return Weighted(bm, local(_steps(group, 128), 64 if bm >= MMA_ROWS else 32))
@@ -60,7 +60,8 @@ def linear_tiling(m: Extent, dtype: DType, group: int, target: str) -> Weighted:
         return Weighted(bm, mma_b(dtype, (_steps(group, 512 // bm), 64), WARPS))
     bm = _rows(m, MMA_ROWS, 64)
     warps = 2 * WARPS if bm == 64 and group else WARPS  # a group's sums take as many registers again
-    return Weighted(bm, mma_b(dtype, (_steps(group, 128 if bm == MMA_ROWS else 64), 128), warps), warps=warps)
+    fragment = mma_b(dtype, (_steps(group, 128 if bm == MMA_ROWS else 64), 128), warps)
+    return Weighted(bm, interleaved(fragment, bits), warps=warps)
 
 
 def _rows(m: Extent, least: int, most: int) -> int:

@@ -63,7 +63,12 @@ class Emitter:
     entry: list[str] = field(default_factory=list)
     values: dict[Value, Any] = field(default_factory=dict)
     once: dict[Any, str] = field(default_factory=dict)
-    words: dict[tuple[str, ...], str] = field(default_factory=dict)
+    words: dict[tuple[str, ...], str] = field(default_factory=dict)  # elements -> the register they share
+    upper: dict[str, str] = field(default_factory=dict)  # the lower half of such a register -> the upper
+    fields: dict[str, tuple[str, int]] = field(
+        default_factory=dict
+    )  # an element of a view -> (word, first bit)
+    at_field: dict[tuple[str, int], str] = field(default_factory=dict)  # and back
     globals: list[str] = field(default_factory=list)
     read_only: frozenset[Value] = frozenset()
     users: dict[Value, list[Inst]] = field(default_factory=dict)

@@ -21,6 +21,8 @@ from tilec.ir.dtype import DType
 from tilec.ir.inst import shape as moves
 from tilec.ir.layout_ops import part_slots
 
+BYTE, WORD = 8, 32  # bits
+
 if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
 
@@ -119,6 +121,11 @@ def view(e: Emitter, inst: moves.View) -> Fragment:
     assert x.layout == inst.source, "the layout pass brings a view its source layout"
     words = _packed(e, x) if x.dtype.bits % 8 or x.dtype.unused else _whole(e, x)
     slots = [_field(e, words, i * dtype.bits, dtype) for i in range(inst.layout.slots)]
+    if dtype.bits <= BYTE:
+        for i, slot in enumerate(slots):
+            word, low = divmod(i * dtype.bits, WORD)
+            if low + dtype.bits <= WORD:
+                e.fields[slot], e.at_field[words[word], low] = (words[word], low), slot
     return Fragment(dtype, inst.layout, slots)
 
 

@@ -128,7 +128,7 @@ def test_the_kernel_of_a_gpu_means_the_same(dtype: str, group_size: int | None):
     """The same text with the fragment of mma.sync, in numpy."""
     x, q = normal(5, 100, dtype=np.float16), quantize(normal(70, 100), dtype, group_size=group_size)
     tiling, y = (
-        linear_tiling(5, dt.dtype("f16"), group_size or 0, "sm_80"),
+        linear_tiling(5, dt.dtype("f16"), group_size or 0, "sm_80", q.dtype.bits),
         np.full((5, 70), np.nan, np.float16),
     )
     linear_kernel.meaning(

@@ -1,0 +1,172 @@
+"""From integers and floats of at most 8 bits to 16-bit floats, both halves of a register at once.
+
+An integer of no more bits than the mantissa, put into the mantissa of 2^mantissa, is that number plus the
+integer, so one subtraction makes the cast; a constant that is subtracted next goes with it (the numbers are
+exact throughout).
+    u4 -> f16:  ((w >> 4) & 0x000f000f ^ 0x64006400) - 1024
+A float of fewer exponent bits, its fields moved to where the wider float has them, is right but for the
+exponent's bias: one multiplication by a power of two, exact for subnormals too. Source of both: Kim et al.
+2022, "Who Says Elephants Can't Run", and FP6-LLM; the masks are one lop3 each.
+
+What a view reads are fields of 32-bit words. Where the two fields of a pair lie 16 bits apart in one word, as
+`layouts.interleaved` puts them, a shift serves both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tilec.backends.ptx.emitter import Fragment
+from tilec.backends.writer import held
+from tilec.ir.dtype import DType
+from tilec.ir.func import Inst, Value
+from tilec.ir.inst.arith import Cast, Full, Sub
+from tilec.ir.inst.shape import Broadcast
+
+if TYPE_CHECKING:
+    from tilec.backends.ptx.emitter import Emitter
+
+HALVES = ("half", "bfloat")  # what shares a 32-bit register with another, and has instructions on both
+HALF, BOTH = 16, 0x10001  # bits of a half; a 1 at the foot of each
+SELECT, MASK_XOR, MASK_OR = 0xE4, 0x6A, 0xEA  # lop3: (a & c) | (b & ~c), (a & b) ^ c, (a & b) | c
+Pair = tuple[str, str]
+
+
+def widens(source: DType, into: DType) -> bool:
+    """Whether this way serves a cast."""
+    return held(into) in HALVES and (_fits_mantissa(source, into) or _fits_exponent(source, into))
+
+
+def _fits_mantissa(source: DType, into: DType) -> bool:
+    """Whether every integer of a dtype, made non-negative, fits the mantissa of a 16-bit float."""
+    return source.is_integer and source.bits <= min(8, into.mantissa) and held(into) in HALVES
+
+
+def _fits_exponent(source: DType, into: DType) -> bool:
+    """Whether a float of at most 8 bits, finite in every code, has a narrower exponent and mantissa."""
+    special = source.has_nan or source.has_infinity or not source.is_signed
+    narrow = source.exponent < into.exponent and source.mantissa <= into.mantissa
+    return source.is_float and source.bits <= 8 and not special and narrow
+
+
+def widened(e: Emitter, pair: Pair, source: DType, into: DType, less: int = 0) -> str:
+    """A pair of small numbers, less a constant, as an LLVM vector of two 16-bit floats."""
+    if source.is_integer:
+        return _from_integers(e, pair, source, into, less)
+    assert not less, "constants go with integers"
+    return _from_floats(e, pair, source, into)
+
+
+def shifted_integers(inst: Inst) -> tuple[Value, int] | None:
+    """(x, c) of cast(x) - c for integers that fit the mantissa: one subtraction does both, exactly."""
+    if not (isinstance(inst, Sub) and isinstance(inst.a, Cast)):
+        return None
+    constant = inst.b.x if isinstance(inst.b, Broadcast) else inst.b
+    source, into = inst.a.x.tile.dtype, inst.tile.dtype
+    if not (isinstance(constant, Full) and _fits_mantissa(source, into)):
+        return None
+    c = int(constant.value) if constant.value == constant.value // 1 else -1
+    return (inst.a.x, c) if 0 <= c < 2 ** (into.mantissa - 1) else None
+
+
+def _from_integers(e: Emitter, pair: Pair, source: DType, into: DType, less: int) -> str:
+    """The field's sign bit is flipped with the same lop3 that masks it, which makes it non-negative."""
+    offset = 1 << (source.bits - 1) if source.is_signed else 0
+    base = (into.bias + into.mantissa) << into.mantissa
+    fields = _fields(e, pair, source, 0)
+    mixed = lop3(e, fields, ((1 << source.bits) - 1) * BOTH, (base | offset) * BOTH, MASK_XOR)
+    return _arithmetic(e, "fsub", mixed, float(2**into.mantissa + offset + less), into)
+
+
+def _from_floats(e: Emitter, pair: Pair, source: DType, into: DType) -> str:
+    """Exponent and mantissa end where the wider mantissa begins, the sign is moved up on its own."""
+    low = into.mantissa - source.mantissa
+    fields = _fields(e, pair, source, low)
+    top = 1 << (source.bits - 1 + low)
+    up = HALF - source.bits - low
+    moved = e.let(f"shl i32 {fields}, {up}") if up else fields
+    sign = e.let(f"and i32 {moved}, {signed((1 << 15) * BOTH)}")
+    rest = (top - 1) & ~((1 << low) - 1)
+    placed = lop3(e, fields, rest * BOTH, sign, MASK_OR)
+    return _arithmetic(e, "fmul", placed, 2.0 ** (into.bias - source.bias), into)
+
+
+def _arithmetic(e: Emitter, name: str, word: str, constant: float, into: DType) -> str:
+    kind = held(into)
+    with e.writer.at_width(2):
+        other = e.writer.constant(constant, into)
+        return e.writer.op(name, kind, e.let(f"bitcast i32 {word} to <2 x {kind}>"), other)
+
+
+def _fields(e: Emitter, pair: Pair, source: DType, low: int) -> str:
+    """A word with the two fields at bits `low` and 16 + `low`, and anything around them."""
+    first, second = (e.fields.get(slot) for slot in pair)
+    if first is None or second is None:
+        a, b = (e.let(f"zext {held(source)} {slot} to i32") for slot in pair)
+        a, b = (e.let(f"shl i32 {x}, {by}") if by else x for x, by in ((a, low), (b, HALF + low)))
+        return lop3(e, a, b, 0xFFFF, SELECT)
+    a = _moved(e, *first, low)
+    if first[0] == second[0] and second[1] == first[1] + HALF:
+        return a
+    return lop3(e, a, _moved(e, *second, HALF + low), 0xFFFF, SELECT)
+
+
+def _moved(e: Emitter, word: str, start: int, to: int) -> str:
+    """A word shifted so that its bit `start` comes to bit `to`."""
+    if start == to:
+        return word
+    return e.let(f"lshr i32 {word}, {start - to}") if start > to else e.let(f"shl i32 {word}, {to - start}")
+
+
+def signed(word: int) -> int:
+    """32 bits as LLVM spells them."""
+    word &= 0xFFFFFFFF
+    return word - (1 << 32) if word >> 31 else word
+
+
+def lop3(e: Emitter, a: str, b: str | int, c: str | int, table: int) -> str:
+    """Any function of three words, bit by bit; constants are part of the instruction."""
+    given, operands, count = [a], ["$1"], 1
+    for x in (b, c):
+        if isinstance(x, int):
+            operands.append(f"0x{x & 0xFFFFFFFF:08x}")
+        else:
+            count += 1
+            given.append(x)
+            operands.append(f"${count}")
+    constraints = ",".join(["=r", *["r"] * count])
+    text = f"lop3.b32 $0, {', '.join(operands)}, 0x{table:02x};"
+    return e.let(f'call i32 asm "{text}", "{constraints}"({", ".join(f"i32 {x}" for x in given)})')
+
+
+# Which elements go together.
+
+
+def partners(e: Emitter, part: Fragment) -> list[tuple[int, int]] | None:
+    """The slots, two and two: as they share a register, or as a view's fields lie 16 bits apart, else
+    neighbours.
+
+    None where one is left over.
+    """
+    slots = part.slots
+    count = len(slots)
+    if count % 2:
+        return None
+    place = {slot: i for i, slot in enumerate(slots)}
+    if len(place) == count:
+        for other in (_shared_register, _half_apart):
+            found = [(i, place[mate]) for i, slot in enumerate(slots) if (mate := other(e, slot)) in place]
+            if len({i for pair in found for i in pair}) == count == 2 * len(found):
+                return found
+    return [(i, i + 1) for i in range(0, count, 2)]
+
+
+def _shared_register(e: Emitter, slot: str) -> str:
+    """The upper half of the register whose lower half a slot is."""
+    return e.upper.get(slot, "")
+
+
+def _half_apart(e: Emitter, slot: str) -> str:
+    """The field 16 bits above a view's field in the same word."""
+    word, start = e.fields.get(slot, ("", HALF))
+    return e.at_field.get((word, start + HALF), "") if start < HALF else ""

@@ -1,0 +1,72 @@
+"""Small types to 16-bit floats: every code, in neighbouring and in interleaved slots, and what it costs."""
+
+import re
+
+import numpy as np
+import pytest
+
+import tilec as tc
+from tests.backends.ptx.runner import check, out
+from tilec import ops
+from tilec.backends.ptx.assemble import find
+from tilec.ir import dtype as dt
+from tilec.ir import packing
+from tilec.ir.layout import Layout
+from tilec.ir.layouts import interleaved, mma_b
+
+SMALL = ["u1", "i1", "u2", "u3", "i3", "u4", "i4", "i5", "u6", "u7", "u8", "i8",
+         "f3e1m1", "f4e2m1", "f5e2m2", "f6e3m2", "f6e2m3", "f8e4m3", "f8e5m2"]  # fmt: skip
+
+
+@tc.kernel
+def cast(x: tc.Array, y: tc.Array, *, source, less, fragment, warps=1):
+    tile = tc.view(x.load(0, fragment.nbytes(source)), source, fragment).to(y.dtype)
+    y.store((0, 0), tile - less if less else tile)
+
+
+def fragment(kind: dt.DType) -> Layout:
+    return mma_b(tc.f16, (64, 32), 1) if kind.bits < 8 else mma_b(tc.f16, (32, 32), 1)
+
+
+@pytest.mark.parametrize("into", ["f16", "bf16"])
+@pytest.mark.parametrize("name", SMALL)
+def test_every_code_is_cast_exactly(name: str, into: str) -> None:
+    kind, wide = dt.dtype(name), dt.dtype(into)
+    shape = fragment(kind)
+    codes = np.resize(np.arange(1 << kind.bits), shape.size)
+    for layout in (shape, interleaved(shape, kind.bits)):
+        data = packing.pack_codes(codes, kind.bits)
+        for less in (0, 3) if kind.is_integer else (0,):
+            args = [data, out(layout.shape, wide)]
+            func = cast.compile(*args[:1], tc.Spec(wide, layout.shape), target="reference",
+                                source=kind, less=less, fragment=layout).traced  # fmt: skip
+            check(func, args)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_interleaved_slots_hold_pairs_16_bits_apart(bits: int) -> None:
+    plain = mma_b(tc.f16, (128, 128), 4)
+    moved = interleaved(plain, bits)
+    assert sorted(map(tuple, moved.slot_part().tolist())) == sorted(map(tuple, plain.slot_part().tolist()))
+    points = moved.slot_part()
+    apart = 16 // bits
+    for s in range(moved.slots):
+        if s // apart % 2 == 0:
+            assert (points[s + apart] - points[s]).tolist() == [1, 0], "neighbours along k share a register"
+
+
+@pytest.mark.parametrize("bits", [3, 5, 6, 7, 16])
+def test_widths_that_do_not_divide_16_stay_as_they_are(bits: int) -> None:
+    plain = mma_b(tc.f16, (128, 128), 4)
+    assert interleaved(plain, bits) == plain
+
+
+@pytest.mark.parametrize("name", ["u4", "i4", "u2", "u8"])
+def test_the_loop_of_quantised_weights_converts_nothing_one_by_one(name: str) -> None:
+    """A lop3 per pair of weights, a subtraction per pair; no conversion instruction at all."""
+    done = ops.linear.compile(m=16, n=4096, k=4096, x="f16", weight=name, group_size=128, target="sm_80")
+    assert done.ptx.count("lop3.b32") == 64
+    assert len(re.findall(r"(add|sub)(\.rn)?\.f16x2", done.ptx)) == 64
+    assert not re.search(r"cvt\.rn\.f16\.[us]\d", done.ptx)
+    if find("ptxas"):
+        assert done.resources.spill_bytes == 0
