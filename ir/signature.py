@@ -16,7 +16,9 @@ from tilec.ir.tile import ArrayType, Dim
 
 @dataclass(frozen=True)
 class Slot:
-    """One machine argument. `kind` is pointer, extent, stride or scalar; `param` counts parameters, `axis` axes."""
+    """One machine argument. `kind` is pointer, extent, stride or scalar; `param` counts parameters, `axis`
+    axes.
+    """
 
     kind: str
     param: int
