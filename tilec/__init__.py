@@ -22,8 +22,9 @@ if not (_here / "ir").is_dir():  # a checkout: the rooms lie beside this folder,
     __path__.append(str(_here.parent))
 
 from tilec.arrays import Array as Array
-from tilec.arrays import Tiles as Tiles
 from tilec.compiled import Compiled as Compiled
+from tilec.device import DeviceArray as DeviceArray
+from tilec.device import to_device as to_device
 from tilec.ir import debug as _debug
 from tilec.ir import layouts as layouts
 from tilec.ir.dtype import _OWN_NAMES, DType
@@ -79,6 +80,7 @@ from tilec.lang import zeros as zeros
 from tilec.places import target as target
 from tilec.specialise import Spec as Spec
 from tilec.specialise import dim as dim
+from tilec.tiles import Tiles as Tiles
 from tilec.values import Tile as Tile
 
 __version__ = "0.1.0"

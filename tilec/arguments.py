@@ -7,16 +7,19 @@ key = fast_key(given)       all that code and grid can depend on: equal keys, sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 
-from tilec.frontend import EMPTY, Definition, Param
+from tilec.device import DeviceArray, bounds_of, gpu_of, memory_of
+from tilec.frontend import EMPTY, Param
 from tilec.ir import codec
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Func, written_arrays
 from tilec.ir.packing import PackedArray
+from tilec.ir.target import parse_target
 from tilec.ir.tile import ArrayType, Dim, Extent, TileType, Type
 from tilec.literals import NUMBERS, number
 from tilec.places import element_strides
@@ -27,8 +30,21 @@ Static = frozenset[tuple[int, int]]
 EFFORT: Any = 10_000  # candidate solutions until numpy gives up telling strided views apart
 
 
+class Signature(Protocol):
+    """How a kernel is called: a Definition, or what is left of one in a saved kernel."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def params(self) -> tuple[Param, ...]: ...
+    @property
+    def alias(self) -> frozenset[str]: ...
+    @property
+    def usage(self) -> str: ...
+
+
 def bind(
-    definition: Definition, args: tuple[Any, ...], named: Mapping[str, Any]
+    definition: Signature, args: tuple[Any, ...], named: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The run-time arguments in order, and the constants that remain."""
     params = definition.params
@@ -77,7 +93,9 @@ def _key(x: Any) -> Any:
         at = x.__array_interface__["data"][0]
         return (x.dtype, x.shape, x.strides, at % WIDEST, x.flags.writeable)
     if isinstance(x, PackedArray):
-        return (x.dtype, x.shape, _key(data_of(x)))
+        return (x.dtype, x.shape, _key(x.bytes))
+    if isinstance(x, DeviceArray):
+        return (x.dtype, x.device, _key(x.bounds))
     return (type(x), x.tobytes())
 
 
@@ -85,11 +103,38 @@ def checked(param: Param, x: Any) -> Any:
     """An argument as the runners take it: an array, or a numpy scalar of the parameter's dtype."""
     if param.dtype is not None:
         return scalar_argument(param.name, param.dtype, x)
-    if isinstance(x, PackedArray):
+    if isinstance(x, np.ndarray):
         return x
-    if not isinstance(x, np.ndarray):
+    if isinstance(x, PackedArray):
+        return x if isinstance(x.bytes, np.ndarray) else replace(x, bytes=memory_of(x.bytes, param.name))
+    held = memory_of(x, param.name)
+    if held is None:
         raise TilecError(f"{param.name} takes an array, found {type(x).__name__}{_instead(x)}")
-    return x
+    return held
+
+
+def place_of(definition: Signature, held: Sequence[Any], target: str, chosen: bool = False) -> str:
+    """Where a call runs: arrays of a GPU on their GPU, others on `target`.
+
+    TilecError where arrays lie apart, or where the target was `chosen` and they lie elsewhere.
+    """
+    gpus = [gpu_of(x) for x in held]
+    if not any(gpus):
+        return target
+    first = next(i for i, gpu in enumerate(gpus) if gpu is not None)
+    there = _lies(gpus[first])
+    name = definition.params[first].name
+    for param, gpu in zip(definition.params, gpus, strict=True):
+        if param.dtype is None and _lies(gpu) != there:
+            hint = f"pass tc.to_device({param.name})" if gpu is None else "arrays of one call lie on one GPU"
+            raise TilecError(f"{name} lies on {there}, and {param.name} on {_lies(gpu)}: {hint}")
+    if chosen and parse_target(target).runner != there:
+        raise TilecError(f"{name} lies on {there}, and {target} runs kernels on arrays of the host")
+    return there
+
+
+def _lies(gpu: DeviceArray | None) -> str:
+    return "the host" if gpu is None else f"cuda:{gpu.device}"
 
 
 def _instead(x: Any) -> str:
@@ -97,7 +142,9 @@ def _instead(x: Any) -> str:
         return ": a scalar parameter is annotated with a dtype, as in alpha: tc.f32"
     if isinstance(x, list | tuple):
         return ": pass np.array(..., dtype)"
-    return ": pass a numpy array" if x is not None else ": allocate the output first, np.empty(shape, dtype)"
+    if x is None:
+        return ": allocate the output first, np.empty(shape, dtype)"
+    return ": pass a numpy array, or one of torch, cupy or jax"
 
 
 def scalar_argument(name: str, dtype: DType, x: Any) -> Any:
@@ -123,7 +170,7 @@ def argument_type(param: Param, i: int, x: Any, static: Static) -> Type:
     return array_type(checked(param, x), param.name, axes)
 
 
-def check_writeable(definition: Definition, written: Sequence[int], held: Sequence[Any]) -> None:
+def check_writeable(definition: Signature, written: Sequence[int], held: Sequence[Any]) -> None:
     """Arrays that the kernel writes must be writeable."""
     for i in written:
         if not data_of(held[i]).flags.writeable:
@@ -131,7 +178,7 @@ def check_writeable(definition: Definition, written: Sequence[int], held: Sequen
             raise TilecError(f"{definition.name} writes {name}, which is read-only: pass a copy")
 
 
-def kept_apart(definition: Definition, written: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def kept_apart(definition: Signature, written: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Pairs of arrays that may not share bytes: one is written, and neither may overlap others (alias=)."""
     params = definition.params
     arrays = [i for i, p in enumerate(params) if p.dtype is None and p.name not in definition.alias]
@@ -140,7 +187,7 @@ def kept_apart(definition: Definition, written: Sequence[int]) -> tuple[tuple[in
     )
 
 
-def check_apart(definition: Definition, pairs: Sequence[tuple[int, int]], held: Sequence[Any]) -> None:
+def check_apart(definition: Signature, pairs: Sequence[tuple[int, int]], held: Sequence[Any]) -> None:
     """Written arrays share no bytes with other arguments."""
     for i, j in pairs:
         if overlap(data_of(held[i]), data_of(held[j])):
@@ -167,12 +214,12 @@ def written_params(func: Func) -> tuple[int, ...]:
     return tuple(i for i, param in enumerate(func.params) if param in written)
 
 
-def data_of(x: Array | PackedArray) -> Array:
-    """An array's memory."""
-    return np.asarray(x.bytes) if isinstance(x, PackedArray) else x
+def data_of(x: Any) -> Array:
+    """An array's memory; only its bounds where that is a GPU's."""
+    return x if isinstance(x, np.ndarray) else bounds_of(x)
 
 
-def check_fits(definition: Definition, types: Sequence[Type], held: Sequence[Any]) -> None:
+def check_fits(definition: Signature, types: Sequence[Type], held: Sequence[Any]) -> None:
     """Arguments of code compiled beforehand: every extent, stride and alignment that it counts on."""
     known: dict[str, int] = {}
     arrays = [(p.name, kind, x) for p, kind, x in zip(definition.params, types, held, strict=True)

@@ -14,22 +14,24 @@ from typing import Any
 
 from tilec import cache
 from tilec.arguments import (
+    Signature,
     bind,
     check_apart,
     check_fits,
     check_writeable,
     checked,
     kept_apart,
+    place_of,
     written_params,
 )
-from tilec.frontend import Definition
+from tilec.device import device
 from tilec.ir import debug
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Func, Value
 from tilec.ir.run import Memory, grid_size
 from tilec.ir.target import CPU, Place, Target, parse_target
 from tilec.ir.tile import ArrayType, Type
-from tilec.places import Emulated, Program, Reference, meant, runner_of
+from tilec.places import Emulated, Program, Reference, current_target, meant, runner_of
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,12 @@ class Resources:
 class Compiled:
     """What `kernel.compile` gives. Callable with arrays that fit the types it was compiled for."""
 
-    def __init__(self, definition: Definition, func: Func, target: str) -> None:
+    def __init__(self, definition: Signature, func: Func, target: str) -> None:
         self.definition = definition
         self.target = target
         self.traced = func
         self.place: Place = parse_target(target)
+        self._programs: dict[str, Program] = {}
 
     def __repr__(self) -> str:
         return f"Compiled({self.definition.name}, {', '.join(map(str, self.types))}, target={self.target!r})"
@@ -65,11 +68,9 @@ class Compiled:
     @cached_property
     def machine(self) -> Target:
         """The target as data."""
-        if self.place.target is None:
-            raise TilecError(
-                f'{self.target}: kernels are not launched on GPUs yet; they run on "cpu", "reference" and '
-                '"emulator:sm_80", and compile(..., target="sm_90a") gives their PTX'
-            )
+        if self.place.target is None:  # only the driver knows
+            target: Target = device(self.place.device).target
+            return target
         return self.place.target
 
     @cached_property
@@ -126,13 +127,30 @@ class Compiled:
     @cached_property
     def sass(self) -> str:
         """The GPU's machine code; needs ptxas and nvdisasm."""
-        return str(self._of("sass", "SASS", "sm_90a"))
+        self._of("sass", "SASS", "sm_90a")
+        return disassembled(self._assembled.cubin)
 
     @cached_property
     def resources(self) -> Resources:
         """What a thread and a block take; needs ptxas."""
-        usage = self._of("assembled", "resources", "sm_90a")
+        self._of("assembled", "resources", "sm_90a")
+        usage = self._assembled
         return Resources(usage.registers, usage.spill_bytes, usage.shared_bytes + self.code.shared_bytes)
+
+    @cached_property
+    def _assembled(self) -> Any:
+        """What ptxas makes of the PTX, kept on disk too."""
+        from tilec.backends.ptx.assemble import find, restored
+
+        tool = find("ptxas")
+        stamp = f"{tool} {tool.stat().st_mtime_ns}" if tool else ""
+        name = cache.key("cubin", stamp, self.code.target.name, self.code.ptx)
+        kept = cache.fetch(name) if tool and not debug.level() else None
+        if kept is not None:
+            return restored(kept)
+        made = self.code.assembled
+        cache.keep(name, made.parts())
+        return made
 
     def _of(self, name: str, what: str, other: str) -> Any:
         if not hasattr(type(self.code), name) and not hasattr(self.code, name):
@@ -141,16 +159,30 @@ class Compiled:
 
     # Running.
 
-    @cached_property
-    def program(self) -> Program:
-        """The compiled code, ready to launch."""
-        place = runner_of(self.target)
+    def program_on(self, name: str) -> Program:
+        """The compiled code, ready to launch on a target; made once."""
+        if name not in self._programs:
+            self._programs[name] = self._program(runner_of(name))
+        return self._programs[name]
+
+    def _program(self, place: Place) -> Program:
         if place.runner == "reference":
             return Reference(self.func)
         if place.runner == "emulator":
             return Emulated(self.code)
+        if place.target is None:
+            from tilec.on_cuda import OnCuda
+
+            return OnCuda(self.code, self.cubin, self.written, place.device)
         program: Program = self.code
         return program
+
+    @cached_property
+    def cubin(self) -> bytes | None:
+        """Machine code, where there is an assembler."""
+        from tilec.backends.ptx.assemble import find
+
+        return self._assembled.cubin if find("ptxas") else None
 
     @cached_property
     def written(self) -> tuple[int, ...]:
@@ -162,9 +194,22 @@ class Compiled:
         given, _ = bind(self.definition, tuple(x for x in args if x is not None), {})
         held = [checked(param, x) for param, x in zip(self.definition.params, given, strict=True)]
         check_fits(self.definition, self.types, held)
-        self.prepared(held)(held)
+        self.prepared(held, self.place_of(held))(held)
 
-    def prepared(self, held: Sequence[Any]) -> Launch:
+    def place_of(self, held: Sequence[Any]) -> str:
+        """Arrays of a GPU: there. The host's: where it was compiled for, or on the current target if that was
+        a GPU by its name, as "sm_90a" is."""
+        if self.place.runner != "compile":
+            return place_of(self.definition, held, self.target, chosen=True)
+        place, here = place_of(self.definition, held, current_target()), current_target()
+        if place.startswith("cuda") or here == f"emulator:{self.target}":
+            return place
+        raise TilecError(
+            f"{self.definition.name} was compiled for {self.target}, and its arguments lie on the host: run "
+            f'it with tc.target("cuda:0") or tc.target("emulator:{self.target}"), or pass arrays of a GPU'
+        )
+
+    def prepared(self, held: Sequence[Any], place: str) -> Launch:
         """A launch on arguments like these: checks what the kernel requires, and counts its blocks."""
         check_writeable(self.definition, self.written, held)
         env: dict[Value, Any] = {
@@ -172,7 +217,7 @@ class Compiled:
             for param, x in zip(self.traced.params, held, strict=True)
         }
         blocks = grid_size(self.traced, env)
-        return Launch(self, blocks, kept_apart(self.definition, self.written))
+        return Launch(self, place, blocks, kept_apart(self.definition, self.written))
 
 
 @dataclass(frozen=True)
@@ -180,13 +225,20 @@ class Launch:
     """Compiled code and its grid, for arguments of one `fast_key`. `apart`: arrays that may not overlap."""
 
     compiled: Compiled
+    place: str
     blocks: int
     apart: tuple[tuple[int, int], ...]
 
     def __call__(self, held: Sequence[Any]) -> None:
         check_apart(self.compiled.definition, self.apart, held)
         if self.blocks:
-            self.compiled.program.launch(held, self.blocks)
+            self.compiled.program_on(self.place).launch(held, self.blocks)
+
+
+def disassembled(cubin: bytes) -> str:
+    from tilec.backends.ptx.assemble import sass
+
+    return sass(cubin)
 
 
 def _backend(name: str) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from tilec.arguments import Static, argument_type, bind, checked, constant_key, fast_key
+from tilec.arguments import Static, argument_type, bind, checked, constant_key, fast_key, place_of
 from tilec.compiled import Compiled, Launch
 from tilec.frontend import Definition, constants_of, define, trace
 from tilec.ir import debug
@@ -52,7 +52,7 @@ class Kernel:
         runner_of(target)
 
         def run(*args: Any, **constants: Any) -> None:
-            self._run(target, args, constants)
+            self._run(target, args, constants, chosen=True)
 
         return run
 
@@ -70,7 +70,9 @@ class Kernel:
     def _absent_scalars(self, args: Sequence[Any]) -> dict[str, Any]:
         return {p.name: 0 for p in self.definition.params[len(args) :] if p.dtype is not None}
 
-    def _run(self, target: str, args: tuple[Any, ...], constants: dict[str, Any]) -> None:
+    def _run(
+        self, target: str, args: tuple[Any, ...], constants: dict[str, Any], chosen: bool = False
+    ) -> None:
         if tracing() is not None:
             raise TilecError(
                 f"the kernel {self.definition.name} is called inside a kernel: make what they share a plain "
@@ -79,6 +81,7 @@ class Kernel:
         given, rest = bind(self.definition, args, constants)
         definition, present = self._present(given)
         held = tuple(checked(param, x) for param, x in zip(definition.params, present, strict=True))
+        target = place_of(definition, held, target, chosen)
         key = (target, definition.nothing, fast_key(held), _constants_key(rest))
         launch = self._launches.get(key) or self._prepare(definition, target, held, rest, key)
         launch(held)
@@ -98,9 +101,9 @@ class Kernel:
         """The first call of its kind: compiles, checks what the kernel requires, counts the blocks."""
         try:
             compiled = self._specialised(definition, target, held, constants)
-            launch = compiled.prepared(held)
+            launch = compiled.prepared(held, target)
             with self._lock:
-                compiled.program  # noqa: B018 - compiled here, once, so that what the target refuses is told here
+                compiled.program_on(target)  # compiled once, and what the target refuses is told here
         except TilecError as error:
             told = _with_arguments(error, definition, held)
             raise told.with_traceback(None) from error.__cause__  # our own frames help nobody

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from tilec.device import DeviceArray
 from tilec.ir import codec
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Func
@@ -125,6 +126,8 @@ def element_strides(arg: Any) -> tuple[int, ...]:
     """Strides in elements."""
     if isinstance(arg, PackedArray):
         return tuple(int(np.prod(arg.shape[axis + 1 :], dtype=np.int64)) for axis in range(len(arg.shape)))
+    if isinstance(arg, DeviceArray):
+        return arg.strides
     return tuple(stride // arg.itemsize for stride in arg.strides)
 
 

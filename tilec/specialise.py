@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tilec.device import DeviceArray, bounds_of
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
@@ -147,7 +148,7 @@ def dtype_of(x: np.dtype[Any], name: str) -> DType:
 
 
 def array_type(
-    x: np.ndarray[Any, Any] | PackedArray, name: str, static: frozenset[int] = frozenset()
+    x: np.ndarray[Any, Any] | PackedArray | DeviceArray, name: str, static: frozenset[int] = frozenset()
 ) -> ArrayType:
     """The type that a kernel is compiled for, given an array; `static`: axes whose extents are constants."""
     if isinstance(x, PackedArray):
@@ -156,12 +157,10 @@ def array_type(
             Dim(f"{name}.{axis}.stride", power_of_two(n)) if isinstance(n, Dim) else n
             for axis, n in enumerate(_strides_like(x.shape, shape))
         )
-        return ArrayType(
-            x.dtype, shape, strides, alignment(np.asarray(x.bytes)), packed=x.dtype.bits % 8 != 0
-        )
-    kind = dtype_of(x.dtype, name)
-    shape = _shape(x.shape, name, static)
-    return ArrayType(kind, shape, _strides(x, name, shape), alignment(x))
+        return ArrayType(x.dtype, shape, strides, alignment(bounds_of(x)), packed=x.dtype.bits % 8 != 0)
+    kind = x.dtype if isinstance(x, DeviceArray) else dtype_of(x.dtype, name)
+    shape, held = _shape(x.shape, name, static), bounds_of(x)
+    return ArrayType(kind, shape, _strides(held, name, shape), alignment(held))
 
 
 def _shape(extents: Sequence[int], name: str, static: frozenset[int]) -> Extents:

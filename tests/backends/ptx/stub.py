@@ -165,7 +165,7 @@ class StubDriver:
         """Takes the buffer apart as the PTX declares it."""
         args, at = [], 0
         for param in module.programs[name].function.params:
-            at += -at % param.align
+            at += -at % param.size  # .align in the PTX is that of the memory pointed to
             args.append(self.argument(packed[at : at + param.size]))
             at += param.size
         assert at == len(packed), f"{name} takes {at} bytes of parameters, found {len(packed)}"

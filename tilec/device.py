@@ -1,0 +1,281 @@
+"""Arrays in a GPU's memory, of any library: what kernels take, and what tc.to_device gives.
+
+    x = tc.to_device(numpy_array);  y = tc.to_device(np.empty_like(numpy_array))
+    double(x, y);   y.numpy()
+torch, cupy, jax and others come in by `__dlpack__` or `__cuda_array_interface__`; a DeviceArray goes out by
+both. Nothing is copied, and kernels run on the arrays' own device and stream.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from tilec import dlpack
+from tilec.dlpack import LEGACY
+from tilec.ir.dtype import DType
+from tilec.ir.dtype import dtype as find_dtype
+from tilec.ir.errors import TilecError
+from tilec.ir.packing import PackedArray
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceArray:
+    """An array in the memory of a GPU, and the stream on which its elements come to be.
+
+    `bounds` says where it lies: an array of numpy's with its address, extents and strides, whose elements
+    must not be touched from the host. `owner` keeps the memory alive.
+    """
+
+    dtype: DType
+    bounds: Array = field(repr=False)
+    device: int
+    stream: int = LEGACY
+    owner: Any = field(default=None, repr=False)
+    address: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "address", int(self.bounds.__array_interface__["data"][0]))
+
+    def __repr__(self) -> str:
+        return f"DeviceArray({self.dtype.name}{list(self.shape)}, cuda:{self.device})"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.bounds.shape
+        return shape
+
+    @property
+    def ndim(self) -> int:
+        return self.bounds.ndim
+
+    @property
+    def nbytes(self) -> int:
+        return self.bounds.nbytes
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """In elements."""
+        return tuple(stride // self.bounds.itemsize for stride in self.bounds.strides)
+
+    def numpy(self) -> Array:
+        """A copy in the host's memory, once the stream is there; of codes where numpy lacks the dtype."""
+        gpu, low = device(self.device), self.address
+        span = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        held = np.empty(span if self.bounds.size else 0, self.bounds.dtype)
+        gpu.synchronise(self.stream)
+        gpu.copy_out(held.ctypes.data, low, held.nbytes)
+        view = np.lib.stride_tricks.as_strided(held, self.shape, self.bounds.strides)
+        return _named(view.copy(), self.dtype)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return dlpack.CUDA, self.device
+
+    def __dlpack__(self, *, stream: int | None = None, max_version: Any = None, dl_device: Any = None,
+                   copy: bool | None = None) -> Any:  # fmt: skip
+        """A capsule for a consumer that works on `stream` (-1: it looks after the order itself)."""
+        if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
+            raise BufferError("a DeviceArray is handed out as it is: neither copied nor moved")
+        if stream != -1 and (stream or LEGACY) != self.stream:
+            device(self.device).wait(stream or LEGACY, self.stream)
+        tensor = dlpack.Tensor(self.address, self.shape, self.strides, self.dtype, dlpack.CUDA, self.device)
+        return dlpack.make(tensor, self)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        if self.dtype.storage != self.dtype.reference:
+            raise AttributeError(f"__cuda_array_interface__ has no {self.dtype.name}: DLPack has")
+        return {
+            "version": 3,
+            "shape": self.shape,
+            "typestr": self.bounds.dtype.str,
+            "data": (self.address, not self.bounds.flags.writeable),
+            "strides": self.bounds.strides,
+            "stream": self.stream,
+        }
+
+
+def to_device(x: Any, number: int | None = None) -> Any:
+    """A copy of an array of the host in a GPU's memory (cuda:0, or the one that tc.target names).
+
+    Takes numpy arrays, whatever has `__dlpack__`, and packed arrays, whose bytes are copied; the copy is
+    row-major. What lies on a GPU stays there. TilecError where there is no GPU.
+    """
+    if isinstance(x, PackedArray):
+        return replace(x, bytes=to_device(x.bytes, number))
+    held = memory_of(x, "x")
+    if held is None:
+        raise TilecError(f"tc.to_device takes an array, found {type(x).__name__}")
+    if isinstance(held, DeviceArray):
+        return held
+    gpu = device(_default() if number is None else number)
+    dense = np.ascontiguousarray(held).reshape(held.shape)
+    at = gpu.allocate(dense.nbytes)
+    gpu.copy_in(at, dense.ctypes.data, dense.nbytes)
+    kept = _Memory(gpu.number, at)
+    return placed(
+        at, dense.shape, dlpack.row_major(dense.shape), find_dtype(held.dtype), gpu.number, owner=kept
+    )
+
+
+class _Memory:
+    """Device memory that is freed with this object."""
+
+    def __init__(self, number: int, address: int) -> None:
+        weakref.finalize(self, device(number).free, address).atexit = False  # the driver frees all at the end
+
+
+def _default() -> int:
+    from tilec.ir.target import parse_target
+    from tilec.places import current_target
+
+    place = parse_target(current_target())
+    return place.device if place.runner.startswith("cuda") else 0
+
+
+def placed(
+    address: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: DType,
+    number: int,
+    *,
+    stream: int = LEGACY,
+    owner: Any = None,
+    read_only: bool = False,
+) -> DeviceArray:
+    """An array at an address of a GPU; strides in elements."""
+    return DeviceArray(dtype, view(address, shape, strides, dtype, read_only), number, stream, owner)
+
+
+class _At:
+    """Memory at an address, for numpy."""
+
+    def __init__(self, described: dict[str, Any], owner: Any = None) -> None:
+        self.__array_interface__ = described
+        self.owner = owner
+
+
+def view(
+    address: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: DType,
+    read_only: bool,
+    owner: Any = None,
+) -> Array:
+    """numpy's view of an address: nothing is read. Of codes where numpy lacks the dtype."""
+    size = dtype.storage.itemsize
+    described = {
+        "version": 3,
+        "shape": shape,
+        "typestr": dtype.storage.str,
+        "data": (address or 256, read_only),  # null only where there are no elements
+        "strides": tuple(stride * size for stride in strides),
+    }
+    return np.asarray(_At(described, owner))
+
+
+def device(number: int) -> Any:
+    """The driver's Device: loaded when first needed."""
+    from tilec.backends.ptx import driver
+
+    return driver.device(number)
+
+
+# Arrays of other libraries.
+
+
+def memory_of(x: Any, name: str) -> Array | DeviceArray | None:
+    """The memory of an array of any library: the host's as numpy's view, a GPU's as a DeviceArray; or None.
+
+    TilecError where it lies elsewhere, or where its library will not hand it out.
+    """
+    if isinstance(x, np.ndarray | DeviceArray):
+        return x
+    torch = type(x).__module__.partition(".")[0] == "torch"
+    try:
+        interface = None if torch else getattr(x, "__cuda_array_interface__", None)
+        if interface is not None and (interface.get("stream") or not hasattr(x, "__dlpack__")):
+            return _from_interface(x, interface)
+        return _from_dlpack(x, name, torch) if hasattr(x, "__dlpack__") else None
+    except (BufferError, RuntimeError) as error:
+        raise TilecError(f"{name} is not handed out by {type(x).__module__}: {error}") from None
+
+
+def _from_interface(x: Any, given: dict[str, Any]) -> DeviceArray:
+    """By `__cuda_array_interface__`, which knows the stream since version 3."""
+    address, read_only = given["data"]
+    dtype = find_dtype(np.dtype(given["typestr"]))
+    size, shape = dtype.storage.itemsize, tuple(given["shape"])
+    in_bytes = given.get("strides")
+    strides = dlpack.row_major(shape) if in_bytes is None else tuple(s // size for s in in_bytes)
+    number = int(getattr(getattr(x, "device", None), "id", 0))
+    stream = given.get("stream") or LEGACY
+    return placed(address, shape, strides, dtype, number, stream=stream, owner=x, read_only=read_only)
+
+
+def _from_dlpack(x: Any, name: str, torch: bool) -> Array | DeviceArray:
+    kind, number = map(int, x.__dlpack_device__())
+    if kind not in (dlpack.CPU, dlpack.CUDA, dlpack.CUDA_HOST, dlpack.CUDA_MANAGED):
+        raise TilecError(
+            f"{name} lies on a device that is neither the host nor an NVIDIA GPU (DLPack's {kind})"
+        )
+    on_gpu = kind in (dlpack.CUDA, dlpack.CUDA_MANAGED)
+    stream = LEGACY
+    if on_gpu and torch:  # we work where torch is working
+        stream = int(sys.modules["torch"].cuda.current_stream(number).cuda_stream) or LEGACY
+    capsule = _capsule(x, {"stream": -1 if torch else stream} if on_gpu else {})
+    t = dlpack.read(capsule)
+    if not on_gpu:
+        return _named(view(t.address, t.shape, t.strides, t.dtype, t.read_only, (x, capsule)), t.dtype)
+    return placed(t.address, t.shape, t.strides, t.dtype, t.device, stream=stream, owner=(x, capsule),
+                  read_only=t.read_only)  # fmt: skip
+
+
+def _capsule(x: Any, words: dict[str, Any]) -> Any:
+    """Of version 1, which says what is read-only, where the library knows it."""
+    try:
+        return x.__dlpack__(max_version=(1, 1), **words)
+    except TypeError:
+        return x.__dlpack__(**words)
+
+
+def _named(codes: Array, dtype: DType) -> Array:
+    """Codes under the name that ml_dtypes gives them, where numpy has none."""
+    if dtype.storage == dtype.reference:
+        return codes
+    import ml_dtypes
+
+    name = next((alias for alias in dtype.aliases if hasattr(ml_dtypes, alias)), None)
+    return codes.view(getattr(ml_dtypes, name)) if name else codes
+
+
+# What numpy arrays, arrays of GPUs and packed ones share.
+
+
+def bounds_of(x: Any) -> Array:
+    """Where an argument's memory is; its elements only where it is the host's."""
+    if isinstance(x, PackedArray):
+        return bounds_of(x.bytes)
+    return x.bounds if isinstance(x, DeviceArray) else np.asarray(x)
+
+
+def gpu_of(x: Any) -> DeviceArray | None:
+    """The array of a GPU that an argument is, or that its bytes are."""
+    held = x.bytes if isinstance(x, PackedArray) else x
+    return held if isinstance(held, DeviceArray) else None
+
+
+def span(x: Array) -> tuple[int, int]:
+    """The address of an array's first byte, and that after its last."""
+    if not x.size:
+        return x.ctypes.data, x.ctypes.data
+    low, high = np.lib.array_utils.byte_bounds(x)
+    return int(low), int(high)
