@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tilec as tc
@@ -13,6 +14,7 @@ from tilec import cache
 from tilec.__main__ import main
 from tilec.checking import Outcome, check, told
 from tilec.doctor import tried
+from tilec.foreign import arguments
 from tilec.scripts import first_call
 from tilec.show import evaluated, parsed
 
@@ -87,6 +89,7 @@ def fails(capsys: Output, *arguments: str) -> str:
         (("show", "a.py:b", "--set", "bm"), "expected NAME=VALUE, found 'bm'"),
         (("bench", "compile", "--runs", "0"), "expected a number of 1 or more, found '0'"),
         (("bench", "compile", "--run", "2", "--fast"), "unrecognized arguments: --fast"),
+        (("check", "--ptx", "a", "--grid", "0"), "expected one to three numbers of 1 or more, as in 8"),
         (("check", "a.py", "b.py"), "unrecognized arguments: b.py"),
     ],
 )
@@ -227,6 +230,67 @@ def test_check_needs_a_launch(script: Any) -> None:
         f"{path} launched no kernel on emulator:sm_80: there was nothing to check"
     )
     assert not Outcome(launches=1).failed
+
+
+PTX = ROOT / "tests/backends/emulator/ptx"
+VECADD = ("--kernel", "vecadd", "--grid", "4", "--block", "256", "--args")
+
+
+def test_check_ptx_finds_nothing(capsys: Output) -> None:
+    words = ("f32[1000] f32[1000]", "f32[1000]=0", "s32=1000")
+    vecadd = ("check", "--ptx", str(PTX / "basic.ptx"), *VECADD, *words)
+    assert main(vecadd) == 0
+    assert capsys.readouterr().out == "checked vecadd, 4 blocks of 256 threads: no findings\n"
+    assert main([*vecadd, "--metrics", "--seed", "1"]) == 0
+    assert "instructions" in capsys.readouterr().out
+
+
+def test_check_ptx_finds_an_access_at_its_lines(capsys: Output) -> None:
+    words = "f32[1000] f32[1000] f32[999] i32=1000"
+    assert main(["check", "--ptx", str(PTX / "basic.ptx"), *VECADD, words]) == 1
+    printed = capsys.readouterr().out
+    assert re.match(r".*basic\.cu:\d+: vecadd: out-of-bounds: .*argument 2", printed)
+    number, text = re.search(r"line (\d+): (st.global.f32.*)", printed).groups()  # type: ignore[union-attr]
+    assert text.split()[0] in (PTX / "basic.ptx").read_text().splitlines()[int(number) - 1]
+    assert printed.endswith("checked vecadd, 4 blocks of 256 threads: 1 finding\n")
+
+
+def test_check_ptx_with_tensor_maps_and_shared_memory(capsys: Output) -> None:
+    words = "f16[64, 128]:box[64, 64]:128B f16[64, 128]:box[64, 64]:128B f16[64, 64]:box[64, 64] i32=128"
+    options = ("--kernel", "matmul", "--block", "128", "--shared", "1024", "--args", words)
+    assert main(["check", "--ptx", str(PTX / "wgmma.ptx"), *options]) == 0
+    assert capsys.readouterr().out == "checked matmul, 1 block of 128 threads: no findings\n"
+
+
+def test_arguments_of_foreign_kernels() -> None:
+    x, y, codes, n, alpha, mapped = arguments(
+        "f32[2, 3] bf16[4]=1.5 u8[5] s32=-7 f16=0.5 f16[16,64]:box[8, 64]:128B=2"
+    )
+    assert x.shape == (2, 3) and x.dtype == np.float32 and len(set(x.flat)) == 6
+    assert y.tolist() == [0x3FC0] * 4, "bf16 as its bits"
+    assert codes.dtype == np.uint8 and codes.shape == (5,)
+    assert (n, n.dtype, alpha, alpha.dtype) == (-7, np.int32, 0.5, np.float16)
+    assert (mapped.box, mapped.swizzle, mapped.array[0, 0]) == ((8, 64), "128B", 2)
+    assert np.array_equal(arguments("f32[2, 3]")[0], x), "the same numbers each time"
+    assert arguments("") == ()
+
+
+@pytest.mark.parametrize("word", ["f32[]", "f32[0]", "f32[8", "f32[8]=x", "f32[8]:tma[8]", "f32[8]:box[]"])
+def test_arguments_that_cannot_be_read(word: str) -> None:
+    with pytest.raises(tc.TilecError, match=r"--args cannot be read: expected one entry per argument"):
+        arguments(word)
+
+
+def test_check_ptx_says_what_is_missing(tmp_path: Path, capsys: Output) -> None:
+    assert "check takes a script, as in tilec check matmul.py, or PTX" in fails(capsys, "check")
+    assert "check takes a script" in fails(capsys, "check", "a.py", "--ptx", "a.ptx")
+    assert f"there is no file {tmp_path}/a.ptx" in fails(capsys, "check", "--ptx", f"{tmp_path}/a.ptx")
+    said = fails(capsys, "check", "--ptx", str(PTX / "basic.ptx"))
+    assert "--kernel says which of" in said and "it has vecadd, sum" in said
+    said = fails(capsys, "check", "--ptx", str(PTX / "basic.ptx"), *VECADD, "f32[9] i32")
+    assert "--args: a scalar takes a value, as in i32=1000, found 'i32'" in said
+    said = fails(capsys, "check", "--ptx", str(PTX / "basic.ptx"), *VECADD, "f32[9]")
+    assert "vecadd takes 4 arguments, 1 were given" in said
 
 
 # bench and doctor

@@ -3,6 +3,7 @@
 tilec demo                                      digits read with weights of 8 bits to 1
 tilec show matmul.py:matmul --stage ptx         a kernel's text at any stage
 tilec check matmul.py                           a script's kernels on the emulator
+tilec check --ptx add.ptx --args "f32[9] i32=9" PTX of any compiler on the emulator
 tilec bench compile                             what a compile costs
 tilec doctor                                    what is installed, what works
 """
@@ -18,6 +19,10 @@ from pathlib import Path
 from tilec.ir.errors import TilecError
 
 SPECS = '"f16[m, k:8] f16[k:8, 4096] f16[m, 4096] f32"'
+ARGS = (
+    "one entry per argument: f32[100, 64] is an array of random numbers, f32[100, 64]=0 one of zeros, "
+    "i32=1000 a scalar, f16[512, 512]:box[64, 64]:128B a tensor map with its box and swizzle"
+)
 BENCHES = ("compile",)
 
 
@@ -36,12 +41,31 @@ def show(options: Namespace) -> int:
 
 
 def check(options: Namespace) -> int:
-    """Runs a script on the emulator; 1 where something is wrong with it."""
+    """Runs a script, or a kernel of a PTX file, on the emulator; 1 where something is wrong with it."""
     from tilec.checking import check, told
 
+    if (options.file is None) == (options.ptx is None):
+        raise TilecError("check takes a script, as in tilec check matmul.py, or PTX, as in --ptx matmul.ptx")
+    if options.ptx:
+        return check_ptx(options)
     outcome = check(options.file, options.target)
     print(told(options.file, options.target, outcome))
     return 1 if outcome.failed else 0
+
+
+def check_ptx(options: Namespace) -> int:
+    """Launches a kernel of a PTX file once, with all checks."""
+    from tilec import foreign
+
+    run = foreign.Run(
+        options.ptx, options.kernel, options.grid, options.block, " ".join(options.args), options.shared,
+        options.cluster, options.seed,
+    )  # fmt: skip
+    kernel, report = foreign.check_ptx(run)
+    print(foreign.told(run, kernel, report))
+    if options.metrics:
+        print(f"\n{report.metrics.table()}")
+    return 1 if report.errors else 0
 
 
 def bench(options: Namespace) -> int:
@@ -102,8 +126,20 @@ def _show_options(made: ArgumentParser) -> None:
 
 
 def _check_options(made: ArgumentParser) -> None:
-    made.add_argument("file", metavar="FILE", type=Path, help="a script that calls kernels with numpy arrays")
+    made.add_argument(
+        "file", metavar="FILE", nargs="?", type=Path, help="a script that calls kernels with numpy arrays"
+    )
     made.add_argument("--target", default="emulator:sm_80", help="the emulated GPU (%(default)s)")
+    ptx = made.add_argument_group("PTX of any compiler, instead of a script")
+    ptx.add_argument("--ptx", metavar="FILE", type=Path, help="the PTX text")
+    ptx.add_argument("--kernel", metavar="NAME", help="which kernel, where the file has several")
+    ptx.add_argument("--grid", type=_sizes, default=(1,), metavar="N[,N[,N]]", help="blocks (1)")
+    ptx.add_argument("--block", type=_sizes, default=(32,), metavar="N[,N[,N]]", help="threads (32)")
+    ptx.add_argument("--cluster", type=_sizes, default=(1,), metavar="N[,N[,N]]", help="blocks (1)")
+    ptx.add_argument("--shared", type=int, default=0, metavar="BYTES", help="dynamic shared memory (0)")
+    ptx.add_argument("--args", nargs="+", default=[], metavar="ARG", help=ARGS)
+    ptx.add_argument("--seed", type=int, help="runs a random legal schedule")
+    ptx.add_argument("--metrics", action="store_true", help="prints counts of instructions, bytes, conflicts")
 
 
 def _bench_options(made: ArgumentParser) -> None:
@@ -117,6 +153,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"expected a number of 1 or more, found {text!r}")
     return int(text)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if len(words) > 3 or not all(word.isdecimal() and int(word) for word in words):
+        raise ArgumentTypeError(f"expected one to three numbers of 1 or more, as in 8 or 8,4, found {text!r}")
+    return tuple(map(int, words))
 
 
 def _setting(text: str) -> tuple[str, str]:
