@@ -165,7 +165,23 @@ def offset_for_tile_number(x: tc.Array, out: tc.Array):
     OUT[i] = X[i * 16]
 
 
+@tc.kernel
+def offset_of_another(x: tc.Array, out: tc.Array):
+    X, OUT = x.tiles((16,)), out.tiles((16,))
+    i = tc.blocks(*OUT.shape)
+    OUT[i] = X[i * 16]
+
+
+@tc.kernel
+def one_block(x: tc.Array, out: tc.Array):
+    i = tc.blocks(1)
+    out.store(i, x.load(i, 16))
+
+
 def test_tile_numbers_and_element_offsets() -> None:
+    one_block.meaning(f32(16), out := f32(16) * 0)
+    assert out.all(), "the only block may say 0 as it likes"
+    fails(lambda: offset_of_another.meaning(f32(64), f32(64)), "x.tiles(...)[...] takes tile numbers")
     fails(
         lambda: tile_number_for_offset.meaning(f32(64), f32(64)),
         "out.store takes element offsets, and axis 0 is given a block's number",

@@ -19,7 +19,8 @@ from tilec.ir.func import Inst, Value
 from tilec.ir.inst import arith, memory
 from tilec.ir.inst.sync import BlockIndex
 from tilec.ir.tile import ArrayType, Dim
-from tilec.literals import NUMBERS, constant_shape, number, plain, zero
+from tilec.literals import constant_shape, number, plain, zero
+from tilec.tiles import Tiles
 from tilec.tracing import Scope, current
 from tilec.values import OPERANDS, Operand, Tile, broadcast_shape, emit, expand, place, reshape, scalar
 
@@ -239,7 +240,7 @@ class Array:
     def _check_not_block_numbers(self, offsets: tuple[Value, ...], tile: Value) -> None:
         """A tile number where an offset is meant: neighbouring blocks store tiles one element apart."""
         for axis, (at, extent) in enumerate(zip(offsets, tile.tile.shape, strict=False)):
-            if isinstance(at, BlockIndex) and extent > 1:
+            if isinstance(at, BlockIndex) and extent > 1 and not _is_one(at.grid[at.axis]):
                 raise TilecError(
                     f"{self.name}.store takes element offsets, and axis {axis} is given a block's number: "
                     f"neighbouring blocks would write tiles of {extent} one element apart; "
@@ -247,106 +248,8 @@ class Array:
                 )
 
 
-class Tiles:
-    """An array cut into tiles: T[i, j] reads tile number (i, j), T[i, j] = x writes it."""
-
-    __slots__ = ("_counts", "array", "tile_shape")
-
-    def __init__(self, array: Array, tile_shape: tuple[int, ...]) -> None:
-        self.array = array
-        self.tile_shape = tile_shape
-        self._counts: tuple[Index, ...] | None = None
-
-    @property
-    def shape(self) -> tuple[Index, ...]:
-        """How many tiles there are along each axis."""
-        if self._counts is None:
-            extents = self.array.shape
-            with current().inside(self.array._scope):
-                self._counts = tuple(cdiv(n, tile) for n, tile in zip(extents, self.tile_shape, strict=True))
-        return self._counts
-
-    @property
-    def dtype(self) -> DType:
-        return self.array.dtype
-
-    def __repr__(self) -> str:
-        return f"{self.array!r} in tiles of {list(self.tile_shape)}"
-
-    def __getitem__(self, index: Any) -> Tile:
-        return self.array.load(self._offsets(index), self.tile_shape)
-
-    def __setitem__(self, index: Any, tile: Operand) -> None:
-        at = self._offsets(index)
-        if isinstance(tile, NUMBERS):
-            value = place(tile, self.dtype, self.tile_shape)
-        elif isinstance(tile, Tile):
-            value = self._fitted(tile)
-        else:
-            raise TilecError(
-                f"{self.array.name} is written with a tile or a number, found {type(tile).__name__}"
-            )
-        self.array.store(at, Tile(value, current().scope))
-
-    def _fitted(self, tile: Tile) -> Value:
-        try:
-            fits = broadcast_shape("store", [tile]) and tile.rank <= len(self.tile_shape)
-            missing = (1,) * (len(self.tile_shape) - tile.rank)
-            fits = fits or tile.rank == 0
-            assert fits and all(
-                n in (1, want) for n, want in zip(missing + tile.shape, self.tile_shape, strict=True)
-            )
-        except AssertionError:
-            raise TilecError(
-                f"the tiles of {self.array.name} are {list(self.tile_shape)}, found {tile.type}"
-            ) from None
-        return expand(tile, self.tile_shape)
-
-    def _offsets(self, index: Any) -> tuple[Index, ...]:
-        numbers = index if isinstance(index, tuple) else (index,)
-        if len(numbers) != len(self.tile_shape):
-            raise TilecError(
-                f"{self.array.name}.tiles({self.tile_shape}) takes {len(self.tile_shape)} tile numbers, "
-                f"found {len(numbers)}"
-            )
-        for axis, x in enumerate(numbers):
-            self._check_number(axis, x)
-        return tuple(x * n for x, n in zip(numbers, self.tile_shape, strict=True))
-
-    def _check_number(self, axis: int, x: Any) -> None:
-        if isinstance(x, slice):
-            raise TilecError(
-                f"tiles of {self.array.name} are read one at a time, not by a slice; use "
-                f"{self.array.name}.load(offsets, shape)"
-            )
-        if isinstance(x, Tile) and self._leaves_the_array(axis, x.value):
-            raise TilecError(
-                f"{self.array.name}.tiles(...)[...] takes tile numbers, and index {axis} is a tile number "
-                f"multiplied by {self.tile_shape[axis]} already: leave the factor out, or use "
-                f"{self.array.name}.load(offsets, shape)"
-            )
-
-    def _leaves_the_array(self, axis: int, x: Value) -> bool:
-        """i * c where i counts these very tiles: an element offset where a tile number is meant."""
-        if not (isinstance(x, arith.Mul) and isinstance(x.a, BlockIndex) and isinstance(x.b, arith.Full)):
-            return False
-        count = self.shape[axis]
-        return (
-            x.b.value == self.tile_shape[axis] > 1
-            and isinstance(count, Tile)
-            and x.a.grid[x.a.axis] is count.value
-        )
-
-
-def cdiv(x: Operand, y: Operand) -> Any:
-    """The quotient rounded up, of Python integers or integer scalars; never overflows."""
-    x, y = plain(x), plain(y)
-    if isinstance(x, int) and isinstance(y, int):
-        return -(-x // y)
-    dtype = x.dtype if isinstance(x, Tile) else y.dtype
-    if dtype.is_integer and not dtype.is_signed:
-        return x // y + (x % y != 0).to(dtype)
-    return (x - 1) // y + 1
+def _is_one(count: Value) -> bool:
+    return isinstance(count, arith.Full) and count.value == 1
 
 
 def offset(x: Any, what: str) -> Value:

@@ -22,6 +22,7 @@ from tilec.ir.inst import shape as shapes
 from tilec.ir.inst.memory import Size
 from tilec.ir.layout import Layout
 from tilec.literals import NUMBERS, constant_shape, plain
+from tilec.tiles import cdiv as cdiv
 from tilec.tracing import Respecialise, current
 from tilec.values import BlockPlace, Operand, Tile, elementwise, emit
 
@@ -142,11 +143,6 @@ def static_range(*bounds: Any) -> _range:
                 f"tc.static_range is unrolled and takes constants, found {bound!r}; use tc.range"
             )
     return _range(*map(plain, bounds))
-
-
-def cdiv(x: Any, y: Any) -> Any:
-    """x / y rounded up; on constants a constant."""
-    return arrays.cdiv(x, y)
 
 
 # Making tiles.
