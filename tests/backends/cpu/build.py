@@ -9,6 +9,7 @@ agree(b.func(), [a, out])
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -134,13 +135,19 @@ def _like(arg: Array) -> Array:
     )
 
 
+@lru_cache(4)
+def compiled(func: Func) -> cpu.CpuKernel:
+    """One compilation for several calls."""
+    return cpu.compile(func)
+
+
 def agree(
     func: Func, args: Sequence[Any], bound: float | None = None, threads: int | None = None
 ) -> list[Any]:
     """Runs both, compares every array: bit for bit, or within a bound relative to the largest value."""
     expected, found = copied(args), copied(args)
     reference(func, expected)
-    kernel = cpu.compile(func)
+    kernel = compiled(func)
     kernel.launch(found, cpu.grid(func, found), threads)
     for param, a, b in zip(func.params, expected, found, strict=True):
         if isinstance(a, np.ndarray) and isinstance(param.type, ArrayType):
