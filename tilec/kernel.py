@@ -65,7 +65,10 @@ class Kernel:
         """Code for these arrays or specifications (for a scalar anything), without running it."""
         given, rest = bind(self.definition, args, {**self._absent_scalars(args), **constants})
         definition, present = self._present(given)
-        return self._specialised(definition, target, present, rest)
+        try:
+            return self._specialised(definition, target, present, rest)
+        except TilecError as error:
+            raise error.with_traceback(None) from error.__cause__
 
     def _absent_scalars(self, args: Sequence[Any]) -> dict[str, Any]:
         return {p.name: 0 for p in self.definition.params[len(args) :] if p.dtype is not None}
