@@ -23,7 +23,7 @@ import numpy as np
 
 from tilec.backends import llvm
 from tilec.backends.cpu import effects
-from tilec.backends.cpu.arguments import slot_words
+from tilec.backends.cpu.arguments import Binding
 from tilec.backends.cpu.lower import Report
 from tilec.backends.cpu.program import NAME, function_text, lower
 from tilec.backends.cpu.work import work
@@ -35,6 +35,7 @@ from tilec.ir.tile import TileType
 
 FEW = 200_000  # operations that are not worth waking another thread for
 Array = np.ndarray[Any, Any]
+Blocks = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)
 PrintCallback = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)
 
 
@@ -50,6 +51,10 @@ class CpuKernel:
     operations: int  # of one block, roughly
     module: llvm.NativeModule
     _local: threading.local = field(default_factory=threading.local, repr=False)
+
+    def __post_init__(self) -> None:
+        self._binding = Binding(self.func)
+        self._function: Any = None
 
     @property
     def llvm(self) -> str:
@@ -80,7 +85,7 @@ class CpuKernel:
         """Runs all blocks; arrays are written in place. TilecError where an assertion of the kernel fails."""
         if blocks <= 0:
             return
-        words = slot_words(self.func, args)
+        words = self._binding.words(args)
         threads = self.threads(blocks) if threads is None else threads
         state = np.zeros(6, np.int64)
         state[effects.TOTAL], state[effects.CHUNK] = blocks, max(1, blocks // (threads * 16))
@@ -105,8 +110,9 @@ class CpuKernel:
         return max(1, min(_cores(), blocks, worth))
 
     def _run(self, words: ctypes.c_void_p, state: ctypes.c_void_p, tables: ctypes.c_void_p) -> None:
-        function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(self.module.address(NAME))
-        function(words, state, ctypes.c_void_p(self._scratch()), tables)
+        if self._function is None:
+            self._function = Blocks(self.module.address(NAME))
+        self._function(words, state, ctypes.c_void_p(self._scratch()), tables)
 
     def _scratch(self) -> int:
         """This thread's arena, at a cache line."""
