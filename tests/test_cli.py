@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tilec as tc
-from tilec import cache
+from tilec import bench_emulator, cache
 from tilec.__main__ import main
 from tilec.checking import Outcome, check, told
 from tilec.doctor import tried
@@ -102,7 +102,7 @@ def test_wrong_use(arguments: tuple[str, ...], text: str, capsys: Output) -> Non
 
 def test_it_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "tilec", "bench"], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "tilec: bench takes a name; there is compile\n")
+    assert (done.returncode, done.stderr) == (1, "tilec: bench takes a name; there is compile, emulator\n")
 
 
 def test_help_imports_little() -> None:
@@ -297,8 +297,8 @@ def test_check_ptx_says_what_is_missing(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_bench_says_what_there_is(capsys: Output) -> None:
-    assert fails(capsys, "bench", "speed") == "tilec: no such bench: 'speed'; there is compile\n"
-    assert fails(capsys, "bench") == "tilec: bench takes a name; there is compile\n"
+    assert fails(capsys, "bench", "speed") == "tilec: no such bench: 'speed'; there is compile, emulator\n"
+    assert fails(capsys, "bench") == "tilec: bench takes a name; there is compile, emulator\n"
 
 
 def test_bench_compile(script: Any, capsys: Output) -> None:
@@ -314,6 +314,23 @@ def test_bench_compile(script: Any, capsys: Output) -> None:
 def test_bench_without_examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Output) -> None:
     monkeypatch.setattr("tilec.bench.EXAMPLES", tmp_path)
     assert "there is no folder examples/ beside this tilec" in fails(capsys, "bench", "compile")
+
+
+def test_bench_emulator(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    small = bench_emulator.cases(n=64, length=1000)
+    monkeypatch.setattr(bench_emulator, "cases", lambda: small)
+    assert main(["bench", "emulator", "--runs", "1"]) == 0
+    head, *rows, foot = capsys.readouterr().out.splitlines()
+    assert re.sub(r"  +", "|", head) == "seconds on the emulator|all checks|bare|M instr.|M/s bare"
+    assert [row.split(":")[0].split(" of ")[0] for row in rows] == ["f16 matmul 64^3"] * 2 + ["vector add"]
+    for row in rows:
+        assert re.fullmatch(r"(\s+\d+\.\d\d){2}\s+\d+\.\d\s+\d+", row[44:])
+    assert foot.startswith("best of 1, after one run")
+
+
+def test_bench_emulator_is_for_checkouts(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    monkeypatch.setattr(bench_emulator, "STORED", ROOT / "no")
+    assert "bench emulator needs the PTX stored in" in fails(capsys, "bench", "emulator")
 
 
 def test_doctor(capsys: Output) -> None:

@@ -5,6 +5,7 @@ tilec show matmul.py:matmul --stage ptx         a kernel's text at any stage
 tilec check matmul.py                           a script's kernels on the emulator
 tilec check --ptx add.ptx --args "f32[9] i32=9" PTX of any compiler on the emulator
 tilec bench compile                             what a compile costs
+tilec bench emulator                            how fast the emulator is
 tilec doctor                                    what is installed, what works
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -23,7 +24,7 @@ ARGS = (
     "one entry per argument: f32[100, 64] is an array of random numbers, f32[100, 64]=0 one of zeros, "
     "i32=1000 a scalar, f16[512, 512]:box[64, 64]:128B a tensor map with its box and swizzle"
 )
-BENCHES = ("compile",)
+BENCHES = ("compile", "emulator")
 
 
 def demo(options: Namespace) -> int:
@@ -70,14 +71,22 @@ def check_ptx(options: Namespace) -> int:
 
 def bench(options: Namespace) -> int:
     """Measures something, and prints a table."""
-    from tilec.bench import compile_times
-
     if options.name not in BENCHES:
         found = f"no such bench: {options.name!r}" if options.name else "bench takes a name"
         raise TilecError(f"{found}; there is {', '.join(BENCHES)}")
-    for line in compile_times(options.files, options.target, options.runs):
+    for line in _table(options):
         print(line, flush=True)
     return 0
+
+
+def _table(options: Namespace) -> Iterator[str]:
+    if options.name == "emulator":
+        from tilec.bench_emulator import speeds
+
+        return speeds(options.runs)
+    from tilec.bench import compile_times
+
+    return compile_times(options.files, options.target, options.runs)
 
 
 def doctor(options: Namespace) -> int:

@@ -62,9 +62,9 @@ def measured(call: Call, target: str) -> Seconds:
         replaced(cache, "keep", lambda name, parts: None),
     ):
         timed(seconds, "emit", lambda: done.code)
+        if find("ptxas"):
+            timed(seconds, "ptxas", lambda: done.resources)
     seconds["emit"] -= seconds["llvm"]
-    if find("ptxas"):
-        timed(seconds, "ptxas", lambda: done.resources)
     return seconds
 
 
