@@ -130,7 +130,7 @@ class Facts:
 
     def _view_extent(self, view: ArraySlice, kept: int) -> Form:
         """ceil((stop - start) / step) where start and stop lie inside, at least that where a bound is
-        proven.
+        proven. Clipped, both stay multiples of what divides them and the whole.
         """
         axis = [a for a in range(view.array.array_type.rank) if a not in view.dropped][kept]
         whole, step = self.extent(view.array, axis), view.steps[axis]
@@ -138,12 +138,14 @@ class Facts:
         shown = f"extent({view.array_type.shape[kept]})"
         length, negative = stop - start, self.atoms.never_negative
         starts, stops = negative(start), negative(whole - stop)
+        by = (gcd(start.divisor, stop.divisor, whole.divisor) if step == 1 else 1) or 1
+        most = self.atoms.range(whole)[1] // by
         if not all(self._picks(view, dropped) for dropped in view.dropped):
-            return self.atoms.new(Atom(shown, 0, self.atoms.range(whole)[1]))
+            return self.atoms.new(Atom(shown, 0, most), by)
         if starts and stops and negative(length):
             return self.divided(length + (step - 1), lift(step))
-        lower = (Bound(length, lift(step)),) if starts and stops else ()
-        return self.atoms.new(Atom(shown, 0, self.atoms.range(whole)[1], lower))
+        lower = (Bound(length, lift(step * by)),) if starts and stops else ()
+        return self.atoms.new(Atom(shown, 0, most, lower), by)
 
     def _slice(self, view: ArraySlice, axis: int, whole: Form) -> tuple[Form, Form]:
         start, stop = view.starts[axis], view.stops[axis]
