@@ -1,7 +1,7 @@
-"""Random kernels: tiles of i32 through every kind of instruction, loops, branches, shared memory; exact in any order.
+"""Random kernels: tiles of i32 through instructions of every kind, loops, branches and shared memory.
 
     func, args = program(seed)
-Values are i32, which wrap; what is summed as floats are small whole numbers, so every runner must give the same bits.
+Integers wrap, and floats are small whole numbers: sums are exact in any order, every runner has the same bits.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ class Program:
                 self.keep(b(shape.Reshape(x, self.factors(x.tile.size))))
             case 2:
                 start = tuple(int(self.draw.integers(n)) for n in sizes)
-                self.keep(b(shape.Extract(x, start, tuple(int(self.draw.integers(1, n - at + 1)) for n, at in zip(sizes, start, strict=True)))))
+                room = (n - at for n, at in zip(sizes, start, strict=True))
+                self.keep(b(shape.Extract(x, start, tuple(int(self.draw.integers(n)) + 1 for n in room))))
             case 3 if x.tile.size * 2 <= MOST and rank < 3:
                 self.keep(b(shape.Stack((x, b(arith.Neg(x))), int(self.draw.integers(rank + 1)))))
             case 4 if x.tile.size * 4 <= MOST and rank < 3:
@@ -142,7 +143,8 @@ class Program:
 
     def product(self) -> None:
         b, x = self.body, self.tile(2)
-        y = self.pick([v for v in self.values if v.tile.rank == 2 and v.tile.shape[0] == x.tile.shape[1]] or [b(shape.Permute(x, (1, 0)))])
+        fits = [v for v in self.values if v.tile.rank == 2 and v.tile.shape[0] == x.tile.shape[1]]
+        y = self.pick(fits or [b(shape.Permute(x, (1, 0)))])
         if x.tile.shape[0] * y.tile.shape[1] > MOST or x.tile.size * y.tile.shape[1] > 40000:
             return
         operand, sums = self.pick(((dt.f16, dt.f32), (dt.i8, dt.i32), (dt.f32, dt.f32), (dt.bf16, dt.f32)))
@@ -153,7 +155,8 @@ class Program:
 
     def gather(self) -> None:
         b, x = self.body, self.tile()
-        row, column = (b(arith.And(x, self.number(63, x))), b(arith.Sub(b(arith.And(x, self.number(31, x))), self.number(2, x))))
+        row, column = (b(arith.And(x, self.number(n, x))) for n in (63, 31))
+        column = b(arith.Sub(column, self.number(2, x)))
         self.keep(b(memory.Gather(self.input, (row, column), b.i32(-1), True)))
 
     def shared(self) -> None:
@@ -189,8 +192,8 @@ class Program:
         return tuple(found)
 
     def carried(self) -> tuple[Value, ...]:
-        tiles = [self.tile() for _ in range(int(self.draw.integers(1, 3)))]
-        return (*dict.fromkeys(tiles), self.scalar(9)) if self.draw.random() < 0.6 else tuple(dict.fromkeys(tiles))
+        tiles = dict.fromkeys(self.tile() for _ in range(int(self.draw.integers(1, 3))))
+        return (*tiles, self.scalar(9)) if self.draw.random() < 0.6 else tuple(tiles)
 
     def loop(self) -> None:
         b, init = self.body, self.carried()

@@ -1,18 +1,21 @@
 """One kernel, every way it can run: its meaning, its meaning after every pass, and as emulated PTX.
 
-    check(func, [x, out])            x, out: numpy arrays in storage form, or numpy scalars; out comes poisoned
-All must agree bit by bit, or within `bound` (absolute) where sums may be taken in another order. The emulator
-runs with every check on and may find nothing.
+    check(func, [x, y])                                     numpy arrays in storage form, or numpy scalars
+    check_kernel(copy, (dt.f16, x), (dt.f16, out(7, dt.f16)), block=(4,))       a kernel of the language
+Outputs come poisoned. All must agree bit by bit, or within `bound` (absolute) where sums may be taken in
+another order. The emulator runs with every check on and may find nothing.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+import tilec as tc
 from tilec.backends import emulator
 from tilec.backends.emulator import Report
 from tilec.backends.ptx.kernel import PtxKernel
@@ -27,12 +30,51 @@ from tilec.ir.signature import signature
 from tilec.ir.target import target
 from tilec.ir.tile import ArrayType
 from tilec.places import flat, machine_word
+from tilec.specialise import array_type
 
 Array = np.ndarray[Any, Any]
 POISON = 0xA5
 
 
-@cache
+def seeds(few: int, many: int) -> range:
+    """Seeds of random cases: a few in make test, many in make check-all."""
+    return range(many if os.environ.get("TILEC_TEST_PROFILE") == "all" else few)
+
+
+def values(dtype: DType, shape: int | tuple[int, ...], seed: Any, small: bool = False) -> Array:
+    """Random elements in storage form; small: whole numbers of which sums and products are exact."""
+    draw = np.random.default_rng(seed)
+    if dtype.is_bool:
+        return draw.integers(0, 2, shape).astype(np.bool_)
+    if small:
+        plain: Array = draw.integers(-3 if dtype.is_signed else 0, 4, shape)
+    else:
+        plain = draw.standard_normal(shape) * 4 if dtype.is_float else draw.integers(-(2**62), 2**62, shape)
+    return codec.to_storage(np.asarray(codec.round_to(plain, dtype)), dtype)
+
+
+def trace(kernel: tc.Kernel, *args: Any, **constants: Any) -> Func:
+    """A kernel of the language for these arguments, as `check_kernel` takes them."""
+    given = [_spec(a, i) if isinstance(a, tuple) else a for i, a in enumerate(args)]
+    return kernel.compile(*given, target="reference", **constants).traced
+
+
+def _spec(arg: tuple[DType, Array], i: int) -> tc.Spec:
+    """What a real array would be compiled for, of any dtype."""
+    dtype, data = arg
+    kind = array_type(data.view(f"u{data.itemsize}"), f"a{i}")
+    return tc.Spec(dtype, kind.shape, kind.strides, kind.align)
+
+
+def check_kernel(
+    kernel: tc.Kernel, *args: Any, name: str = "sm_80", bound: float | None = None, **constants: Any
+) -> PtxKernel:
+    """Runs a kernel every way: arrays as (dtype, storage), scalars and packed arrays as they are."""
+    func = trace(kernel, *args, **constants)
+    return check(func, [a[1] if isinstance(a, tuple) else a for a in args], name, bound)
+
+
+@lru_cache(4)
 def build(func: Func, name: str) -> tuple[tuple[tuple[str, Func], ...], PtxKernel]:
     """The function after each pass, and its PTX."""
     stages: list[tuple[str, Func]] = []
@@ -54,9 +96,11 @@ def check(func: Func, args: Sequence[Any], name: str = "sm_80", bound: float | N
     """Runs `func` every way and compares all written arrays; gives the compiled kernel."""
     wanted = meaning(func, args)
     stages, kernel = build(func, name)
-    for step, before in zip(("nothing", *(s for s, _ in stages)), (func, *(f for _, f in stages)), strict=True):
-        if before is not func:
-            compare(func, wanted, meaning(before, args), bound, f"after {step}")
+    seen = func
+    for step, after in stages:
+        if after is not seen:
+            compare(func, wanted, meaning(after, args), bound, f"after {step}")
+        seen = after
     given = copies(args)
     report = emulate(kernel, given)
     assert report.completed and not report.findings, "\n".join(map(str, report.findings[:4])) + kernel.ptx
@@ -105,11 +149,16 @@ def _memory(arg: Any, kind: Any) -> Any:
 def emulate(kernel: PtxKernel, args: Sequence[Any], seed: int | None = None) -> Report:
     """Launches the PTX with every check on; arrays are written in place."""
     func = kernel.func
-    buffers = [flat(a) if isinstance(p.type, ArrayType) else a for a, p in zip(args, func.params, strict=True)]
+    buffers = [
+        flat(a) if isinstance(p.type, ArrayType) else a for a, p in zip(args, func.params, strict=True)
+    ]
     words = [machine_word(slot, args, buffers) for slot in signature(func)]
-    blocks = grid_size(func, dict(zip(func.params, (_memory(a, p.type) for a, p in zip(args, func.params, strict=True)), strict=True)))
+    held = (_memory(a, p.type) for a, p in zip(args, func.params, strict=True))
+    blocks = grid_size(func, dict(zip(func.params, held, strict=True)))
     module = emulator.load(kernel.ptx)
-    return module.launch(func.name, blocks, kernel.threads, words, shared_bytes=kernel.shared_bytes, seed=seed)
+    return module.launch(
+        func.name, blocks, kernel.threads, words, shared_bytes=kernel.shared_bytes, seed=seed
+    )
 
 
 def compare(func: Func, wanted: Sequence[Any], found: Sequence[Any], bound: float | None, when: str) -> None:
@@ -135,5 +184,6 @@ def assert_same(want: Array, have: Array, dtype: DType, bound: float | None, wha
         with np.errstate(all="ignore"):
             same |= np.abs(a.astype(np.float64) - b.astype(np.float64)) <= bound
     wrong = np.argwhere(~np.atleast_1d(same))
-    shown = [(tuple(p.tolist()), np.atleast_1d(b)[tuple(p)], "not", np.atleast_1d(a)[tuple(p)]) for p in wrong[:4]]
+    a, b = np.atleast_1d(a), np.atleast_1d(b)
+    shown = [(tuple(p.tolist()), b[tuple(p)], "not", a[tuple(p)]) for p in wrong[:4]]
     assert not len(wrong), f"{what}: {len(wrong)} of {a.size} differ: {shown}"
