@@ -78,6 +78,7 @@ from tilec.lang import view as view
 from tilec.lang import where as where
 from tilec.lang import zeros as zeros
 from tilec.places import target as target
+from tilec.saved import load as load
 from tilec.specialise import Spec as Spec
 from tilec.specialise import dim as dim
 from tilec.tiles import Tiles as Tiles

@@ -10,19 +10,18 @@ cannot be read or written is no error: everything is compiled anew.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+from tilec import container
+from tilec.container import Parts
 
 MAGIC = b"tilec\x00\x00\x01"  # the last byte counts versions of this format
 LIMIT = 512 << 20  # bytes of the folder
 SUFFIX = ".tilec"
 ROOMS = ("", "ir", "backends")  # folders whose sources decide what is compiled
-
-Parts = Mapping[str, bytes]
 
 
 def directory() -> Path:
@@ -46,7 +45,7 @@ def fetch(name: str) -> Parts | None:
         data = path.read_bytes()
     except OSError:
         return None
-    found = _unpacked(data)
+    found = container.unpacked(MAGIC, data)
     with suppress(OSError):
         if found is None:
             path.unlink()
@@ -65,7 +64,7 @@ def keep(name: str, parts: Parts) -> None:
         handle, written = tempfile.mkstemp(dir=folder, prefix=".new-")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(_packed(parts))
+                file.write(container.packed(MAGIC, parts))
             os.replace(written, folder / (name + SUFFIX))
         except BaseException:
             os.unlink(written)
@@ -114,25 +113,6 @@ def _prune(folder: Path) -> None:
         with suppress(OSError):
             path.unlink()
         excess -= taken
-
-
-def _packed(parts: Parts) -> bytes:
-    head = json.dumps({name: len(data) for name, data in parts.items()}).encode()
-    body = len(head).to_bytes(8, "little") + head + b"".join(parts.values())
-    return MAGIC + hashlib.sha256(body).digest() + body
-
-
-def _unpacked(data: bytes) -> Parts | None:
-    start = len(MAGIC) + 32
-    body = data[start:]
-    if not data.startswith(MAGIC) or data[len(MAGIC) : start] != hashlib.sha256(body).digest():
-        return None
-    at = 8 + int.from_bytes(body[:8], "little")
-    found: dict[str, bytes] = {}
-    for name, length in json.loads(body[8:at]).items():
-        found[name] = body[at : at + length]
-        at += length
-    return found
 
 
 @cache

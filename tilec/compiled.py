@@ -6,10 +6,12 @@ Every text is made when it is first asked for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from tilec import cache
@@ -118,6 +120,26 @@ class Compiled:
     def ptx(self) -> str:
         """PTX, for targets that are GPUs."""
         return str(self._of("ptx", "PTX", "sm_90a"))
+
+    def with_ptx(self, text: str) -> Compiled:
+        """The same kernel with PTX edited by hand, to be run, assembled or saved.
+
+        TilecError unless the text has a kernel of the same name and parameters.
+        """
+        name, old = self.traced.name, self.ptx
+        wanted, found = parameters_of(old, name), parameters_of(text, name)
+        if found != wanted:
+            there = "no such kernel" if found is None else f"({', '.join(found)})"
+            raise TilecError(f"with_ptx needs the kernel {name}({', '.join(wanted or ())}), found {there}")
+        made = type(self)(self.definition, self.traced, self.target)
+        made.__dict__.update(code=replace(self.code, ptx=text), written=self.written)
+        return made
+
+    def save(self, path: str | Path) -> None:
+        """Writes one file that tilec.load runs on a machine with numpy and NVIDIA's driver alone."""
+        from tilec.saved import save
+
+        save(self, path)
 
     @property
     def asm(self) -> str:
@@ -233,6 +255,12 @@ class Launch:
         check_apart(self.compiled.definition, self.apart, held)
         if self.blocks:
             self.compiled.program_on(self.place).launch(held, self.blocks)
+
+
+def parameters_of(ptx: str, name: str) -> tuple[str, ...] | None:
+    """The types of a kernel's parameters; None where the text has no such kernel."""
+    found = re.search(rf"\.entry\s+{re.escape(name)}\s*\((.*?)\)", ptx, re.DOTALL)
+    return tuple(re.findall(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)", found[1])) if found else None
 
 
 def disassembled(cubin: bytes) -> str:

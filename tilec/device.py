@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,7 +129,12 @@ class _Memory:
     """Device memory that is freed with this object."""
 
     def __init__(self, number: int, address: int) -> None:
-        weakref.finalize(self, device(number).free, address).atexit = False  # the driver frees all at the end
+        weakref.finalize(self, _free, device(number), address).atexit = False  # then the driver frees all
+
+
+def _free(gpu: Any, address: int) -> None:
+    with suppress(TilecError):  # of a launch before, which is told where somebody waits for it
+        gpu.free(address)
 
 
 def _default() -> int:
