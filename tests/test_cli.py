@@ -102,7 +102,7 @@ def test_wrong_use(arguments: tuple[str, ...], text: str, capsys: Output) -> Non
 
 def test_it_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "tilec", "bench"], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "tilec: bench takes a name; there is compile, emulator\n")
+    assert (done.returncode, done.stderr) == (1, "tilec: bench takes a name; there is compile, emulator, neighborhood\n")
 
 
 def test_help_imports_little() -> None:
@@ -297,8 +297,8 @@ def test_check_ptx_says_what_is_missing(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_bench_says_what_there_is(capsys: Output) -> None:
-    assert fails(capsys, "bench", "speed") == "tilec: no such bench: 'speed'; there is compile, emulator\n"
-    assert fails(capsys, "bench") == "tilec: bench takes a name; there is compile, emulator\n"
+    assert fails(capsys, "bench", "speed") == "tilec: no such bench: 'speed'; there is compile, emulator, neighborhood\n"
+    assert fails(capsys, "bench") == "tilec: bench takes a name; there is compile, emulator, neighborhood\n"
 
 
 def test_bench_compile(script: Any, capsys: Output) -> None:

@@ -6,6 +6,7 @@ tilec check matmul.py                           a script's kernels on the emulat
 tilec check --ptx add.ptx --args "f32[9] i32=9" PTX of any compiler on the emulator
 tilec bench compile                             what a compile costs
 tilec bench emulator                            how fast the emulator is
+tilec bench neighborhood                        neighborhood attention on this CPU, beside its peers
 tilec doctor                                    what is installed, what works
 """
 
@@ -24,7 +25,7 @@ ARGS = (
     "one entry per argument: f32[100, 64] is an array of random numbers, f32[100, 64]=0 one of zeros, "
     "i32=1000 a scalar, f16[512, 512]:box[64, 64]:128B a tensor map with its box and swizzle"
 )
-BENCHES = ("compile", "emulator")
+BENCHES = ("compile", "emulator", "neighborhood")
 
 
 def demo(options: Namespace) -> int:
@@ -84,6 +85,9 @@ def _table(options: Namespace) -> Iterator[str]:
         from tilec.bench_emulator import speeds
 
         return speeds(options.runs)
+    if options.name != "compile":  # an operator, which lives a floor above
+        lines: Iterator[str] = import_module(f"tilec.ops.{options.name}_bench").table(options.runs)
+        return lines
     from tilec.bench import compile_times
 
     return compile_times(options.files, options.target, options.runs)
