@@ -236,7 +236,8 @@ def dtype(x: object) -> DType:
     if name in _NAMES:
         return _NAMES[name]
     near = difflib.get_close_matches(name, list(_NAMES), n=4, cutoff=0.6)
-    hint = f"did you mean {', '.join(near)}?" if near else "there are " + _overview()
+    near = {float: ["f32", "f64"], int: ["i32", "i64"]}.get(x, near) if isinstance(x, type) else near
+    hint = f"did you mean {' or '.join(near)}?" if near else "there are " + _overview()
     raise TilecError(f"expected a dtype, found {x!r}: {hint}")
 
 

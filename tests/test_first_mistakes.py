@@ -198,6 +198,37 @@ def test_tile_numbers_and_element_offsets() -> None:
     )
 
 
+@tc.kernel
+def one_axis(x: tc.Array, *, BLOCK=4):
+    _i, _j = tc.blocks(1)
+
+
+@tc.kernel
+def a_shape_as_grid(x: tc.Array):
+    tc.blocks(x.shape)
+
+
+def test_grids() -> None:
+    fails(lambda: scale[1,](f32(4), f32(4), 2.0), "scale[...] gives no grid: the kernel sets it, tc.blocks")
+    fails(
+        lambda: one_axis.meaning(f32(4)),
+        "2 names on the left, 1 values on the right: the grid has one axis, and tc.blocks(rows, columns)",
+        kernel=one_axis,
+        at="_i, _j",
+    )
+    fails(
+        lambda: a_shape_as_grid.meaning(f32(4)),
+        "tc.blocks takes one extent per axis, found (scalar i32,): write tc.blocks(*shape)",
+        kernel=a_shape_as_grid,
+        at="tc.blocks",
+    )
+
+
+def test_constants_in_other_letters() -> None:
+    fails(lambda: one_axis.meaning(f32(4), block=2), "one_axis has no constant block; did you mean BLOCK?")
+    fails(lambda: one_axis.meaning(f32(4), tiny=2), "one_axis has no constant tiny. It takes BLOCK, warps")
+
+
 def test_num_warps() -> None:
     a = f32(32, 32)
     fails(
@@ -207,7 +238,8 @@ def test_num_warps() -> None:
 
 
 def test_a_kernel_typed_at_a_prompt() -> None:
-    program = "import tilec as tc\n@tc.kernel\ndef f(x: tc.Array): pass\n"
+    text = "import tilec as tc\n@tc.kernel\ndef f(x: tc.Array): pass\n"
+    program = f"exec({text!r})"  # what -c gives has a source from Python 3.13 on
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert "TilecError: the source of f cannot be read" in done.stderr

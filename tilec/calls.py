@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from tilec import lang
 from tilec.frames import INSTEAD, Frame, evaluate, execute, expression
+from tilec.hints import called
 from tilec.ir.errors import TilecError
 from tilec.source import Code, FunctionNode, find_code
 from tilec.targets import items
@@ -140,7 +141,7 @@ def _call_as_is(frame: Frame, node: ast.AST, callee: Any, args: list[Any], kwarg
         kwargs["site"] = lang.Site(tuple(texts), tuple(frame.locals.items()))
     if isinstance(callee, type(min)):
         callee = BUILTINS.get(callee, callee)
-    return callee(*args, **kwargs)
+    return called(callee, args, kwargs)
 
 
 def enter(frame: Frame, function: FunctionType, code: Code, args: list[Any], kwargs: dict[str, Any]) -> Frame:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Iterator
-from difflib import get_close_matches
 from types import FunctionType
 from typing import Any
 
@@ -16,6 +15,7 @@ from tilec.arrays import Array
 from tilec.calls import Closure, call, is_users, make_closure
 from tilec.flow import choose
 from tilec.frames import Frame, evaluate, expression
+from tilec.hints import no_attribute
 from tilec.ir.errors import TilecError
 from tilec.ir.inst import arith
 from tilec.literals import NUMBERS, default_dtype, plain
@@ -177,25 +177,7 @@ def attribute(frame: Frame, node: ast.Attribute) -> Any:
     try:
         return getattr(value, node.attr)
     except AttributeError:
-        raise TilecError(_no_attribute(value, node.attr)) from None
-
-
-RENAMED = {
-    "astype": "to",
-    "transpose": "permute",
-    "dot": "@",
-    "view": "reshape",
-    "size": "shape",
-    "ndim": "rank",
-}
-
-
-def _no_attribute(value: Any, wanted: str) -> str:
-    kind = f"module {value.__name__}" if hasattr(value, "__name__") else type(value).__name__
-    known = [each for each in dir(value) if not each.startswith("_")]
-    instead = RENAMED.get(wanted) if isinstance(value, Tile | Array) else None
-    close = [instead] if instead else get_close_matches(wanted, known, 1)
-    return f"{kind} has no {wanted}" + (f"; did you mean {close[0]}?" if close else "")
+        raise TilecError(no_attribute(value, node.attr)) from None
 
 
 @expression(ast.Subscript)

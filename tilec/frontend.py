@@ -149,10 +149,11 @@ def _unknown_constant(definition: Definition, word: str) -> str:
     known = [*definition.constants, *SCHEDULE]
     others = {"num_warps": "warps", "num_stages": "stages", "num_ctas": "cluster", "maxnreg": "max_registers"}
     instead = others.get(word)
-    close = [instead] if instead else get_close_matches(word, known, 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    same = [name for name in known if name.lower() == word.lower()]
+    close = [instead] if instead else same or get_close_matches(word, known, 1)
+    hint = f"; did you mean {close[0]}?" if close else "."
     if instead == "stages" and "stages" not in known:
-        hint = "; the number of stages belongs to a loop: tc.range(n, stages=3)"
+        hint = "; the number of stages belongs to a loop: tc.range(n, stages=3)."
     return f"{definition.name} has no constant {word}{hint} It takes {', '.join(known)}"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import update_wrapper
 from threading import RLock
 from types import FunctionType
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 import numpy as np
 
@@ -46,6 +46,12 @@ class Kernel:
     def __call__(self, *args: Any, **constants: Any) -> None:
         """Runs on the current target (tc.target), the CPU unless set otherwise."""
         self._run(current_target(), args, constants)
+
+    def __getitem__(self, grid: Any) -> NoReturn:
+        name = self.definition.name
+        raise TilecError(
+            f"{name}[...] gives no grid: the kernel sets it, tc.blocks(...); call {self.definition.usage}"
+        )
 
     def on(self, target: str) -> Callable[..., None]:
         """The kernel on a target: "cpu", "reference", "emulator:sm_80", "cuda:0"."""

@@ -59,6 +59,8 @@ def blocks(*counts: Any) -> Any:
         raise TilecError("tc.blocks stands outside loops and branches")
     if not counts:
         raise TilecError("tc.blocks takes one extent per axis of the grid, found none")
+    if isinstance(counts[0], tuple | list):
+        raise TilecError(f"tc.blocks takes one extent per axis, found {counts[0]!r}: write tc.blocks(*shape)")
     tracer.grid = tuple(arrays.offset(count, "tc.blocks") for count in counts)
     for extent in tracer.grid:
         _on_host(extent, "the grid")
@@ -318,6 +320,8 @@ def _math(name: str, x: Operand, approx: bool) -> Tile:
 
 def _tile(x: Operand, name: str) -> Tile:
     current()
+    if isinstance(x, Array):
+        raise TilecError(f"tc.{name} works on tiles: read one first, {x.name}.load(offsets, shape)")
     if not isinstance(x, Tile):
         raise TilecError(f"tc.{name} works on tiles, found {x!r}: on constants use Python's math.{name}")
     return x

@@ -8,6 +8,7 @@ from typing import Any
 
 from tilec.frames import Frame, evaluate
 from tilec.lang import Range
+from tilec.values import BlockPlace
 
 
 def items(frame: Frame, nodes: list[ast.expr]) -> Iterator[Any]:
@@ -52,7 +53,9 @@ def _unpack(frame: Frame, target: ast.expr, elts: list[ast.expr], value: Any) ->
     starred = [i for i, elt in enumerate(elts) if isinstance(elt, ast.Starred)]
     short = len(values) < len(elts) - 1 if starred else len(values) != len(elts)
     if short:
-        raise frame.error(target, f"{len(elts)} names on the left, {len(values)} values on the right")
+        why = ": the grid has one axis, and tc.blocks(rows, columns) has two"
+        why = why if isinstance(value, BlockPlace) else ""
+        raise frame.error(target, f"{len(elts)} names on the left, {len(values)} values on the right{why}")
     if starred:
         at, extra = starred[0], len(values) - len(elts) + 1
         values = [*values[:at], values[at : at + extra], *values[at + extra :]]

@@ -122,6 +122,9 @@ class Tile(RunTimeValue):
         whole = self if extents == self.shape else emit(shapes.Extract, self.value, start, extents)
         return reshape(whole, result)
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TilecError("a tile's elements are not assigned to: make a new one, tc.where(condition, a, b)")
+
     # Reductions: axis None means all axes, to a scalar.
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Tile:
@@ -285,6 +288,9 @@ def elementwise(kind: type[Inst], *operands: Operand) -> Tile:
 
 def compare(op: str, a: Operand, b: Operand) -> Tile:
     """a <op> b as bool."""
+    kinds = {x.dtype for x in (a, b) if isinstance(x, Tile)}
+    if kinds == {dt.bool} and {type(a), type(b)} & {int, float}:
+        raise TilecError("a bool tile is a condition already: write x or ~x, instead of comparing it")
     return emit(arith.Compare, op, *unify(op, (a, b)))
 
 

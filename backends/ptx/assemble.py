@@ -114,7 +114,7 @@ def assemble(ptx: str, target: Target, options: tuple[str, ...] = ()) -> Assembl
 def sass(cubin: bytes) -> str:
     """The machine code of a cubin, one instruction a line. TilecError without nvdisasm and cuobjdump."""
     nvdisasm = find("nvdisasm")
-    tool = nvdisasm or _need("cuobjdump", "SASS")
+    tool = nvdisasm or find("cuobjdump") or _need("nvdisasm", "SASS")
     with tempfile.TemporaryDirectory(prefix="tilec-") as folder:
         source = Path(folder, "kernel.cubin")
         source.write_bytes(cubin)

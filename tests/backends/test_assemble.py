@@ -105,7 +105,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_no_assembler(bare: Path) -> None:
     with pytest.raises(TilecError, match=r"the cubin needs ptxas, .* pip install 'tilec\[ptxas\]'.* neither"):
         assemble("", target("sm_80"))
-    with pytest.raises(TilecError, match=r"SASS needs cuobjdump, .* pip install 'tilec\[ptxas\]'"):
+    with pytest.raises(TilecError, match=r"SASS needs nvdisasm, .* pip install 'tilec\[ptxas\]'"):
         sass(b"")
     assert describe_tools() == [("ptxas", None, ""), ("nvdisasm", None, ""), ("cuobjdump", None, "")]
 
