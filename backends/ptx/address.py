@@ -187,18 +187,19 @@ def conjunction(e: Emitter, conditions: Sequence[str]) -> str | None:
     return whole
 
 
-def runs(e: Emitter, w: Window, length: int, static: Points) -> Iterator[tuple[range, str, str | None]]:
-    """(slots, pointer, condition or None) of each run; `static`: which threads take part in which slot."""
+def runs(
+    e: Emitter, w: Window, length: int, static: Points, when: str | None = None
+) -> Iterator[tuple[range, str, str | None]]:
+    """(slots, pointer, condition or None) of each run; `static`: which threads take part in which slot.
+
+    Conditions are joined in the order in which runs share them: `when`, then the last axis, then the others.
+    """
     place = Coordinates(e, w)
     for first in range(0, w.layout.slots, length):
         taking = static[:, first]
         if not taking.any():
             continue
         slot = w.layout.slot_part()[first]
-        conditions = place.inside(slot)
-        who = predicate(e, taking)
-        yield (
-            range(first, first + length),
-            place.pointer(slot),
-            conjunction(e, [*conditions, *([who] if who else [])]),
-        )
+        conditions = [when, *reversed(place.inside(slot)), predicate(e, taking)]
+        joined = conjunction(e, [c for c in conditions if c])
+        yield range(first, first + length), place.pointer(slot), joined

@@ -54,9 +54,8 @@ def load_window(e: Emitter, w: Window, other: str, when: str | None = None) -> F
     length = run_length(e, w, taking)
     read_only = root(array) in e.read_only
     slots = [e.writer.constant(0, dtype)] * w.layout.slots
-    for run, pointer, condition in runs(e, w, length, taking):
+    for run, pointer, condition in runs(e, w, length, taking, when):
         size = length * memory_bits(dtype) // 8
-        condition = conjunction(e, [c for c in (condition, when) if c])
         if condition is None:
             words = access.load(e, pointer, size, w.type.space, read_only)
         else:
@@ -201,9 +200,8 @@ def copy(e: Emitter, inst: memory.Copy) -> Token:
             _commit(e)  # an empty group, as waits count every copy of a ring
         return Token()
     targets = shared.places(e, inst.buffer, there[:, ::length])
-    for run, pointer, inside in runs(e, source, length, np.ones_like(taking)):
+    for run, pointer, inside in runs(e, source, length, np.ones_like(taking), when):
         who = predicate(e, taking[:, run.start])
-        inside = conjunction(e, [c for c in (inside, when) if c])
         access.copy_async(e, targets[run.start // length], pointer, size, inside, who)
     _commit(e)
     return Token()
