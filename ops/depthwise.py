@@ -1,0 +1,159 @@
+"""Depthwise convolution: every channel is filtered by kernels of its own, small or large.
+
+    y = depthwise_conv(x, weight, bias, padding="same")   # x [N, C, H, W], weight [C * multiplier, 1, kh, kw]
+Arguments, order and defaults are those of torch's conv2d with groups=C. Channels may come last, and stay so.
+"""
+
+from typing import Any
+
+import numpy as np
+
+import tilec as tc
+from tilec.ir.dtype import DType
+from tilec.ir.dtype import dtype as find_dtype
+from tilec.ir.errors import TilecError
+from tilec.ops.arrays import Array, array, result
+from tilec.ops.depthwise_call import Call, Geometry, depthwise_call, geometry_of
+from tilec.ops.depthwise_kernel import Conv, depthwise_kernel
+from tilec.ops.depthwise_tiling import depthwise_cut
+from tilec.ops.epilogue import check_activation
+from tilec.ops.op import op
+from tilec.places import current_target
+
+
+def compile_depthwise(
+    *,
+    shape: tuple[int, int, int, int],
+    kernel_size: int | tuple[int, int],
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    multiplier: int = 1,
+    dtype: Any = "f16",
+    bias: bool = False,
+    scale: bool = False,
+    activation: str | None = None,
+    residual: bool = False,
+    layout: str = "NCHW",
+    target: str = "sm_90a",
+) -> tc.Compiled:
+    """The kernel for x of this shape, in the order of `layout`, and weight [C * multiplier, 1, kh, kw]."""
+    check_activation(activation)
+    kind, last = find_dtype(dtype), layout == "NHWC"
+    n, c, h, w = (shape[axis] for axis in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
+    size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    geometry = geometry_of((h, w), size, stride, padding, dilation)
+    conv, outs = _conv(geometry, multiplier, last, activation), c * multiplier
+    y = tc.Spec(kind, (n, *conv.ordered(outs, *geometry.extents)))
+    per_channel = tc.Spec(kind, (outs,))
+    cut = depthwise_cut(geometry, c, conv, sums_in(kind), target)
+    return depthwise_kernel.compile(
+        tc.Spec(kind, shape),
+        tc.Spec(kind, conv.ordered(outs, *size)),
+        per_channel if bias else None,
+        per_channel if scale else None,
+        y if residual else None,
+        None,
+        y,
+        target=target,
+        conv=conv,
+        cut=cut,
+        accumulator=sums_in(kind),
+        warps=cut.warps,
+    )
+
+
+@op(compile_depthwise)
+def depthwise_conv(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    *,
+    layout: str = "NCHW",
+    scale: Any = None,
+    activation: str | None = None,
+    residual: Any = None,
+    out: Any = None,
+) -> Array:
+    """activation(conv * scale + bias) + residual, conv[n, o, i, j] = sum over r, q of x[n, o // multiplier,
+    i * stride + r * dilation - top, j * stride + q * dilation - left] * weight[o, 0, r, q].
+
+    x [N, C, H, W] (layout "NCHW") or [N, H, W, C] ("NHWC") of f16, bf16, f32 or f64, weight
+    [C * multiplier, 1, kh, kw] of the same dtype, up to 63 x 63; bias and scale [C * multiplier]. An x
+    [N, C, H, W] whose channels lie next to each other in memory gives a result that does likewise.
+    `padding` is a number, (rows, columns), ((top, bottom), (left, right)), "same" or "valid". Sums are in f32,
+    or f64 for f64. `activation`: relu, gelu, silu; residual has the result's shape; `out` is written in place.
+    Raises TilecError for what does not fit.
+    """
+    check_activation(activation)
+    call = depthwise_call(x, weight, stride, padding, dilation, layout)
+    if not call.channels_last and lies_last(call.x):
+        moved = call._replace(x=call.x.transpose(0, 2, 3, 1), channels_last=True)
+        given, kept = (
+            None if a is None else _moved(a, name, call) for a, name in ((out, "out"), (residual, "residual"))
+        )
+        y = _run(moved, bias, scale, activation, kept, given).transpose(0, 3, 1, 2)
+        return y if out is None else array(out, "out", rank=4)
+    return _run(call, bias, scale, activation, residual, out)
+
+
+def _run(call: Call, bias: Any, scale: Any, activation: str | None, residual: Any, out: Any) -> Array:
+    """The call's kernel; results and residual have the call's order of axes."""
+    y = result(out, call.out_shape, call.dtype)
+    more = [optional(each, name, (len(call.weight),)) for each, name in ((bias, "bias"), (scale, "scale"))]
+    more.append(optional(residual, "residual", call.out_shape))
+    launch(call, more, y, activation)
+    return y
+
+
+def launch(
+    call: Call, more: list[Array | None], y: Array, activation: str | None, state: Array | None = None
+) -> None:
+    """Runs the kernel; more: bias, scale, residual."""
+    conv = _conv(call.geometry, call.multiplier, call.channels_last, activation)
+    weight = np.ascontiguousarray(call.weight.transpose(1, 2, 0)) if call.channels_last else call.weight
+    accumulator = sums_in(call.dtype)
+    cut = depthwise_cut(call.geometry, call.shape[1], conv, accumulator, current_target())
+    depthwise_kernel(
+        call.x, weight, *more, state, y, conv=conv, cut=cut, accumulator=accumulator, warps=cut.warps
+    )
+
+
+def sums_in(dtype: DType) -> DType:
+    """What sums of this dtype are made in."""
+    return find_dtype("f64") if dtype.name == "f64" else find_dtype("f32")
+
+
+def lies_last(x: Array) -> bool:
+    """Are the channels of x [N, C, H, W] next to each other in memory, and its columns not?"""
+    return x.shape[1] > 1 and x.strides[1] == x.itemsize and x.strides[3] != x.itemsize
+
+
+def optional(x: Any, name: str, shape: tuple[int, ...]) -> Array | None:
+    """An array of floats of just this shape, or None."""
+    if x is None:
+        return None
+    given = array(x, name, rank=0)
+    if given.shape != shape or not find_dtype(given.dtype).is_float:
+        raise TilecError(
+            f"{name} is {find_dtype(given.dtype)}{list(given.shape)}, expected floats {list(shape)}"
+        )
+    return given
+
+
+def _moved(x: Any, name: str, call: Call) -> Array:
+    """An array like the result, [N, C, H, W], with the channels last."""
+    given = array(x, name, rank=0)
+    if given.shape != call.out_shape:
+        raise TilecError(
+            f"{name} is {find_dtype(given.dtype)}{list(given.shape)}, expected {list(call.out_shape)}"
+        )
+    return given.transpose(0, 2, 3, 1)
+
+
+def _conv(geometry: Geometry, multiplier: int, last: bool, activation: str | None) -> Conv:
+    before = (geometry.padding[0][0], geometry.padding[1][0])
+    return Conv(geometry.stride, geometry.dilation, before, multiplier, last, activation)

@@ -1,0 +1,158 @@
+"""Calls of depthwise convolutions, checked: what the kernels of it take.
+
+call = depthwise_call(x, weight, stride=2, padding="valid")
+call.geometry.extents, call.dtype
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tilec.ir.dtype import DType
+from tilec.ir.dtype import dtype as find_dtype
+from tilec.ir.errors import TilecError
+from tilec.ops.arrays import Array, array
+
+FLOATS = ("f16", "bf16", "f32", "f64")
+LAYOUTS = ("NCHW", "NHWC")
+LARGEST = 63  # rows or columns of a kernel
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]
+
+
+class Geometry(NamedTuple):
+    """Where a convolution looks. Pairs are (rows, columns), `padding` ((top, bottom), (left, right))."""
+
+    size: Pair
+    stride: Pair
+    padding: Pads
+    dilation: Pair
+    image: Pair
+    extents: Pair  # of the result
+
+
+class Call(NamedTuple):
+    """x as given, its shape as [N, C, H, W], and the weight [C * multiplier, kh, kw]."""
+
+    x: Array
+    shape: tuple[int, int, int, int]
+    weight: Array
+    multiplier: int
+    geometry: Geometry
+    channels_last: bool
+
+    @property
+    def dtype(self) -> DType:
+        return find_dtype(self.x.dtype)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Of the result, in the layout of x."""
+        n, channels, (rows, columns) = self.shape[0], len(self.weight), self.geometry.extents
+        return (n, rows, columns, channels) if self.channels_last else (n, channels, rows, columns)
+
+
+def depthwise_call(
+    x: Any, weight: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, layout: str = "NCHW",
+) -> Call:  # fmt: skip
+    """What the arguments of ops.depthwise_conv mean. Raises TilecError for what does not fit."""
+    if layout not in LAYOUTS:
+        raise TilecError(f"expected layout 'NCHW' or 'NHWC', found {layout!r}")
+    image, held = (_floats(each, name) for each, name in ((x, "x"), (weight, "weight")))
+    if image.ndim != 4:
+        raise TilecError(f"depthwise_conv takes x {axes_of(layout)}, of rank 4: found {list(image.shape)}")
+    if image.dtype != held.dtype:
+        found = f"x is {find_dtype(image.dtype)}, the weight {find_dtype(held.dtype)}"
+        raise TilecError(f"x and weight are of one dtype: {found}; cast one")
+    last = layout == "NHWC"
+    n, c, h, w = (image.shape[axis] for axis in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
+    _check_weight(held, c, image, layout)
+    size = (held.shape[2], held.shape[3])
+    geometry = geometry_of((h, w), size, stride, padding, dilation)
+    filters = held.reshape(len(held), *size)
+    return Call(image, (n, c, h, w), filters, len(held) // c, geometry, last)
+
+
+def axes_of(layout: str) -> str:
+    return f"[{', '.join(layout)}]"
+
+
+def _floats(x: Any, name: str) -> Array:
+    held = array(x, name, rank=1)
+    if find_dtype(held.dtype).name not in FLOATS:
+        raise TilecError(f"{name} is {find_dtype(held.dtype)}, expected f16, bf16, f32 or f64")
+    return held
+
+
+def _check_weight(weight: Array, channels: int, x: Array, layout: str) -> None:
+    """Of shape [channels * multiplier, 1, kh, kw], and no kernel too large."""
+    shape = weight.shape
+    found = f"the weight is {list(shape)}, x {list(x.shape)}, {layout}"
+    if weight.ndim != 4 or shape[1] != 1 or 0 in shape:
+        raise TilecError(f"depthwise_conv takes a weight [C * multiplier, 1, kh, kw]: {found}")
+    if channels == 0 or shape[0] % channels:
+        swapped = x.shape[1] if layout == "NHWC" else x.shape[3]
+        other = "NCHW" if layout == "NHWC" else "NHWC"
+        hint = (
+            f"; is x {axes_of(other)}? then pass layout={other!r}"
+            if swapped and shape[0] % swapped == 0
+            else ""
+        )
+        raise TilecError(
+            f"the weight has {shape[0]} kernels for {channels} channels, expected a multiple: {found}{hint}"
+        )
+    if max(shape[2:]) > LARGEST:
+        raise TilecError(f"kernels have up to {LARGEST} rows and columns: {found}")
+
+
+def geometry_of(image: Pair, size: Pair, stride: Any, padding: Any, dilation: Any) -> Geometry:
+    """Strides, padding and dilation of a kernel on an image, in full; TilecError for what does not fit."""
+    strides, dilations = _pair(stride, "stride", 1), _pair(dilation, "dilation", 1)
+    spans = (dilations[0] * (size[0] - 1) + 1, dilations[1] * (size[1] - 1) + 1)
+    pads = _padding(padding, spans, strides)
+    extents = []
+    for axis, name in enumerate(("rows", "columns")):
+        room = image[axis] + sum(pads[axis])
+        if spans[axis] > room:
+            raise TilecError(
+                f"the kernel spans {spans[axis]} {name} ({size[axis]}, dilation {dilations[axis]}), and the "
+                f"padded image has {room}: use a smaller kernel or more padding"
+            )
+        extents.append((room - spans[axis]) // strides[axis] + 1)
+    return Geometry(size, strides, pads, dilations, image, (extents[0], extents[1]))
+
+
+def _padding(padding: Any, spans: Pair, strides: Pair) -> Pads:
+    """((top, bottom), (left, right)) of any form of padding."""
+    if isinstance(padding, str):
+        return _named_padding(padding, spans, strides)
+    if isinstance(padding, Sequence) and len(padding) == 2 and all(isinstance(p, Sequence) for p in padding):
+        top, left = (_pair(p, "padding", 0) for p in padding)
+        return top, left
+    rows, columns = _pair(padding, "padding", 0)
+    return (rows, rows), (columns, columns)
+
+
+def _named_padding(name: str, spans: Pair, strides: Pair) -> Pads:
+    if name not in ("same", "valid"):
+        raise TilecError(f"expected padding 'same', 'valid' or numbers, found {name!r}")
+    if name == "valid":
+        return (0, 0), (0, 0)
+    if strides != (1, 1):
+        raise TilecError(
+            f"padding 'same' keeps the extents, and stride {list(strides)} does not: pass numbers"
+        )
+    rows, columns = (((span - 1) // 2, span // 2) for span in spans)
+    return rows, columns
+
+
+def _pair(x: Any, name: str, least: int) -> Pair:
+    """One number for rows and columns, or one each."""
+    values = tuple(x) if isinstance(x, Sequence) and not isinstance(x, str) else (x, x)
+    whole = all(isinstance(v, int | np.integer) and not isinstance(v, bool) and v >= least for v in values)
+    if len(values) != 2 or not whole:
+        forms = " (or 'same', 'valid', ((top, bottom), (left, right)))" if name == "padding" else ""
+        raise TilecError(f"{name} is a whole number of {least} or more, or two of them{forms}: found {x!r}")
+    return int(values[0]), int(values[1])

@@ -1,0 +1,188 @@
+"""The kernel of depthwise convolutions: each channel is filtered by kernels of its own.
+
+A block makes (channels, rows, columns) of outputs. It copies what they see, a halo around them, to shared
+memory in the accumulator's dtype, with zeros outside the image. Output row k + i * sums is row i of sum k, so
+that the sums of a thread lie under each other and share most of what they read:
+
+    4 sums, a kernel of 3 rows    row 0   w0                 6 rows read, 12 products a column of the kernel
+                                  row 1   w1 w0
+                                  row 2   w2 w1 w0
+                                  row 3      w2 w1 w0
+                                  row 4         w2 w1
+                                  row 5            w2
+"""
+
+from typing import Any, NamedTuple
+
+import tilec as tc
+from tilec.ir.dtype import DType
+from tilec.ops.epilogue import activated
+
+
+class Conv(NamedTuple):
+    """What is computed. Pairs are (rows, columns); `before`: the padding above and to the left."""
+
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    before: tuple[int, int] = (0, 0)
+    multiplier: int = 1
+    channels_last: bool = False
+    activation: str | None = None
+
+    def ordered(self, channels: Any, rows: Any, columns: Any) -> tuple[Any, Any, Any]:
+        """What belongs to the three axes, as they follow each other in memory."""
+        return (rows, columns, channels) if self.channels_last else (channels, rows, columns)
+
+    def cut_up(self, channels: Any, *rest: Any) -> tuple[Any, ...]:
+        """The same where rows and columns are two axes each."""
+        return (*rest, channels) if self.channels_last else (channels, *rest)
+
+
+class Cut(NamedTuple):
+    """What a block computes: so many channels, sums of a thread, rows of each sum, and columns. `taps`
+    rows of the kernel are unrolled. Not `staged`: windows are read where they are, those too large to copy.
+    """
+
+    channels: int
+    sums: int
+    rows: int
+    columns: int
+    taps: int
+    staged: bool = True
+    warps: int = 4
+
+
+class Window(NamedTuple):
+    """What a block sees of an image, [C, H, W] in memory's order, from `at` on: where it is, or a copy, whose
+    rows and columns are cut so that the elements of a part follow each other: [C, H / step, step, right, W /
+    right] for a step between the rows of a sum, and columns `right` apart.
+    """
+
+    source: tc.Array
+    at: tuple[Any, Any, Any]
+    conv: Conv
+    cut: Cut
+    kind: DType
+
+    def part(self, turn: Any, row: int, column: int) -> tc.Tile:
+        """One element for each output of a sum; `row` and `column` are offsets from `at`, and each turn of
+        the loop goes `taps` rows of the kernel further."""
+        conv, cut = self.conv, self.cut
+        shape, step = conv.ordered(cut.channels, cut.rows, cut.columns), cut.sums * conv.stride[0]
+        down, right = cut.taps * conv.dilation[0], conv.stride[1]
+        if cut.staged:
+            at = turn * (down // step) + row // step, row % step, column % right, column // right
+            where, parts = conv.cut_up(0, *at), conv.cut_up(cut.channels, cut.rows, 1, 1, cut.columns)
+            return self.source.load(where, parts).reshape(shape)
+        c, h, w = self.at
+        places = conv.ordered(
+            (c, cut.channels, 1), (turn * down + h + row, cut.rows, step), (w + column, cut.columns, right)
+        )
+        return self.source.gather(*(along(axis, *place) for axis, place in enumerate(places))).to(self.kind)
+
+
+def along(axis: int, start: Any, count: int, step: int) -> tc.Tile:
+    """start, start + step, ... along one of three axes."""
+    shape = tuple(count if i == axis else 1 for i in range(3))
+    places: tc.Tile = (tc.arange(count) * step + start).reshape(shape)
+    return places
+
+
+def window(
+    image: tc.Array, state: tc.Array | None, at: Any, size: tuple[int, int], conv: Conv, cut: Cut, kind: DType
+) -> Window:
+    """What the outputs from `at` on see under a kernel of this size, copied if there is room for it."""
+    c, i, j = at
+    h, w = i * conv.stride[0] - conv.before[0], j * conv.stride[1] - conv.before[1]
+    if not cut.staged:
+        return Window(image, (c, h, w), conv, cut, kind)
+    (groups, step), (lanes, right) = spans(size, conv, cut)
+    shape = conv.ordered(cut.channels, groups * step, lanes * right)
+    seen = image.load(conv.ordered(c, h, w), shape).to(kind)
+    if state is not None:  # what stands to the left of the image: each is 0 where the other is
+        seen = seen + state.load(conv.ordered(c, h, j * conv.stride[1]), shape).to(kind)
+    halo = tc.shared(conv.cut_up(cut.channels, groups, step, right, lanes), kind)
+    parted = seen.reshape(conv.cut_up(cut.channels, groups, step, lanes, right))
+    halo.store((0,) * 5, parted.permute(*((0, 1, 3, 2, 4) if conv.channels_last else (0, 1, 2, 4, 3))))
+    return Window(halo, (0, 0, 0), conv, cut, kind)
+
+
+def spans(size: tuple[int, int], conv: Conv, cut: Cut) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows that a block's outputs see: groups of a step. Columns: so many, times those that are skipped."""
+    step, right = cut.sums * conv.stride[0], conv.stride[1]
+    rows = (cut.sums * cut.rows - 1) * conv.stride[0] + (size[0] - 1) * conv.dilation[0] + 1
+    columns = (cut.columns - 1) * right + (size[1] - 1) * conv.dilation[1] + 1
+    return (-(-rows // step), step), (-(-columns // right), right)
+
+
+def some_rows(
+    acc: tuple[tc.Tile, ...],
+    seen: Window,
+    weight: tc.Array,
+    c: Any,
+    columns: int,
+    turn: Any,
+    done: int,
+    count: int,
+) -> tuple[tc.Tile, ...]:
+    """acc with `count` rows of the kernel, `done` rows behind those of this turn, column after column."""
+    conv, cut, sums = seen.conv, seen.cut, list(acc)
+    for q in tc.static_range(columns):
+        read: dict[int, Any] = {}
+        for t in tc.static_range(done, done + count):
+            at = conv.ordered(c, turn * cut.taps + t, q)
+            w = weight.load(at, conv.ordered(cut.channels, 1, 1)).to(seen.kind)
+            for k in tc.static_range(cut.sums):
+                row = t * conv.dilation[0] + k * conv.stride[0]
+                if row not in read:
+                    read[row] = seen.part(turn, row, q * conv.dilation[1])
+                sums[k] = tc.fma(read[row], w, sums[k])
+    return tuple(sums)
+
+
+@tc.kernel
+def depthwise_kernel(
+    x: tc.Array, weight: tc.Array, bias: tc.Array | None, scale: tc.Array | None, residual: tc.Array | None,
+    state: tc.Array | None, y: tc.Array, *, conv: Conv, cut: Cut, accumulator: DType = tc.f32, warps: int = 4,
+) -> None:  # fmt: skip
+    """y = activation(conv(x, weight) * scale + bias) + residual; x [N, C, H, W], y and residual [N, C *
+    multiplier, Y, X], weight [C * multiplier, kh, kw], bias and scale [C * multiplier]. Channels last: x, y
+    and residual [N, rows, columns, channels], weight [kh, kw, channels]. `state`: what is left of x.
+    """
+    (c_axis, h_axis, w_axis), high = (3, 1, 2) if conv.channels_last else (1, 2, 3), cut.sums * cut.rows
+    n, j, c, i, w = tc.blocks(
+        x.shape[0],
+        conv.multiplier,
+        tc.cdiv(x.shape[c_axis], cut.channels),
+        tc.cdiv(y.shape[h_axis], high),
+        tc.cdiv(y.shape[w_axis], cut.columns),
+    )
+    kh, kw = (tc.static(weight.shape[axis - conv.channels_last]) for axis in (1, 2))
+    at, every = (c * cut.channels, i * high, w * cut.columns), slice(j, None, conv.multiplier)
+    seen = window(x[n], None if state is None else state[n], at, (kh, kw), conv, cut, accumulator)
+    filters = weight[conv.ordered(every, slice(None), slice(None))]
+    acc = (tc.zeros(conv.ordered(cut.channels, cut.rows, cut.columns), accumulator),) * cut.sums
+    turns, rest = divmod(kh, cut.taps)
+    if turns == 1:
+        acc = some_rows(acc, seen, filters, at[0], kw, 0, 0, cut.taps)
+    else:
+        for turn in tc.range(turns):
+            acc = some_rows(acc, seen, filters, at[0], kw, turn, 0, cut.taps)
+    if rest:
+        acc = some_rows(acc, seen, filters, at[0], kw, 0, turns * cut.taps, rest)
+    for k in tc.static_range(cut.sums):
+        here = conv.ordered(every, slice(k, None, cut.sums), slice(None))
+        place = conv.ordered(at[0], i * cut.rows, at[2])
+        done = acc[k]
+        if scale is not None:
+            done = done * scale[every].load(at[0], cut.channels).to(accumulator).reshape(
+                conv.ordered(-1, 1, 1)
+            )
+        if bias is not None:
+            done = done + bias[every].load(at[0], cut.channels).to(accumulator).reshape(
+                conv.ordered(-1, 1, 1)
+            )
+        done = activated(done, conv.activation)
+        if residual is not None:
+            done = done + residual[n][here].load(place, done.shape).to(accumulator)
+        y[n][here].store(place, done.to(y.dtype))

@@ -1,0 +1,79 @@
+"""How depthwise convolutions are cut into blocks, per target: data for the kernel, never its meaning.
+
+depthwise_cut(geometry, channels=64, conv, f32, "cpu")     Cut(channels=1, sums=8, rows=7, columns=56, taps=7)
+"""
+
+from functools import lru_cache
+from math import gcd
+
+from tilec.ir.dtype import DType
+from tilec.ir.target import parse_target
+from tilec.ops.depthwise_call import Geometry
+from tilec.ops.depthwise_kernel import Conv, Cut, spans
+from tilec.ops.tiling import has_threads
+
+STRAIGHT = 400  # products that are unrolled
+WARPS = 4
+ROOM = 48 * 1024  # bytes of shared memory: more would leave too few blocks on a multiprocessor
+
+
+@lru_cache(maxsize=1024)
+def depthwise_cut(geometry: Geometry, channels: int, conv: Conv, accumulator: DType, target: str) -> Cut:
+    """Blocks for results of these extents."""
+    threads = has_threads(target)
+    cut = (_on_threads if threads else _on_vectors)(geometry, channels, conv)
+    cut = _unrolled(cut, geometry, conv)
+    room = ROOM if threads else parse_target(target).target.shared_bytes_per_block >> 4  # type: ignore[union-attr]
+    while threads and _bytes(cut, geometry, conv, accumulator) > room and max(cut.channels, cut.rows) > 1:
+        many = cut.channels > 1
+        cut = cut._replace(channels=cut.channels // 2) if many else cut._replace(rows=cut.rows // 2)
+    return cut._replace(staged=_bytes(cut, geometry, conv, accumulator) <= room)
+
+
+def _bytes(cut: Cut, geometry: Geometry, conv: Conv, accumulator: DType) -> int:
+    """Of the copy of what a block sees."""
+    (groups, step), (lanes, right) = spans(geometry.size, conv, cut)
+    return cut.channels * groups * step * lanes * right * accumulator.bytes
+
+
+def _on_vectors(geometry: Geometry, channels: int, conv: Conv) -> Cut:
+    """CPU: whole rows of a channel, or a vector of channels."""
+    rows, columns = geometry.extents
+    sums = _sums(rows, 4 if geometry.size[1] > 16 else 8)
+    if conv.channels_last:
+        return Cut(min(channels, 64), sums, 1, min(columns, 32), 0)
+    return Cut(1, sums, min(-(-rows // sums), max(1, 64 // sums)), min(columns, 256), 0)
+
+
+def _on_threads(geometry: Geometry, channels: int, conv: Conv) -> Cut:
+    """GPU: one output of each sum for every thread, neighbours in memory for neighbours in a warp."""
+    rows, columns = geometry.extents
+    sums = _sums(rows, 8)
+    lanes, left = _power(columns, 64), 32 * WARPS
+    if conv.channels_last:
+        c = _power(channels, 32)
+        wide = min(_power(columns, 4), left // c)
+        return Cut(c, sums, max(1, min(_power(-(-rows // sums), 4), left // (c * wide))), wide, 0)
+    deep = min(_power(-(-rows // sums), 8), left // lanes)
+    return Cut(min(_power(channels, 64), max(1, left // (lanes * deep))), sums, deep, lanes, 0)
+
+
+def _sums(rows: int, most: int) -> int:
+    """So many rows under each other that the fewest stick out; more rather than fewer."""
+    return min(
+        range(min(rows, most), max(0, min(rows, most) // 2 - 1), -1), key=lambda k: (-(-rows // k) * k, -k)
+    )
+
+
+def _power(n: int, most: int) -> int:
+    """The power of two that is as large as n, at most `most`."""
+    return int(min(most, 1 << max(0, n - 1).bit_length()))
+
+
+def _unrolled(cut: Cut, geometry: Geometry, conv: Conv) -> Cut:
+    """All rows of a small kernel; of a large one as few as start anew at the same row of a step."""
+    kh, kw = geometry.size
+    step = cut.sums * conv.stride[0]
+    taps = step // gcd(step, conv.dilation[0])
+    whole = kh * kw * cut.sums <= STRAIGHT or taps >= kh
+    return cut._replace(taps=kh if whole else taps)
