@@ -1,0 +1,164 @@
+"""Every example and operator on a real GPU: `PYTHONPATH=. python3 -m pytest -m gpu`, skipped without one.
+
+Each operator gives the same as on the CPU, within the bounds of tests/ops, and the examples check themselves.
+Not yet run on hardware: without a GPU the same cases run on a driver made for tests, which emulates the PTX.
+"""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tilec as tc
+from tests.backends.ptx.stub import installed
+from tilec import ops
+from tilec.backends.ptx import assemble
+
+Array = np.ndarray[Any, Any]
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+BOUNDS = {"float32": 1e-5, "float16": 1.5e-3, "bfloat16": 1e-2}
+
+
+def normal(*shape: int, dtype: Any = np.float16, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def qkv(*shape: int, dtype: Any = np.float16) -> tuple[Array, Array, Array]:
+    q, k, v = (normal(*shape, dtype=dtype, seed=seed) for seed in range(3))
+    return q, k, v
+
+
+def linear(dtype: str, m: int) -> Callable[[], Any]:
+    weight = ops.quantize(normal(96, 256, dtype=np.float32), dtype, group_size=64)
+    return lambda: ops.linear(normal(m, 256), weight, normal(96, seed=3), activation="gelu")
+
+
+def attention_backward() -> Any:
+    q, k, v = qkv(1, 40, 2, 32)
+    out, lse = ops.attention(q, k, v, return_lse=True)
+    return ops.attention_backward(q, k, v, out, lse, normal(*q.shape, seed=4))
+
+
+def neighborhood_backward() -> Any:
+    q, k, v = qkv(1, 12, 11, 2, 32)
+    out, lse = ops.na2d(q, k, v, kernel_size=5, return_lse=True)
+    return ops.neighborhood_attention_backward(q, k, v, out, lse, normal(*q.shape, seed=4), 5)
+
+
+CASES: dict[str, Callable[[], Any]] = {
+    **{f"linear {dtype} {m}": linear(dtype, m) for dtype in ("u4", "i3", "u1", "f6e3m2") for m in (1, 33)},
+    "linear dense": lambda: ops.linear(normal(33, 128), normal(65, 128, seed=1)),
+    **{
+        f"matmul {kind.__name__}": lambda kind=kind: ops.matmul(
+            normal(65, 72, dtype=kind), normal(72, 129, dtype=kind)
+        )
+        for kind in (np.float16, np.float32, ml_dtypes.bfloat16)
+    },
+    "attention": lambda: ops.attention(*qkv(2, 77, 3, 64), is_causal=True),
+    "na1d": lambda: ops.na1d(*qkv(1, 130, 2, 32), kernel_size=7, dilation=2),
+    "na2d": lambda: ops.na2d(*qkv(1, 24, 20, 2, 32), kernel_size=(7, 5)),
+    "na3d": lambda: ops.na3d(*qkv(1, 8, 9, 10, 1, 32), kernel_size=3, is_causal=(True, False, False)),
+    "neighborhood_attention": lambda: ops.neighborhood_attention(
+        *qkv(1, 16, 16, 2, 64), kernel_size=5, stride=2
+    ),
+    "attention_backward": attention_backward,
+    "neighborhood_attention_backward": neighborhood_backward,
+    "depthwise_conv": lambda: ops.depthwise_conv(
+        normal(2, 8, 20, 21), normal(8, 1, 5, 5, seed=1), padding="same"
+    ),
+}
+SAMPLE = ("linear i3 33", "matmul float32", "na2d", "depthwise_conv")
+BY_THE_HOST = {"quantize", "QuantizedWeight", "merge_attentions"}  # no kernels of their own
+
+
+def close(found: Any, wanted: Any) -> bool:
+    if isinstance(found, tuple):
+        return all(f is w or close(f, w) for f, w in zip(found, wanted, strict=True))
+    found_, wanted_ = found.astype(np.float64), wanted.astype(np.float64)
+    error = np.linalg.norm(found_ - wanted_) / np.linalg.norm(wanted_)
+    return bool(np.any(found_) and error < BOUNDS[found.dtype.name])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples(path: Path) -> None:
+    with tc.target("cuda:0"):
+        runpy.run_path(str(path), run_name="__main__")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+def test_operators(name: str) -> None:
+    wanted = CASES[name]()
+    with tc.target("cuda:0"):
+        found = CASES[name]()
+    assert close(found, wanted)
+
+
+@tc.kernel
+def scaled(x: tc.Array, y: tc.Array, alpha: tc.f32, *, block=256):
+    i = tc.blocks(tc.cdiv(x.shape[0], block))
+    y.store(i * block, x.load(i * block, block) * alpha)
+
+
+@pytest.mark.gpu
+def test_arrays_on_the_device() -> None:
+    x = normal(100_003, dtype=np.float32)
+    there, y = tc.to_device(x), tc.to_device(np.zeros_like(x))
+    for alpha in (2, 3):
+        scaled(there, y, alpha)
+        np.testing.assert_array_equal(y.numpy(), x * np.float32(alpha))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("library", ["torch", "cupy"])
+def test_arrays_of_other_libraries(library: str) -> None:
+    """On a side stream of theirs: nothing waits but what has to."""
+    there = pytest.importorskip(library)
+    if library == "torch":
+        with there.cuda.stream(there.cuda.Stream()):
+            x = there.arange(100_003, device="cuda", dtype=there.float32)
+            y = there.zeros_like(x)
+            scaled(x, y, 2.0)
+            assert bool((y == 2 * x).all())
+        return
+    with there.cuda.Stream(non_blocking=True):
+        x = there.arange(100_003, dtype=there.float32)
+        y = there.zeros_like(x)
+        scaled(x, y, 2.0)
+        assert bool((y == 2 * x).all())
+
+
+@pytest.mark.gpu
+def test_saved_kernels(tmp_path: Path) -> None:
+    x = normal(1000, dtype=np.float32)
+    there, y = tc.to_device(x), tc.to_device(np.zeros_like(x))
+    scaled.compile(there, y, 0, target="cuda:0").save(tmp_path / "scaled.tilec")
+    tc.load(tmp_path / "scaled.tilec")(there, y, 2)
+    np.testing.assert_array_equal(y.numpy(), 2 * x)
+
+
+# Without a GPU.
+
+
+def test_every_operator_is_here() -> None:
+    names = {name for name, value in vars(ops).items() if callable(value) and name[0] != "_"}
+    assert names - BY_THE_HOST == {case.split()[0] for case in CASES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators_on_the_stub(name: str, full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not full and name not in SAMPLE:
+        pytest.skip("make check-all runs it")
+    wanted = CASES[name]()
+    monkeypatch.setattr(assemble, "find", lambda tool: None)
+    with installed() as stub, tc.target("cuda:1"):
+        found = CASES[name]()
+        assert stub.launches and not stub.memory
+    assert close(found, wanted)
