@@ -5,7 +5,7 @@
 All of it is bit for bit `tilec.ir.codec.cast`. A float on its way to 16 bits or fewer passes through an f32:
 exactly, or rounded to odd, so that the last rounding sees on which side of a tie it lies. From there to a
 code it is integer arithmetic without tables or branches. To decode, a code's exponent and mantissa are moved
-into an f32's place, and one multiplication sets the bias right, subnormals included:
+into an f32's place, and one multiplication sets the bias right, subnormals included (on a CPU an addition):
     f6e3m2  0b0_011_01  ->  bits 0b011_01 << 21  =  2^(3 - 127) * 1.25,  times 2^(127 - 3)  =  1.25
 """
 
@@ -212,9 +212,7 @@ def decoded(w: Writer, code: str, src: DType) -> str:
         return _decoded_scale(w, code, src)
     size = w.op("and", "i32", code, w.integer(src.code_mask >> 1, "i32"))
     bits = w.op("shl", "i32", size, w.integer(F32_MANTISSA - src.mantissa, "i32"))
-    unbiased = w.convert("bitcast", "i32", bits, "float")
-    value = w.op("fmul", "float", unbiased, w.real(2.0 ** (F32_BIAS - src.bias)))
-    magnitude = w.convert("bitcast", "float", value, "i32")
+    magnitude = _rescaled(w, bits, src) if w.arch == "ptx" else _rebiased(w, bits, src)
     if src.has_infinity:
         infinite = w.compare("eq", "i32", size, w.integer(src.infinity_code, "i32"))
         magnitude = w.select(infinite, "i32", w.integer(0x7F800000, "i32"), magnitude)
@@ -224,6 +222,25 @@ def decoded(w: Writer, code: str, src: DType) -> str:
     sign = w.op("and", "i32", code, w.integer(src.sign_code, "i32"))
     sign = w.op("shl", "i32", sign, w.integer(32 - src.bits, "i32"))
     return w.convert("bitcast", "i32", w.op("or", "i32", magnitude, sign), "float")
+
+
+def _rescaled(w: Writer, bits: str, src: DType) -> str:
+    """The bias set right by a multiplication, which GPUs do at full speed on subnormal numbers too."""
+    unbiased = w.convert("bitcast", "i32", bits, "float")
+    value = w.op("fmul", "float", unbiased, w.real(2.0 ** (F32_BIAS - src.bias)))
+    return w.convert("bitcast", "float", value, "i32")
+
+
+def _rebiased(w: Writer, bits: str, src: DType) -> str:
+    """The bias set right by an addition; CPUs take a hundred cycles for a subnormal operand. Where the exponent
+    is 0 the number reads 2^(1 - bias) too large once its leading one is taken for real.
+    """
+    normal = w.op("add", "i32", bits, w.integer((F32_BIAS - src.bias) << F32_MANTISSA, "i32"))
+    above = w.op("add", "i32", normal, w.integer(1 << F32_MANTISSA, "i32"))
+    leading = w.real(2.0 ** (1 - src.bias))
+    below = w.op("fsub", "float", w.convert("bitcast", "i32", above, "float"), leading)
+    small = w.compare("ult", "i32", bits, w.integer(1 << F32_MANTISSA, "i32"))
+    return w.select(small, "i32", w.convert("bitcast", "float", below, "i32"), normal)
 
 
 def _decoded_scale(w: Writer, code: str, src: DType) -> str:
