@@ -138,7 +138,9 @@ SHAPES = ("m16n8k4", "m16n8k8", "m16n8k16", "m16n8k32", "m16n8k64", "m8n8k4", "m
 
 def mma(f: Form) -> Step:
     if f.take("sp", "sp::ordered_metadata"):
-        f.error("sparse mma is not known to the emulator")
+        from tilec.backends.emulator.mma_sparse import mma_sparse
+
+        return mma_sparse(f)
     f.need("sync")
     f.need("aligned")
     shape = read_shape(f)
@@ -182,8 +184,8 @@ def word_slots(f: Form, n: int) -> list[int | None]:
     ]
 
 
-def read_shape(f: Form) -> Shape:
-    name = f.need(*SHAPES)
+def read_shape(f: Form, shapes: tuple[str, ...] = SHAPES) -> Shape:
+    name = f.need(*shapes)
     m, n, k = (int(x) for x in name.replace("m", "").replace("n", " ").replace("k", " ").split())
     f.need("row")
     f.need("col")

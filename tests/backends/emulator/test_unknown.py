@@ -46,10 +46,6 @@ STATEMENTS = [
     ("st.global.b128 [%a2], %a1;", ".b128 stores are not known"),
     ("wmma.load.a.sync.aligned.row.m16n16k16.f16 {%r1}, [%a1];", "wmma is not known to the emulator"),
     (
-        "mma.sp.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%r1}, {%r1}, {%r2}, {%r3}, %r4, 0;",
-        "sparse mma",
-    ),
-    (
         f"mma.sync.aligned.m16n8k8.row.col.f32.u2.u2.f32 {FOUR}, {{%r1}}, {{%r2}}, {FOUR};",
         "mma.sync on f32, u2",
     ),
