@@ -224,6 +224,31 @@ def test_grids() -> None:
     )
 
 
+@tc.kernel
+def every(x: tc.Array, step: tc.i32):
+    tc.blocks(1)
+    for i in tc.range(0, 8, step):
+        x.store(i, 1)
+
+
+@tc.kernel
+def every_read(x: tc.Array, steps: tc.Array):
+    tc.blocks(1)
+    for i in tc.range(0, 8, steps.at(0)):
+        x.store(i, 1)
+
+
+@pytest.mark.parametrize("step", [0, -1])
+@pytest.mark.parametrize("target", ["reference", "cpu", "emulator:sm_80"])
+def test_a_step_that_does_not_count_up(target: str, step: int) -> None:
+    every.on(target)(x := f32(8) * 0, 2)
+    np.testing.assert_array_equal(x, [1, 0] * 4)
+    requires = "the kernel requires a step of 1 or more in tc.range"
+    fails(lambda: every.on(target)(f32(8), step), requires, kernel=every, at="for i")
+    said = "trap" if target.startswith("emulator") else "tc.range takes a step of 1 or more"
+    fails(lambda: every_read.on(target)(f32(8), np.array([step], np.int32)), said)
+
+
 def test_constants_in_other_letters() -> None:
     fails(lambda: one_axis.meaning(f32(4), block=2), "one_axis has no constant block; did you mean BLOCK?")
     fails(lambda: one_axis.meaning(f32(4), tiny=2), "one_axis has no constant tiny. It takes BLOCK, warps")

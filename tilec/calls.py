@@ -22,6 +22,7 @@ from tilec import lang
 from tilec.frames import INSTEAD, Frame, evaluate, execute, expression
 from tilec.hints import called
 from tilec.ir.errors import TilecError
+from tilec.outside import Cells
 from tilec.source import Code, FunctionNode, find_code
 from tilec.targets import items
 from tilec.tracing import current
@@ -149,20 +150,9 @@ def enter(frame: Frame, function: FunctionType, code: Code, args: list[Any], kwa
     signature = _signatures.get(function)
     if signature is None:
         signature = _signatures[function] = inspect.signature(function, follow_wrapped=False)
-    inner = Frame(frame.tracer, code, function.__globals__, cells_of(function))
+    inner = Frame(frame.tracer, code, function.__globals__, Cells(function))
     inner.locals.update(_bind(code.name, signature, args, kwargs))
     return inner
-
-
-def cells_of(function: FunctionType) -> dict[str, Any]:
-    """The values of the enclosing function's names that a function uses."""
-    found = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue
-    return found
 
 
 def _inline(frame: Frame, node: ast.AST, inner: Frame) -> Any:

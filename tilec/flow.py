@@ -20,7 +20,7 @@ from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Arg, Block, Inst, Item, Value
 from tilec.ir.inst import control
-from tilec.lang import Range
+from tilec.lang import Range, counts_up
 from tilec.literals import NUMBERS
 from tilec.targets import assign
 from tilec.tracing import Scope
@@ -56,6 +56,8 @@ def _bounds(loop: Range) -> tuple[Value, Value, Value]:
     if not dtype.is_integer:
         raise TilecError(f"tc.range counts integers, not {dtype.name}")
     start, stop, step = (scalar(x, dtype, "tc.range") for x in bounds)
+    if isinstance(loop.step, Tile):
+        counts_up(loop.step)
     return start, stop, step
 
 

@@ -17,11 +17,11 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from tilec.ir.errors import Loc, TilecError
+from tilec.outside import MISSING
 from tilec.source import Code
 from tilec.tracing import Respecialise, Tracer
 
 H = TypeVar("H", bound=Callable[..., Any])
-MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Frame:
         while frame is not None:
             value = frame.locals.get(name, MISSING)
             if value is MISSING:
-                value = frame.cells.get(name, MISSING)
+                value = self._noted(frame.cells, name)
             if isinstance(value, Undefined):
                 raise self.error(node, value.why)
             if value is not MISSING:
@@ -84,11 +84,17 @@ class Frame:
         return self._global(name, node)
 
     def _global(self, name: str, node: ast.AST) -> Any:
-        value = self.globals.get(name, MISSING)
+        value = self._noted(self.globals, name)
         if value is MISSING:
             value = getattr(builtins, name, MISSING)
         if value is MISSING:
             raise self.error(node, f"the name {name} is not defined{self._near(name)}")
+        return value
+
+    def _noted(self, space: Mapping[str, Any], name: str) -> Any:
+        value = space.get(name, MISSING)
+        if value is not MISSING:
+            self.tracer.outside.note(space, name, value)
         return value
 
     def _near(self, name: str) -> str:

@@ -14,12 +14,12 @@ from typing import Any, Optional
 
 from tilec import expressions, statements
 from tilec.arrays import Array
-from tilec.calls import cells_of
 from tilec.frames import Frame, execute
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Arg, Block, Func
 from tilec.ir.tile import ArrayType, Type
+from tilec.outside import Cells, Outside
 from tilec.source import Code, code_of
 from tilec.tracing import Tracer, trace_into
 from tilec.values import Tile
@@ -115,7 +115,7 @@ def _annotation(function: FunctionType, parameter: inspect.Parameter) -> Any:
     kind = parameter.annotation
     try:
         while isinstance(kind, str):
-            kind = eval(kind, dict(function.__globals__), cells_of(function))
+            kind = eval(kind, dict(function.__globals__), Cells(function))
     except Exception as error:
         raise TilecError(f"the annotation {kind!r} of {parameter.name} cannot be read: {error}") from None
     return kind
@@ -166,14 +166,18 @@ def _check_schedule(word: str, value: Any) -> None:
 
 
 def trace(
-    definition: Definition, types: Sequence[Type], constants: Mapping[str, Any], schedule: Mapping[str, Any]
+    definition: Definition,
+    types: Sequence[Type],
+    constants: Mapping[str, Any],
+    schedule: Mapping[str, Any],
+    outside: Outside | None = None,
 ) -> Func:
-    """The kernel for parameters of these types; TilecError at the user's line."""
-    tracer = Tracer()
+    """The kernel for parameters of these types; TilecError at the user's line. `outside` notes globals."""
+    tracer = Tracer(outside)
     args = tuple(Arg(kind, param.name) for kind, param in zip(types, definition.params, strict=True))
     tracer.params.update({arg: i for i, arg in enumerate(args)})
     code = definition.code
-    frame = Frame(tracer, code, definition.function.__globals__, cells_of(definition.function))
+    frame = Frame(tracer, code, definition.function.__globals__, Cells(definition.function))
     frame.locals.update({arg.name: _held(arg, tracer) for arg in args})
     frame.locals.update({**constants, **dict.fromkeys(definition.nothing)})
     tracer.loc = code.loc(code.node.lineno)

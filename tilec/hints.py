@@ -151,10 +151,9 @@ def _misfit(callee: Any, error: Exception, kwargs: dict[str, Any]) -> Message | 
 
 def _shown(signature: inspect.Signature) -> str:
     """Parameters and defaults, without annotations."""
-    words = []
+    shown = []
     for name, each in signature.parameters.items():
-        if name in ("self", "site"):
-            continue
-        star = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
-        words.append(f"{star}{name}" + ("" if each.default is each.empty else f"={each.default!r}"))
-    return ", ".join(words)
+        if name not in ("self", "site"):
+            star = "*" if each.kind is each.VAR_POSITIONAL else ""
+            shown.append(f"{star}{name}" + ("" if each.default is each.empty else f"={each.default!r}"))
+    return ", ".join(shown)

@@ -21,6 +21,7 @@ from tilec.frontend import Definition, constants_of, define, trace
 from tilec.ir import debug
 from tilec.ir.errors import TilecError
 from tilec.ir.tile import Type
+from tilec.outside import Outside
 from tilec.places import current_target, runner_of
 from tilec.specialise import Spec, agreed, array_type
 from tilec.tracing import Respecialise, tracing
@@ -38,6 +39,7 @@ class Kernel:
         self._compiled: dict[Any, Compiled] = {}
         self._launches: dict[Any, Launch] = {}
         self._without: dict[tuple[str, ...], Definition] = {}
+        self._outside = Outside()
         self._lock = RLock()
 
     def __repr__(self) -> str:
@@ -69,6 +71,7 @@ class Kernel:
 
     def compile(self, *args: Any, target: str = "sm_90a", **constants: Any) -> Compiled:
         """Code for these arrays or specifications (for a scalar anything), without running it."""
+        self._look_around()
         given, rest = bind(self.definition, args, {**self._absent_scalars(args), **constants})
         definition, present = self._present(given)
         try:
@@ -87,6 +90,7 @@ class Kernel:
                 f"the kernel {self.definition.name} is called inside a kernel: make what they share a plain "
                 "function"
             )
+        self._look_around()
         given, rest = bind(self.definition, args, constants)
         definition, present = self._present(given)
         held = tuple(checked(param, x) for param, x in zip(definition.params, present, strict=True))
@@ -94,6 +98,14 @@ class Kernel:
         key = (target, definition.nothing, fast_key(held), _constants_key(rest))
         launch = self._launches.get(key) or self._prepare(definition, target, held, rest, key)
         launch(held)
+
+    def _look_around(self) -> None:
+        """Forgets what was compiled where a global, or a name of the function around, has changed."""
+        if self._outside.changed():
+            with self._lock:
+                for kept in (self._static, self._compiled, self._launches):
+                    kept.clear()
+                self._outside.forget()
 
     def _present(self, given: tuple[Any, ...]) -> tuple[Definition, tuple[Any, ...]]:
         """The arguments without optional arrays that are None, and the definition without those."""
@@ -133,7 +145,7 @@ class Kernel:
                 try:
                     if key not in self._compiled:
                         with debug.stage("front end"):
-                            func = trace(definition, types, values, schedule)
+                            func = trace(definition, types, values, schedule, self._outside)
                         self._compiled[key] = Compiled(definition, func, target)
                     return self._compiled[key]
                 except Respecialise as wanted:

@@ -87,11 +87,14 @@ def require(*conditions: Any, site: Site | None = None) -> None:
 
 def _on_host(value: Value, what: str) -> None:
     """The host computes grids and requirements: from shapes and scalar parameters alone."""
-    if isinstance(value, Inst) and not isinstance(value, Size):
-        if not value.pure or isinstance(value, sync.BlockIndex):
-            raise TilecError(f"{what} is computed at launch, from shapes and scalar parameters only")
-        for operand in value.operands:
-            _on_host(operand, what)
+    if not _at_launch(value):
+        raise TilecError(f"{what} is computed at launch, from shapes and scalar parameters only")
+
+
+def _at_launch(value: Value) -> bool:
+    if not isinstance(value, Inst) or isinstance(value, Size):
+        return True
+    return value.pure and not isinstance(value, sync.BlockIndex) and all(map(_at_launch, value.operands))
 
 
 def static(extent: Any) -> int:
@@ -135,6 +138,15 @@ def range(start: Any, stop: Any = None, step: Any = 1, *, stages: int = 1) -> Ra
     if not isinstance(plain(stages), int) or stages < 1:
         raise TilecError(f"stages is a constant of 1 or more, found {stages!r}")
     return Range(plain(start), plain(stop), step, int(stages))
+
+
+def counts_up(step: Tile) -> None:
+    """A step that is known at run time only is 1 or more: checked at launch, or by the block."""
+    tracer, positive = current(), step > 0
+    if tracer.scope is tracer.root and _at_launch(positive.value):
+        tracer.emit(sync.Require, positive.value, "a step of 1 or more in tc.range")
+    else:
+        tracer.emit(sync.Assert, positive.value, "tc.range takes a step of 1 or more")
 
 
 def static_range(*bounds: Any) -> _range:

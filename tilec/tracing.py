@@ -18,6 +18,7 @@ from tilec.ir.dtype import DType
 from tilec.ir.errors import Loc, TilecError
 from tilec.ir.func import Inst, Value
 from tilec.ir.inst.arith import Full
+from tilec.outside import Outside
 
 I = TypeVar("I", bound=Inst)  # noqa: E741
 
@@ -44,7 +45,8 @@ class Respecialise(Exception):
 class Tracer:
     """One trace: the open scopes, innermost last, and the line that instructions come from."""
 
-    def __init__(self) -> None:
+    def __init__(self, outside: Outside | None = None) -> None:
+        self.outside = Outside() if outside is None else outside
         self.scopes = [Scope("kernel")]
         self.loc: Loc | None = None
         self.sizes: dict[str, Value] = {}
