@@ -115,8 +115,8 @@ class Alloc(Inst):
 
     @property
     def stage_bytes(self) -> int:
-        """Bytes of one buffer: gaps of its layout included, what a swizzle moves past its last element, and between
-        several what keeps each aligned.
+        """Bytes of one buffer: gaps of its layout included, what a swizzle moves past its last element, and
+        between several what keeps each aligned.
         """
         elements = self.layout.size if self.layout else prod(self.shape)
         swizzle = self.layout.swizzle if self.layout else None

@@ -1,4 +1,4 @@
-"""Software pipelining: every number of stages and rounds gives the same sums; copies run ahead if they may."""
+"""Software pipelining: every number of stages and rounds gives the same sums; copies run ahead."""
 
 from dataclasses import replace
 
