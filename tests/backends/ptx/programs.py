@@ -1,7 +1,7 @@
 """Random kernels: tiles of i32 through instructions of every kind, loops, branches and shared memory.
 
     func, args = program(seed)
-Integers wrap, and floats are small whole numbers: sums are exact in any order, every runner has the same bits.
+Integers wrap and floats are small whole numbers: sums are exact in any order, all runners have the same bits.
 """
 
 from __future__ import annotations
