@@ -79,11 +79,13 @@ class Choice:
                 self.of.setdefault(component, inst.layout)
 
     def _spread(self) -> None:
-        waiting = [c for c in self.components.all if c not in self.of]
-        while waiting:
-            best = max(waiting, key=lambda c: (self._known(c), -c.number))
-            waiting.remove(best)
+        known = {c: self._known(c) for c in self.components.all if c not in self.of}
+        while known:
+            best = max(known, key=lambda c: (known[c], -c.number))
+            del known[best]
             self.of[best] = self._cheapest(best)
+            near = {self.components.of(v) for inst in best.border for v in (inst, *inst.operands)}
+            known.update({c: self._known(c) for c in near if c in known})
 
     def _known(self, component: Component) -> int:
         """How many border instructions already know what they want."""
