@@ -84,8 +84,9 @@ def depthwise_conv(
     x [N, C, H, W] (layout "NCHW") or [N, H, W, C] ("NHWC") of f16, bf16, f32 or f64, weight
     [C * multiplier, 1, kh, kw] of the same dtype, up to 63 x 63; bias and scale [C * multiplier]. An x
     [N, C, H, W] whose channels lie next to each other in memory gives a result that does likewise.
-    `padding` is a number, (rows, columns), ((top, bottom), (left, right)), "same" or "valid". Sums are in f32,
-    or f64 for f64. `activation`: relu, gelu, silu; residual has the result's shape; `out` is written in place.
+    `padding` is a number, (rows, columns), ((top, bottom), (left, right)), "same" or "valid". Sums are in
+    f32, or f64 for f64. `activation`: relu, gelu, silu; residual has the result's shape; `out` is written in
+    place.
     Raises TilecError for what does not fit.
     """
     check_activation(activation)

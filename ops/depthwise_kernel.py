@@ -68,17 +68,18 @@ class Window(NamedTuple):
         """One element for each output of a sum; `row` and `column` are offsets from `at`, and each turn of
         the loop goes `taps` rows of the kernel further."""
         conv, cut = self.conv, self.cut
-        shape, step = conv.ordered(cut.channels, cut.rows, cut.columns), cut.sums * conv.stride[0]
+        step = cut.sums * conv.stride[0]
         down, right = cut.taps * conv.dilation[0], conv.stride[1]
         if cut.staged:
             at = turn * (down // step) + row // step, row % step, column % right, column // right
             where, parts = conv.cut_up(0, *at), conv.cut_up(cut.channels, cut.rows, 1, 1, cut.columns)
-            return self.source.load(where, parts).reshape(shape)
+            return self.source.load(where, parts)
         c, h, w = self.at
         places = conv.ordered(
             (c, cut.channels, 1), (turn * down + h + row, cut.rows, step), (w + column, cut.columns, right)
         )
-        return self.source.gather(*(along(axis, *place) for axis, place in enumerate(places))).to(self.kind)
+        found = self.source.gather(*(along(axis, *place) for axis, place in enumerate(places)))
+        return found.to(self.kind).reshape(conv.cut_up(cut.channels, cut.rows, 1, 1, cut.columns))
 
 
 def along(axis: int, start: Any, count: int, step: int) -> tc.Tile:
@@ -131,7 +132,8 @@ def some_rows(
         read: dict[int, Any] = {}
         for t in tc.static_range(done, done + count):
             at = conv.ordered(c, turn * cut.taps + t, q)
-            w = weight.load(at, conv.ordered(cut.channels, 1, 1)).to(seen.kind)
+            w = weight.load(at, conv.ordered(cut.channels, 1, 1))
+            w = w.to(seen.kind).reshape(conv.cut_up(cut.channels, 1, 1, 1, 1))
             for k in tc.static_range(cut.sums):
                 row = t * conv.dilation[0] + k * conv.stride[0]
                 if row not in read:
@@ -161,7 +163,7 @@ def depthwise_kernel(
     at, every = (c * cut.channels, i * high, w * cut.columns), slice(j, None, conv.multiplier)
     seen = window(x[n], None if state is None else state[n], at, (kh, kw), conv, cut, accumulator)
     filters = weight[conv.ordered(every, slice(None), slice(None))]
-    acc = (tc.zeros(conv.ordered(cut.channels, cut.rows, cut.columns), accumulator),) * cut.sums
+    acc = (tc.zeros(conv.cut_up(cut.channels, cut.rows, 1, 1, cut.columns), accumulator),) * cut.sums
     turns, rest = divmod(kh, cut.taps)
     if turns == 1:
         acc = some_rows(acc, seen, filters, at[0], kw, 0, 0, cut.taps)
@@ -173,7 +175,7 @@ def depthwise_kernel(
     for k in tc.static_range(cut.sums):
         here = conv.ordered(every, slice(k, None, cut.sums), slice(None))
         place = conv.ordered(at[0], i * cut.rows, at[2])
-        done = acc[k]
+        done = acc[k].reshape(conv.ordered(cut.channels, cut.rows, cut.columns))
         if scale is not None:
             done = done * scale[every].load(at[0], cut.channels).to(accumulator).reshape(
                 conv.ordered(-1, 1, 1)

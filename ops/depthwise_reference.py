@@ -1,6 +1,6 @@
 """What depthwise convolutions compute, in float64 numpy: sums over shifted images, to hold kernels against.
 
-y[n, o, i, j] = sum over r, q of weight[o, 0, r, q] * x[n, o // multiplier, i * stride + r * dilation - top, .]
+y[n, o, i, j] = sum over r, q of weight[o, 0, r, q] * x[n, o // m, i * stride + r * dilation - top, ...]
 """
 
 from typing import Any

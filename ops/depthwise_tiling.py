@@ -39,7 +39,7 @@ def _bytes(cut: Cut, geometry: Geometry, conv: Conv, accumulator: DType) -> int:
 def _on_vectors(geometry: Geometry, channels: int, conv: Conv) -> Cut:
     """CPU: whole rows of a channel, or a vector of channels."""
     rows, columns = geometry.extents
-    sums = _sums(rows, 4 if geometry.size[1] > 16 else 8)
+    sums = _sums(rows, _most(geometry))
     if conv.channels_last:
         return Cut(min(channels, 64), sums, 1, min(columns, 32), 0)
     return Cut(1, sums, min(-(-rows // sums), max(1, 64 // sums)), min(columns, 256), 0)
@@ -48,7 +48,7 @@ def _on_vectors(geometry: Geometry, channels: int, conv: Conv) -> Cut:
 def _on_threads(geometry: Geometry, channels: int, conv: Conv) -> Cut:
     """GPU: one output of each sum for every thread, neighbours in memory for neighbours in a warp."""
     rows, columns = geometry.extents
-    sums = _sums(rows, 8)
+    sums = _sums(rows, _most(geometry))
     lanes, left = _power(columns, 64), 32 * WARPS
     if conv.channels_last:
         c = _power(channels, 32)
@@ -56,6 +56,12 @@ def _on_threads(geometry: Geometry, channels: int, conv: Conv) -> Cut:
         return Cut(c, sums, max(1, min(_power(-(-rows // sums), 4), left // (c * wide))), wide, 0)
     deep = min(_power(-(-rows // sums), 8), left // lanes)
     return Cut(min(_power(channels, 64), max(1, left // (lanes * deep))), sums, deep, lanes, 0)
+
+
+def _most(geometry: Geometry) -> int:
+    """Sums under each other: as many as keep short what is unrolled."""
+    kh, kw = geometry.size
+    return 8 if kh * kw * 8 <= STRAIGHT else 4 if kw <= 32 else 2
 
 
 def _sums(rows: int, most: int) -> int:
