@@ -96,9 +96,8 @@ class Machine:
         self.warps = (self.threads + 31) // 32
         self.lanes = self.warps * 32 * blocks
         self.pc, self.now = 0, 0
-        lane = np.arange(self.lanes)
-        self.block = lane % blocks
-        self.thread = lane // blocks
+        self.block = self.for_each_thread(np.arange(blocks))
+        self.thread = self.for_each_block(np.arange(self.warps * 32))
         self.warp = self.thread // 32
         self.lane = self.thread % 32
         self.row = self.block * (self.warps + 1) + self.warp  # this warp's row of the clocks
@@ -182,14 +181,25 @@ class Machine:
 
     def per_axis(self, base: str, axis: int) -> Any:
         launch = self.launch
-        block, cluster = self.coordinates(self.first + self.block, launch.grid), launch.cluster
-        return {
-            "tid": self.coordinates(self.thread, launch.block), "ntid": launch.block, "ctaid": block,
-            "nctaid": launch.grid, "clusterid": [b // c for b, c in zip(block, cluster, strict=True)],
-            "nclusterid": [g // c for g, c in zip(launch.grid, cluster, strict=True)],
-            "cluster_nctaid": cluster,
-            "cluster_ctaid": [b % c for b, c in zip(block, cluster, strict=True)],
-        }[base][axis] * np.ones(1, np.int64)  # fmt: skip
+        if base == "tid":
+            thread = self.coordinates(np.arange(self.warps * 32), launch.block)
+            return self.for_each_block(thread[axis])
+        grid, size = launch.grid[axis], launch.cluster[axis]
+        constants = {"ntid": launch.block[axis], "nctaid": grid, "nclusterid": grid // size}
+        constants["cluster_nctaid"] = size
+        if base in constants:
+            return np.array(constants[base])
+        block = self.coordinates(self.first + np.arange(self.blocks), launch.grid)[axis]
+        of = {"ctaid": block, "clusterid": block // size, "cluster_ctaid": block % size}[base]
+        return self.for_each_thread(of)
+
+    def for_each_thread(self, values: Array) -> Array:
+        """A number for each block, as one for each lane: thread * blocks + block."""
+        return np.tile(values, self.warps * 32)
+
+    def for_each_block(self, values: Array) -> Array:
+        """A number for each thread, as one for each lane."""
+        return np.repeat(values, self.blocks)
 
     def coordinates(self, linear: Any, extent: Dim) -> tuple[Any, Any, Any]:
         return linear % extent[0], linear // extent[0] % extent[1], linear // (extent[0] * extent[1])
