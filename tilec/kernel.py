@@ -8,10 +8,11 @@ add.compile(Spec("f32", ("n",)), ..., target="sm_90a").ptx
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import update_wrapper
 from threading import RLock
 from types import FunctionType
-from typing import Any, NoReturn, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from tilec.outside import Outside
 from tilec.places import current_target, runner_of
 from tilec.specialise import Spec, agreed, array_type
 from tilec.tracing import Respecialise, tracing
+
+if TYPE_CHECKING:
+    from tilec.tuning import Tuned
 
 REMEMBERED = 4096  # calls whose compiled code and grid are found by one look-up
 
@@ -78,6 +82,24 @@ class Kernel:
             return self._specialised(definition, target, present, rest)
         except TilecError as error:
             raise error.with_traceback(None) from error.__cause__
+
+    def tune(self, *args: Any, target: str | None = None, executor: Executor | None = None,
+             progress: Callable[[str], None] | None = None, **choices: Any) -> Tuned:  # fmt: skip
+        """The best of some constants for these arrays: lists are alternatives, tune(a, b, c, bm=[64, 128]).
+
+        Measured on the current target, or on the arrays' GPU; ranked by resources for targets that are only
+        compiled for. Results are kept on disk. TilecError where no candidate fits.
+        """
+        from tilec.tuning import tune
+
+        given, _ = bind(self.definition, args, self._absent_scalars(args))
+        place = target or self._place(given)
+        return tune(self, given, choices, place=place, executor=executor, progress=progress)
+
+    def _place(self, given: tuple[Any, ...]) -> str:
+        definition, present = self._present(given)
+        held = [checked(param, x) for param, x in zip(definition.params, present, strict=True)]
+        return place_of(definition, held, current_target())
 
     def _absent_scalars(self, args: Sequence[Any]) -> dict[str, Any]:
         return {p.name: 0 for p in self.definition.params[len(args) :] if p.dtype is not None}

@@ -1,0 +1,262 @@
+"""Choosing a kernel's constants: every combination that fits is compiled, and measured where that can be.
+
+    best = matmul.tune(a, b, c, bm=[64, 128], stages=[2, 3, 4]);   matmul(a, b, c, **best.constants)
+Without a device they are ranked by what they spill and by how many warps an SM holds at once. Candidates that
+their target cannot hold are dropped before the assembler sees them. Compiling goes through any
+concurrent.futures.Executor: what is sent and what comes back is text and bytes. Results are kept on disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import product
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tilec import cache
+from tilec.compiled import Compiled
+from tilec.ir.errors import TilecError
+from tilec.ir.packing import PackedArray
+from tilec.ir.target import CPU, Target, parse_target, target
+
+if TYPE_CHECKING:
+    from tilec.kernel import Kernel
+
+REPEATS = 7
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Constants and what became of them: seconds where measured, registers where there is an assembler."""
+
+    constants: dict[str, Any]
+    seconds: float | None = None
+    registers: int = 0
+    spill_bytes: int = 0
+    shared_bytes: int = 0
+    warps_per_sm: int = 0
+    refused: str = ""
+
+    @property
+    def rank(self) -> tuple[Any, ...]:
+        """Measured ones by time, others by what they spill, then by how many warps an SM holds at once."""
+        time = float("inf") if self.seconds is None else self.seconds
+        return bool(self.refused), time, self.spill_bytes, -self.warps_per_sm, self.shared_bytes
+
+    def __str__(self) -> str:
+        words = " ".join(f"{name}={value}" for name, value in self.constants.items())
+        if self.refused:
+            return f"{words}: {self.refused.splitlines()[0]}"
+        time = "" if self.seconds is None else f"{1e6 * self.seconds:.1f} us, "
+        held = f"{self.registers} registers, {self.spill_bytes} bytes spilled, " if self.registers else ""
+        return f"{words}: {time}{held}{self.shared_bytes} bytes shared"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """All candidates, the best first."""
+
+    place: str
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """The best one's, to be passed on."""
+        return self.candidates[0].constants
+
+    def __str__(self) -> str:
+        return "\n".join([f"on {self.place}:", *(f"  {each}" for each in self.candidates)])
+
+
+def tune(
+    kernel: Kernel,
+    args: Sequence[Any],
+    choices: Mapping[str, Any],
+    *,
+    place: str,
+    executor: Executor | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Tuned:
+    """Every combination of `choices` (lists are alternatives, all else is fixed) on these arguments."""
+    if place == "reference":
+        raise TilecError('the reference is not made to be fast: tune for "cpu", "cuda:0" or "sm_90a"')
+    tell = progress or (lambda text: None)
+    args = [_there(x, place) for x in args if x is not None]
+    options = [value if isinstance(value, list) else [value] for value in choices.values()]
+    chosen = [dict(zip(choices, values, strict=True)) for values in product(*options)]
+    if not chosen:
+        raise TilecError("tune has nothing to choose from: a list of alternatives is empty")
+    compiled = [_traced(kernel, args, constants, place) for constants in chosen]
+    known = _key(place, args, compiled, chosen)
+    kept = cache.fetch(known) if known else None
+    if kept is not None:
+        found = [Candidate(chosen[i], **row) for i, row in json.loads(kept["rows"])]
+        return Tuned(place, tuple(found))
+    rows = _all(chosen, compiled, args, place, executor, tell)
+    order = sorted(range(len(rows)), key=lambda i: rows[i].rank)
+    if rows[order[0]].refused:
+        raise TilecError(f"no candidate of {kernel.definition.name} fits {place}: {rows[order[0]]}")
+    if known:
+        plain = [(i, {k: v for k, v in vars(rows[i]).items() if k != "constants"}) for i in order]
+        cache.keep(known, {"rows": json.dumps(plain).encode()})
+    return Tuned(place, tuple(rows[i] for i in order))
+
+
+def _there(x: Any, place: str) -> Any:
+    """An argument where it is measured: not with copies to the GPU and back."""
+    from tilec.device import to_device
+
+    on_gpu = place.startswith("cuda") and isinstance(x, np.ndarray | PackedArray)
+    return to_device(x, parse_target(place).device) if on_gpu else x
+
+
+def _traced(
+    kernel: Kernel, args: Sequence[Any], constants: dict[str, Any], place: str
+) -> Compiled | TilecError:
+    try:
+        return kernel.compile(*args, target=place, **constants)
+    except TilecError as error:
+        return error
+
+
+def _key(place: str, args: Sequence[Any], compiled: Sequence[Any], chosen: Sequence[Any]) -> str:
+    """Device and problem; "" where nothing could be traced."""
+    from tilec.ir.text import show
+
+    texts = [show(each.traced) for each in compiled if isinstance(each, Compiled)]
+    shapes = [f"{getattr(x, 'shape', x)}" for x in args]
+    return cache.key("tuned", place, *texts, *shapes, repr(chosen)) if texts else ""
+
+
+def _all(
+    chosen: Sequence[dict[str, Any]],
+    compiled: Sequence[Compiled | TilecError],
+    args: Sequence[Any],
+    place: str,
+    executor: Executor | None,
+    tell: Callable[[str], None],
+) -> list[Candidate]:
+    from tilec.ir.text import show
+
+    pool = executor or ThreadPoolExecutor(2)
+    try:
+        jobs = [
+            pool.submit(build, show(each.traced), each.machine.name) if isinstance(each, Compiled) else None
+            for each in compiled
+        ]
+        rows = []
+        for constants, each, job in zip(chosen, compiled, jobs, strict=True):
+            built = (str(each), {}, {}) if job is None else job.result()
+            rows.append(_row(constants, each, built, args))
+            tell(f"{len(rows)} of {len(chosen)}: {rows[-1]}")
+        return rows
+    finally:
+        if executor is None:
+            pool.shutdown()
+
+
+Built = tuple[str, Mapping[str, bytes], Mapping[str, Any]]
+
+
+def build(text: str, name: str) -> Built:
+    """One candidate compiled, in whatever process: (why it does not fit, the code's parts, its resources)."""
+    from tilec.ir.parse import parse
+    from tilec.ir.passes.order import lower
+
+    machine = target(name)
+    try:
+        func = lower(parse(text), machine)
+        if machine == CPU:
+            return "", backend(machine).compile(func).parts(), {}
+        code = backend(machine).compile(func, machine)  # refuses what shared memory or threads cannot hold
+        return "", code.parts(), _resources(code, machine)
+    except TilecError as error:
+        return str(error), {}, {}
+
+
+def _resources(code: Any, machine: Target) -> dict[str, int]:
+    from tilec.backends.ptx.assemble import find
+
+    found = {"shared_bytes": code.shared_bytes}
+    if find("ptxas") is not None:
+        usage = code.assembled
+        found |= {"registers": usage.registers, "spill_bytes": usage.spill_bytes}
+    held = warps_per_sm(machine, code.func.warps, code.shared_bytes, found.get("registers", 0))
+    return found | {"warps_per_sm": held}
+
+
+def warps_per_sm(machine: Target, warps: int, shared_bytes: int, registers: int) -> int:
+    """How many warps of such blocks an SM holds at once, by threads, blocks, shared memory and registers."""
+    threads = warps * machine.warp_size
+    each = shared_bytes + machine.shared_bytes_reserved
+    limits = [machine.max_threads_per_sm // threads, machine.max_blocks_per_sm]
+    limits.append(machine.shared_bytes_per_sm // each)
+    if registers:
+        limits.append(machine.registers_per_sm // (-(-registers // 8) * 8 * threads))  # given out in eights
+    return min(limits) * warps
+
+
+def _row(
+    constants: dict[str, Any], compiled: Compiled | TilecError, built: Built, args: Sequence[Any]
+) -> Candidate:
+    refused, parts, resources = built
+    if refused or isinstance(compiled, TilecError):
+        return Candidate(constants, refused=refused or str(compiled))
+    runner = compiled.place.runner
+    if runner != "cpu" and not runner.startswith("cuda"):
+        return Candidate(constants, **resources)
+    try:
+        return Candidate(constants, seconds=median(_times(_restored(compiled, parts), args)), **resources)
+    except TilecError as error:
+        return Candidate(constants, refused=str(error))
+
+
+def _restored(compiled: Compiled, parts: Mapping[str, bytes]) -> Compiled:
+    """The kernel with code that was made elsewhere."""
+    machine = () if compiled.machine == CPU else (compiled.machine,)
+    made = Compiled(compiled.definition, compiled.traced, compiled.target)
+    made.__dict__["code"] = backend(compiled.machine).restore(compiled.traced, *machine, parts)
+    return made
+
+
+def backend(machine: Target) -> Any:
+    return import_module(f"tilec.backends.{'cpu' if machine == CPU else 'ptx'}")
+
+
+def _times(compiled: Compiled, args: Sequence[Any]) -> Iterator[float]:
+    """Seconds of launches that write copies; the first, which loads code, is not counted."""
+    given = [_copy(x) if i in compiled.written else x for i, x in enumerate(args)]
+    wait = _waiting(compiled, given)
+    compiled(*given)
+    for _ in range(REPEATS):
+        wait()
+        start = perf_counter()
+        compiled(*given)
+        wait()
+        yield perf_counter() - start
+
+
+def _copy(x: Any) -> Any:
+    from tilec.device import DeviceArray, to_device
+
+    if isinstance(x, DeviceArray):
+        return to_device(x.numpy(), x.device)
+    if isinstance(x, PackedArray):
+        return PackedArray(_copy(x.bytes), x.dtype, x.shape)
+    return x.copy() if isinstance(x, np.ndarray) else x
+
+
+def _waiting(compiled: Compiled, args: Sequence[Any]) -> Callable[[], None]:
+    if not compiled.place.runner.startswith("cuda"):
+        return lambda: None
+    from tilec.device import device
+
+    gpu = device(compiled.place.device)
+    return lambda: gpu.synchronise()
