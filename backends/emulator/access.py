@@ -123,6 +123,8 @@ def place(m: Machine, s: Sel, address: Array, space: str) -> tuple[Bytes, Array]
 def cluster_offset(m: Machine, s: Sel, address: Array) -> Array:
     """shared::cluster addresses: window 1 is one's own block, window 2 + rank that of a block of the
     cluster."""
+    if m.cluster_size == 1:
+        return m.block[s] * m.shared_size + (address & (SHARED - 1))
     rank = (address >> 24) - 2
     block = np.where(rank < 0, m.block[s], m.block_of_rank(s, np.maximum(rank, 0)))
     return block * m.shared_size + (address & (SHARED - 1))
