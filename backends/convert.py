@@ -232,7 +232,7 @@ def _rescaled(w: Writer, bits: str, src: DType) -> str:
 
 
 def _rebiased(w: Writer, bits: str, src: DType) -> str:
-    """The bias set right by an addition; CPUs take a hundred cycles for a subnormal operand. Where the exponent
+    """The bias set right by an addition; CPUs take long for a subnormal operand. Where the exponent
     is 0 the number reads 2^(1 - bias) too large once its leading one is taken for real.
     """
     normal = w.op("add", "i32", bits, w.integer((F32_BIAS - src.bias) << F32_MANTISSA, "i32"))

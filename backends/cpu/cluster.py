@@ -22,6 +22,8 @@ from tilec.ir.func import Inst, Value, root
 from tilec.ir.inst.memory import Gather
 
 MOST = 400  # instructions of one nest; more only makes LLVM slow
+MANY = 8  # scalars that take the registers: each is then worth using for several vectors at once
+WIDEST = 64  # lanes; wider vectors than a few of the machine's make LLVM slow
 
 
 @dataclass(eq=False)
@@ -116,7 +118,11 @@ def _write(
                 known[inst] = elementwise(lo.w, inst, operands)
         return [known[value] for value in results]
 
-    nest(lo.w, cluster.shape, list(outside.values()), refs, lo.width(*_dtypes(cluster, lo)), body)
+    width = lo.width(*_dtypes(cluster, lo))
+    scalars = sum(isinstance(place, Splat) and place.register.startswith("%") for place in outside.values())
+    if scalars >= MANY:
+        width = min(4 * width, WIDEST)
+    nest(lo.w, cluster.shape, list(outside.values()), refs, width, body)
 
 
 def _dtypes(cluster: Cluster, lo: Lowering) -> set[DType]:

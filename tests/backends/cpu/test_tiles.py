@@ -263,3 +263,18 @@ def test_layouts_mean_nothing_here() -> None:
     z = b(shape.Convert(y, layout))
     b.store(b.params[1], (0, 0), z)
     agree(b.func(), [stored(dt.f32, 8, 8), stored(dt.f32, 8, 8)])
+
+
+@pytest.mark.parametrize("dtype", [dt.f32, dt.i8, dt.f64, dt.bf16], ids=str)
+@pytest.mark.parametrize("columns", [1, 37, 64, 200])
+def test_many_scalars_in_one_cluster(dtype: DType, columns: int) -> None:
+    """A filter of a dozen taps, as a convolution has it: wide vectors, so that each tap is loaded less often."""
+    b = Builder(array(dtype, 3, columns + 11), array(dtype, 12), array(dtype, 3, columns))
+    row = b.load(b.params[0], (0, 0), 3, columns + 11)
+    acc = b.const(0, dtype, 3, columns)
+    for tap in range(12):
+        weight = b(shape.Broadcast(b(shape.Reshape(b.load(b.params[1], (tap,), 1), ())), (3, columns)))
+        part = b(shape.Extract(row, (0, tap), (3, columns)))
+        acc = b(arith.Add(acc, b(arith.Mul(part, weight))))
+    b.store(b.params[2], (0, 0), acc)
+    agree(b.func(), [stored(dtype, 3, columns + 11), stored(dtype, 12), stored(dtype, 3, columns)])
