@@ -203,6 +203,12 @@ def root(array: Value) -> Value:
     return array
 
 
+def memory_of(func: Func, array: Value) -> Value:
+    """What an array is part of: its allocation or parameter, one for all parameters where some may overlap."""
+    found = root(array)
+    return func.params[0] if func.schedule.get("alias") and found in func.params else found
+
+
 @dataclass(frozen=True, eq=False)
 class Item(Inst):
     """One of the values that a loop or branch gives."""

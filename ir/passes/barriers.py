@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tilec.ir.func import Block, Func, Inst, Item, Value, root
+from tilec.ir.func import Block, Func, Inst, Item, Value, memory_of
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Alloc, Atomic, Copy, Wait
 from tilec.ir.inst.sync import Barrier
@@ -48,7 +48,7 @@ class _Scanner:
     """
 
     def __init__(self, func: Func, before: set[Inst]) -> None:
-        self.before = before
+        self.func, self.before = func, before
         loops = [inst for inst in func.walk() if isinstance(inst, For)]
         self.first: dict[Value, Value] = {
             arg: init for loop in loops for arg, init in zip(loop.body.args[1:], loop.init, strict=True)
@@ -82,14 +82,25 @@ class _Scanner:
     def step(self, inst: Inst, since: _Since) -> _Since:
         if isinstance(inst, Wait):  # copies have read their sources, and their data arrives
             copies = [self.copy(token) for token in inst.tokens]
-            sources = frozenset(root(copy.array) for copy in copies)
-            return since | _Since(sources, frozenset(root(copy.buffer) for copy in copies))
-        mine = _accesses(inst)
+            sources, targets = (
+                self.memory(*(c.array for c in copies)),
+                self.memory(*(c.buffer for c in copies)),
+            )
+            return since | _Since(sources, targets)
+        mine = self.accesses(inst)
         if inst in self.before or _conflict(since, mine):
             self.before.add(inst)
             since = _Since()
         # A copy writes at its wait; until then its buffer is nobody's business but its own.
         return since | (replace(mine, writes=frozenset()) if isinstance(inst, Copy) else mine)
+
+    def memory(self, *arrays: Value) -> frozenset[Value]:
+        return frozenset(memory_of(self.func, array) for array in arrays)
+
+    def accesses(self, inst: Inst) -> _Since:
+        reads = self.memory(*(getattr(inst, name) for name in inst.effects.reads))
+        writes = self.memory(*(getattr(inst, name) for name in inst.effects.writes))
+        return _Since(atomics=writes) if isinstance(inst, Atomic) else _Since(reads, writes)
 
     def copy(self, token: Value) -> Copy:
         """The copy of a token; a carried token is followed to the copy before the loop."""
@@ -100,12 +111,6 @@ class _Scanner:
                 case _:
                     token = self.first[token]
         return token
-
-
-def _accesses(inst: Inst) -> _Since:
-    reads = frozenset(root(getattr(inst, name)) for name in inst.effects.reads)
-    writes = frozenset(root(getattr(inst, name)) for name in inst.effects.writes)
-    return _Since(atomics=writes) if isinstance(inst, Atomic) else _Since(reads, writes)
 
 
 def _conflict(since: _Since, mine: _Since) -> bool:

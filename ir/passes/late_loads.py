@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tilec.ir.func import Block, Func, Inst, Value, root
+from tilec.ir.func import Block, Func, Inst, Value, memory_of
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Copy, Load, Stage, Wait
 from tilec.ir.inst.shape import Permute, Reshape
@@ -21,10 +21,13 @@ from tilec.ir.target import Target
 
 def late_loads(func: Func, target: Target) -> Func:
     """Moves waits and the reads after them down within their blocks."""
-    return replace(func, body=_Sinker().block(func.body, {}))
+    return replace(func, body=_Sinker(func).block(func.body, {}))
 
 
 class _Sinker:
+    def __init__(self, func: Func) -> None:
+        self.func = func
+
     def block(self, block: Block, outer: dict[Value, Value]) -> Block:
         """The block with its instructions in the new order; `outer` maps loops that were rebuilt."""
         new = dict(outer)
@@ -43,7 +46,7 @@ class _Sinker:
             if _stops(inst):
                 _flush(delayed, body, set(delayed))
             else:
-                _flush(delayed, body, _needed(delayed, _used(inst)) | _overtaken(delayed, inst))
+                _flush(delayed, body, _needed(delayed, _used(inst)) | _overtaken(self.func, delayed, inst))
             body.append(inst)
         _flush(delayed, body, set(delayed))
         return Block(block.args, tuple(body), tuple(new.get(v, v) for v in block.results))
@@ -100,11 +103,11 @@ def _needed(delayed: list[Inst], operands: tuple[Value, ...]) -> set[Inst]:
     return found
 
 
-def _overtaken(delayed: list[Inst], inst: Inst) -> set[Inst]:
+def _overtaken(func: Func, delayed: list[Inst], inst: Inst) -> set[Inst]:
     """Waits for copies from an array that the instruction writes: they are still reading it."""
-    written = {root(getattr(inst, name)) for name in inst.effects.writes}
+    written = {memory_of(func, getattr(inst, name)) for name in inst.effects.writes}
     return {w for w in delayed if isinstance(w, Wait)
-            and any(isinstance(t, Copy) and root(t.array) in written for t in w.tokens)}  # fmt: skip
+            and any(isinstance(t, Copy) and memory_of(func, t.array) in written for t in w.tokens)}  # fmt: skip
 
 
 def _flush(delayed: list[Inst], body: list[Inst], chosen: set[Inst]) -> None:

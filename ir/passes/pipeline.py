@@ -18,7 +18,7 @@ from functools import partial
 
 from tilec.ir import debug
 from tilec.ir import dtype as dt
-from tilec.ir.func import Arg, Block, Func, Inst, Item, Value, field_names, root
+from tilec.ir.func import Arg, Block, Func, Inst, Item, Value, field_names, memory_of
 from tilec.ir.inst.arith import Add, Compare, Full, Mul, Sub, Where
 from tilec.ir.inst.control import For
 from tilec.ir.inst.memory import Alloc, Copy, Load, Stage, Wait
@@ -35,7 +35,7 @@ def pipeline(func: Func, target: Target) -> Func:
     def visit(inst: Inst, emit: Emit) -> Rewritten:
         if not isinstance(inst, For) or inst.stages < 2:
             return None
-        ahead = _ahead(inst)
+        ahead = _ahead(func, inst)
         if not ahead:
             return replace(inst, stages=1)
         return _Pipelined(inst, ahead, emit).loop()
@@ -53,14 +53,15 @@ class _Ahead:
     address: tuple[Inst, ...]
 
 
-def _ahead(loop: For) -> list[_Ahead]:
-    written = {root(getattr(i, name)) for i in loop.body.walk() for name in i.effects.writes}
+def _ahead(func: Func, loop: For) -> list[_Ahead]:
+    written = {memory_of(func, getattr(i, name)) for i in loop.body.walk() for name in i.effects.writes}
     inner = set(loop.body.body)
     found = []
     for copy in (inst for inst in loop.body.body if isinstance(inst, Copy)):
         wait = next((i for i in loop.body.body if isinstance(i, Wait) and i.tokens == (copy,)), None)
         address = _address(copy, inner, loop.body)
-        reason = "it is read before its wait" if wait is None else _reason(copy, address, written)
+        overwritten = memory_of(func, copy.array) in written
+        reason = "it is read before its wait" if wait is None else _reason(copy, address, overwritten)
         if reason is None and wait is not None and isinstance(copy.buffer, Alloc) and address is not None:
             found.append(_Ahead(copy, wait, copy.buffer, address))
         elif debug.level() >= 1:
@@ -69,11 +70,11 @@ def _ahead(loop: For) -> list[_Ahead]:
     return found
 
 
-def _reason(copy: Copy, address: tuple[Inst, ...] | None, written: set[Value]) -> str | None:
+def _reason(copy: Copy, address: tuple[Inst, ...] | None, overwritten: bool) -> str | None:
     """Why a copy may not run ahead."""
     if address is None:
         return "its address depends on what the loop loads or carries"
-    if root(copy.array) in written:
+    if overwritten:
         return "the loop writes the array"
     return None if isinstance(copy.buffer, Alloc) else "its buffer is not its own"
 

@@ -173,11 +173,11 @@ def in_place(x: tc.Array, y: tc.Array, *, n=64, warps=2):
 
 @pytest.mark.parametrize("n", [1, 64, 100])
 def test_one_array_as_both(n: int) -> None:
-    """A kernel that may be given one array twice neither keeps reads nor takes the read-only path."""
+    """A kernel that may be given one array twice does not read it as read-only, and waits before it writes."""
     x = np.arange(n + 1, dtype=np.int32)
     func = trace(in_place, (dt.i32, x), (dt.i32, x), n=n)
     _, code = build(func, "sm_80")
-    assert ".nc" not in code.ptx
+    assert ".nc" not in code.ptx and code.ptx.count("bar.sync") == 1
     wanted = np.append(x[1:] * 2, x[-1])
     assert not emulate(code, [x, x]).findings
     assert x.tolist() == wanted.tolist()
