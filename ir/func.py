@@ -204,7 +204,7 @@ def root(array: Value) -> Value:
 
 
 def memory_of(func: Func, array: Value) -> Value:
-    """What an array is part of: its allocation or parameter, one for all parameters where some may overlap."""
+    """What an array is part of: its allocation or parameter; one for all parameters if some may overlap."""
     found = root(array)
     return func.params[0] if func.schedule.get("alias") and found in func.params else found
 

@@ -106,8 +106,8 @@ def _needed(delayed: list[Inst], operands: tuple[Value, ...]) -> set[Inst]:
 def _overtaken(func: Func, delayed: list[Inst], inst: Inst) -> set[Inst]:
     """Waits for copies from an array that the instruction writes: they are still reading it."""
     written = {memory_of(func, getattr(inst, name)) for name in inst.effects.writes}
-    return {w for w in delayed if isinstance(w, Wait)
-            and any(isinstance(t, Copy) and memory_of(func, t.array) in written for t in w.tokens)}  # fmt: skip
+    return {wait for wait in delayed if isinstance(wait, Wait) for token in wait.tokens
+            if isinstance(token, Copy) and memory_of(func, token.array) in written}  # fmt: skip
 
 
 def _flush(delayed: list[Inst], body: list[Inst], chosen: set[Inst]) -> None:

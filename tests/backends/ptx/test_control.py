@@ -173,7 +173,7 @@ def in_place(x: tc.Array, y: tc.Array, *, n=64, warps=2):
 
 @pytest.mark.parametrize("n", [1, 64, 100])
 def test_one_array_as_both(n: int) -> None:
-    """A kernel that may be given one array twice does not read it as read-only, and waits before it writes."""
+    """A kernel that may be given one array twice does not take it for read-only, and waits to write."""
     x = np.arange(n + 1, dtype=np.int32)
     func = trace(in_place, (dt.i32, x), (dt.i32, x), n=n)
     _, code = build(func, "sm_80")
