@@ -18,7 +18,7 @@ LANGUAGE = (
     "kernel Array Tile Layout Spec dim shared blocks cdiv range static_range static require dot view packed "
     "pack unpack dtype convert annotate where exp exp2 log log2 sin cos tanh erf sqrt rsqrt abs minimum "
     "maximum fma arange zeros full stack scan print assert_ breakpoint target TilecError layouts local "
-    "spatial debug"
+    "spatial debug to_device load"
 )
 
 

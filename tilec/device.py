@@ -24,6 +24,7 @@ from tilec.ir.errors import TilecError
 from tilec.ir.packing import PackedArray
 
 Array = np.ndarray[Any, Any]
+WIDEST = 16  # bytes of the widest access: alignment beyond it changes no code
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,18 +40,27 @@ class DeviceArray:
     device: int
     stream: int = LEGACY
     owner: Any = field(default=None, repr=False)
+    # Found once, as calls ask for them each time.
     address: int = field(init=False, repr=False)
+    shape: tuple[int, ...] = field(init=False, repr=False)
+    strides: tuple[int, ...] = field(init=False, repr=False)  # in elements
+    span: tuple[int, int] = field(init=False, repr=False)  # addresses of the first byte and after the last
+    key: Any = field(init=False, repr=False)  # all that code can depend on
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "address", int(self.bounds.__array_interface__["data"][0]))
+        x = self.bounds
+        self._set("address", int(x.__array_interface__["data"][0]))
+        self._set("shape", x.shape)
+        self._set("strides", tuple(stride // x.itemsize for stride in x.strides))
+        self._set("span", span(x))
+        aligned = self.address % WIDEST
+        self._set("key", (self.dtype.name, self.device, self.shape, self.strides, aligned, x.flags.writeable))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         return f"DeviceArray({self.dtype.name}{list(self.shape)}, cuda:{self.device})"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        shape: tuple[int, ...] = self.bounds.shape
-        return shape
 
     @property
     def ndim(self) -> int:
@@ -59,11 +69,6 @@ class DeviceArray:
     @property
     def nbytes(self) -> int:
         return self.bounds.nbytes
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """In elements."""
-        return tuple(stride // self.bounds.itemsize for stride in self.bounds.strides)
 
     def numpy(self) -> Array:
         """A copy in the host's memory, once the stream is there; of codes where numpy lacks the dtype."""

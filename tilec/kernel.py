@@ -116,9 +116,11 @@ class Kernel:
         given, rest = bind(self.definition, args, constants)
         definition, present = self._present(given)
         held = tuple(checked(param, x) for param, x in zip(definition.params, present, strict=True))
-        target = place_of(definition, held, target, chosen)
-        key = (target, definition.nothing, fast_key(held), _constants_key(rest))
-        launch = self._launches.get(key) or self._prepare(definition, target, held, rest, key)
+        key = (target, chosen, definition.nothing, fast_key(held), _constants_key(rest))
+        launch = self._launches.get(key)
+        if launch is None:
+            place = place_of(definition, held, target, chosen)
+            launch = self._prepare(definition, place, held, rest, key)
         launch(held)
 
     def _look_around(self) -> None:

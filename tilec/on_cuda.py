@@ -48,12 +48,13 @@ class OnCuda:
 
     def launch(self, args: Sequence[Any], blocks: int) -> None:
         """On the stream of the first array; the other arrays' streams wait for it, and it for them."""
-        if any(gpu_of(args[i]) is None for i in self.arrays):
+        held = [gpu_of(args[i]) for i in self.arrays]
+        streams = list({x.stream: None for x in held if x is not None}) or [LEGACY]
+        if None in held:
             with self.copies(args) as there:
                 self.queue(there, blocks, LEGACY)
                 self.gpu.synchronise()
             return
-        streams = list(dict.fromkeys(gpu.stream for i in self.arrays if (gpu := gpu_of(args[i])))) or [LEGACY]
         for other in streams[1:]:
             self.gpu.wait(streams[0], other)
         self.queue(args, blocks, streams[0])

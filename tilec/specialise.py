@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tilec.device import WIDEST as WIDEST
 from tilec.device import DeviceArray, bounds_of
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
@@ -22,7 +23,6 @@ from tilec.ir.tile import ArrayType, Dim, Extent
 from tilec.literals import plain
 
 LIMIT = 128  # larger powers of two in extents and strides change no code
-WIDEST = 16  # bytes of the widest access: alignment beyond it changes no code
 Extents = tuple[Extent, ...]
 
 
