@@ -77,11 +77,18 @@ def _bit_fields(table: Table, combine: str) -> list[tuple[int, int, int]] | None
     for i in range((len(table) - 1).bit_length()):
         weight = int(undo(table[1 << i], table[0]))
         rebuilt = operation(rebuilt, ((numbers >> i) & 1) * weight)
-        if fields and fields[-1][0] + fields[-1][1] == i and weight == fields[-1][2] << fields[-1][1]:
+        if fields and _continues(fields[-1], i, weight, combine):
             fields[-1] = (fields[-1][0], fields[-1][1] + 1, fields[-1][2])
         elif weight:
             fields.append((i, 1, weight))
     return fields if np.array_equal(rebuilt, table) else None
+
+
+def _continues(field: tuple[int, int, int], bit: int, weight: int, combine: str) -> bool:
+    """Whether a bit is the next of a field. The field is multiplied: what is xored may not share bits."""
+    low, width, unit = field
+    shared = combine == "xor" and any(weight & unit << i for i in range(width))
+    return bit == low + width and weight == unit << width and not shared
 
 
 def _periodic(e: Emitter, table: Table) -> str | None:
