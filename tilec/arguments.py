@@ -103,6 +103,10 @@ def checked(param: Param, x: Any) -> Any:
     """An argument as the runners take it: an array, or a numpy scalar of the parameter's dtype."""
     if param.dtype is not None:
         return scalar_argument(param.name, param.dtype, x)
+    if isinstance(x, np.ma.MaskedArray):
+        raise TilecError(
+            f"{param.name} is a masked array, whose mask kernels do not see: pass {param.name}.filled(...)"
+        )
     if isinstance(x, np.ndarray | DeviceArray):
         return x
     if isinstance(x, PackedArray):

@@ -198,7 +198,10 @@ def _stride(x: np.ndarray[Any, Any], axis: int, size: int, dense: Extent, name: 
             f"{name} has a stride of {in_bytes} bytes, which is no multiple of its elements' {size}: copy it"
         )
     if in_bytes < 0:
-        raise TilecError(f"{name} runs backwards along axis {axis}: pass np.ascontiguousarray({name})")
+        raise TilecError(
+            f"{name} runs backwards along axis {axis}: pass np.ascontiguousarray({name}), a copy, and "
+            "assign it back where the kernel writes it"
+        )
     stride = in_bytes // size
     if x.shape[axis] == 1:
         return 1 if axis == x.ndim - 1 else 0
