@@ -23,6 +23,7 @@ from tilec.ir.inst.memory import Gather
 
 MOST = 400  # instructions of one nest; more only makes LLVM slow
 MANY = 8  # scalars that take the registers: each is then worth using for several vectors at once
+APART = 16  # lanes of what is read one by one
 WIDEST = 64  # lanes; wider vectors than a few of the machine's make LLVM slow
 
 
@@ -119,6 +120,8 @@ def _write(
         return [known[value] for value in results]
 
     width = lo.width(*_dtypes(cluster, lo))
+    if any(isinstance(inst, Gather) for inst in cluster.insts):
+        width = min(width, APART)
     scalars = sum(isinstance(place, Splat) and place.register.startswith("%") for place in outside.values())
     if scalars >= MANY:
         width = min(4 * width, WIDEST)

@@ -23,7 +23,7 @@ from tilec.backends.cpu.uses import reads
 from tilec.backends.writer import Writer
 from tilec.ir.dtype import DType
 from tilec.ir.errors import Loc
-from tilec.ir.func import Block, Func, Inst, Value, mnemonic, root
+from tilec.ir.func import Arg, Block, Func, Inst, Value, mnemonic, root
 from tilec.ir.inst import shape as sh
 from tilec.ir.tile import TileType, row_major
 
@@ -85,6 +85,9 @@ class Lowering:
     tables: list[Any] = field(default_factory=list)  # numpy arrays that the code reads
     reports: list[Report] = field(default_factory=list)
     block: str = "%block"
+
+    def __post_init__(self) -> None:
+        self.aliased = frozenset(self.func.schedule.get("alias", ()))  # parameters that may overlap others
 
     # Values.
 
@@ -208,7 +211,12 @@ class Lowering:
         """Copies what later instructions read of an array that is about to change."""
         from tilec.backends.cpu.cluster import flush
 
-        self._settle(lambda owner: owner is root(array), flush)
+        self._settle(lambda owner: self.overlap(owner, root(array)), flush)
+
+    def overlap(self, a: Value | None, b: Value) -> bool:
+        """May two arrays share memory? One with itself, and parameters where the kernel says so of either."""
+        named = [v.name for v in (a, b) if isinstance(v, Arg)]
+        return a is b or (len(named) == 2 and not self.aliased.isdisjoint(named))
 
     def before_anything(self) -> None:
         """The same for all arrays."""

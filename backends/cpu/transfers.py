@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tilec.backends.convert import from_memory, to_memory
 from tilec.backends.cpu import packed
-from tilec.backends.cpu.cluster import Cluster, flush
+from tilec.backends.cpu.cluster import APART, Cluster, flush
 from tilec.backends.cpu.lanes import Lanes, lane, memory_type, read, safe, write
 from tilec.backends.cpu.loops import Index, add, mul, phi
 from tilec.backends.cpu.lower import ArrayPlace, Lowering
@@ -99,7 +99,13 @@ def _fetch(lo: Lowering, window: Window, other: str, into: Ref) -> None:
         value = _lanes(lo, window, offset, lanes)
         return [value if lanes.mask is None else w.select(lanes.mask, w.held(array.dtype), value, args[0])]
 
-    nest(w, window.shape, [Splat(other, array.dtype)], [into], lo.width(array.dtype), body, merge=False)
+    nest(w, window.shape, [Splat(other, array.dtype)], [into], _width(lo, window), body, merge=False)
+
+
+def _width(lo: Lowering, window: Window) -> int:
+    """Lanes; few where each is moved by itself."""
+    most = lo.width(window.array.dtype)
+    return most if window.plain else min(most, APART)
 
 
 def _lanes(lo: Lowering, window: Window, offset: Index, lanes: Lanes) -> str:
@@ -181,7 +187,7 @@ def _put(lo: Lowering, window: Window, place: Place) -> None:
             write(w, value, window.element(offset), memory_type(array.dtype), _lane_stride(window), lanes)
         return []
 
-    nest(w, window.shape, [place], [], lo.width(array.dtype), body, merge=False)
+    nest(w, window.shape, [place], [], _width(lo, window), body, merge=False)
 
 
 def _put_packed(lo: Lowering, window: Window, value: str, offset: Index, lanes: Lanes) -> None:

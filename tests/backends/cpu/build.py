@@ -101,8 +101,8 @@ class Builder:
         inst = If(condition, self.block([], then), self.block([], orelse))
         return self.items(inst, len(inst.then.results))
 
-    def func(self) -> Func:
-        return Func("test", tuple(self.params), Block((), tuple(self.bodies[0])))
+    def func(self, **schedule: Any) -> Func:
+        return Func("test", tuple(self.params), Block((), tuple(self.bodies[0])), schedule)
 
 
 def reference(func: Func, args: Sequence[Any]) -> None:

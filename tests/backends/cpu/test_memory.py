@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.backends.cpu.build import Builder, agree, array, scalar
+from tests.backends.cpu.build import Builder, agree, array, reference, scalar
 from tests.backends.test_emit import samples
 from tilec.backends import cpu
 from tilec.ir import codec
@@ -260,6 +260,21 @@ def test_reads_come_before_writes() -> None:
     b.store(b.params[1], (0,), b(arith.Sub(b.load(b.params[0], (0,), 64), x)))
     agree(b.func(), [stored(dt.i32, 70), stored(dt.i32, 64)])
     agree(b.func(), [stored(dt.i32, 30), stored(dt.i32, 64)])
+
+
+@pytest.mark.parametrize("aliased", ["p0", "p1"])
+def test_arrays_that_may_overlap(aliased: str) -> None:
+    """Where arguments may share bytes, all of a tile is read before any of it is written."""
+    b = Builder(array(dt.i32, 64), array(dt.i32, 64))
+    x = b.load(b.params[0], (0,), 64)
+    b.store(b.params[1], (0,), b(arith.Add(x, b.const(1, dt.i32, 64))))
+    b.store(b.params[1], (8,), x)
+    func = b.func(alias=(aliased,))
+    base = stored(dt.i32, 70)
+    want = base.copy()
+    reference(func, [want[:64], want[6:]])
+    cpu.compile(func).launch([base[:64], base[6:]], 1)
+    np.testing.assert_array_equal(base, want)
 
 
 @pytest.mark.parametrize("given, message", [

@@ -268,7 +268,7 @@ def test_layouts_mean_nothing_here() -> None:
 @pytest.mark.parametrize("dtype", [dt.f32, dt.i8, dt.f64, dt.bf16], ids=str)
 @pytest.mark.parametrize("columns", [1, 37, 64, 200])
 def test_many_scalars_in_one_cluster(dtype: DType, columns: int) -> None:
-    """A filter of a dozen taps, as a convolution has it: wide vectors, so that each tap is loaded less often."""
+    """A filter of a dozen taps, as in a convolution: wide vectors, so that each tap is loaded less often."""
     b = Builder(array(dtype, 3, columns + 11), array(dtype, 12), array(dtype, 3, columns))
     row = b.load(b.params[0], (0, 0), 3, columns + 11)
     acc = b.const(0, dtype, 3, columns)
