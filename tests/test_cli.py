@@ -19,6 +19,7 @@ from tilec.scripts import first_call
 from tilec.show import evaluated, parsed
 
 ROOT = Path(__file__).parents[1]
+BENCHES = "compile, emulator, neighborhood"
 KERNEL = '''"""A script."""
 import numpy as np
 import tilec as tc
@@ -102,7 +103,7 @@ def test_wrong_use(arguments: tuple[str, ...], text: str, capsys: Output) -> Non
 
 def test_it_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "tilec", "bench"], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "tilec: bench takes a name; there is compile, emulator, neighborhood\n")
+    assert (done.returncode, done.stderr) == (1, f"tilec: bench takes a name; there is {BENCHES}\n")
 
 
 def test_help_imports_little() -> None:
@@ -297,8 +298,8 @@ def test_check_ptx_says_what_is_missing(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_bench_says_what_there_is(capsys: Output) -> None:
-    assert fails(capsys, "bench", "speed") == "tilec: no such bench: 'speed'; there is compile, emulator, neighborhood\n"
-    assert fails(capsys, "bench") == "tilec: bench takes a name; there is compile, emulator, neighborhood\n"
+    assert fails(capsys, "bench", "speed") == f"tilec: no such bench: 'speed'; there is {BENCHES}\n"
+    assert fails(capsys, "bench") == f"tilec: bench takes a name; there is {BENCHES}\n"
 
 
 def test_bench_compile(script: Any, capsys: Output) -> None:
