@@ -36,9 +36,12 @@ Array = np.ndarray[Any, Any]
 POISON = 0xA5
 
 
+FULL = os.environ.get("TILEC_TEST_PROFILE") == "all"  # make check-all
+
+
 def seeds(few: int, many: int) -> range:
     """Seeds of random cases: a few in make test, many in make check-all."""
-    return range(many if os.environ.get("TILEC_TEST_PROFILE") == "all" else few)
+    return range(many if FULL else few)
 
 
 def values(dtype: DType, shape: int | tuple[int, ...], seed: Any, small: bool = False) -> Array:

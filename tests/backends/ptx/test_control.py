@@ -221,3 +221,22 @@ def test_scalars(seed: int) -> None:
     check_kernel(
         scalars, (dt.f64, np.zeros(3)), *given, np.float64(draw.standard_normal()), np.bool_(seed % 2)
     )
+
+
+@tc.kernel
+def counted(y: tc.Array, start: tc.i32, stop: tc.i32, *, step=3, warps=1):
+    rounds = tc.zeros((1,), tc.i32)
+    for _ in tc.range(start, stop, step):
+        rounds = rounds + 1
+    y.store(0, rounds)
+
+
+@pytest.mark.parametrize(("start", "stop", "rounds"), [
+    (2147483640, 2147483647, 3), (2147483646, 2147483647, 1), (-2147483648, -2147483640, 3), (5, 5, 0), (7, 2, 0),
+])  # fmt: skip
+def test_a_loop_ends_at_the_top_of_its_type(start: int, stop: int, rounds: int) -> None:
+    y = np.zeros(1, np.int32)
+    for target in ("reference", "cpu", "emulator:sm_80"):
+        y[:] = -1
+        counted.on(target)(y, start, stop)
+        assert y[0] == rounds, target

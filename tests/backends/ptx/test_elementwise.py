@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from tests.backends.ptx.runner import check, out
+from tests.backends.ptx.runner import FULL, check, out
 from tests.backends.test_emit import samples
 from tests.ir.kernels import Body, array
 from tilec.ir import codec
@@ -24,6 +24,7 @@ BINARY = (arith.Add, arith.Sub, arith.Mul, arith.Div, arith.FloorDiv, arith.Mod,
 UNARY = (arith.Neg, arith.Abs, arith.Not, arith.Sqrt, arith.Floor, arith.Round)
 SAMPLE = {"bool", "i1", "u3", "i4", "i8", "u16", "i32", "u64", "f3e1m1", "f6e3m2", "f8e4m3", "e8m0",
           "f16", "bf16", "tf32", "f32", "f64"}  # fmt: skip
+CHOSEN = [dtype for dtype in ALL if FULL or dtype.name in SAMPLE]
 
 
 def instructions(dtype: DType) -> Iterator[Callable[[Value, Value, Value], Inst]]:
@@ -68,10 +69,8 @@ def stored(dtype: DType, seed: int) -> np.ndarray:  # type: ignore[type-arg]
     return codec.to_storage(samples(dtype, N, seed), dtype)
 
 
-@pytest.mark.parametrize("dtype", ALL, ids=str)
-def test_every_instruction(dtype: DType, full: bool) -> None:
-    if dtype.name not in SAMPLE and not full:
-        pytest.skip("make check-all runs every dtype")
+@pytest.mark.parametrize("dtype", CHOSEN, ids=str)
+def test_every_instruction(dtype: DType) -> None:
     func = every_instruction(dtype)
     inputs = [stored(dtype, seed) for seed in range(3)]
     outputs = [out(N, p.array_type.dtype) for p in func.params[3:]]
@@ -92,13 +91,9 @@ def casts(source: DType, targets: list[DType]) -> Func:
     return Func("casts", tuple(params), Block((), tuple(body)), {"warps": 1})
 
 
-@pytest.mark.parametrize("source", ALL, ids=str)
-def test_casts(source: DType, full: bool) -> None:
+@pytest.mark.parametrize("source", CHOSEN, ids=str)
+def test_casts(source: DType) -> None:
     """From every dtype to every other (a sample of pairs in make test), and the bits read as another."""
-    near = ALL[ALL.index(source) % 16 :: 16] if source.name in SAMPLE else ()
-    chosen = [*(ALL if full else near)]
-    if not chosen:
-        pytest.skip("make check-all casts every pair")
-    func = casts(source, chosen)
+    func = casts(source, [*(ALL if FULL else ALL[ALL.index(source) % 16 :: 16])])
     outputs = [out(N, p.array_type.dtype) for p in func.params[1:]]
     check(func, [stored(source, 7), *outputs])
