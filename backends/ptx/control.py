@@ -225,7 +225,7 @@ def _types(values: Sequence[Value]) -> list[Type]:
 def _for(e: Emitter, inst: control.For) -> tuple[Any, ...]:
     head, inner, out = (e.writer.label(stem) for stem in ("loop", "body", "done"))
     index = inst.start.tile
-    start, stop, step = (e.scalar(v) for v in (inst.start, inst.stop, inst.step))
+    start, stop = e.scalar(inst.start), e.scalar(inst.stop)
     before = [start, *(e.values[v] for v in inst.init)]
     came_from = e.block
     e.writer.jump(head)
@@ -240,12 +240,23 @@ def _for(e: Emitter, inst: control.For) -> tuple[Any, ...]:
     e.start_block(inner)
     e.values.update(zip(inst.body.args, entered, strict=True))
     results = write_block(e, inst.body)
-    next_index = e.let(f"add {'nsw' if index.dtype.is_signed else 'nuw'} {kind} {entered[0]}, {step}")
-    phis.come([next_index, *results])
+    phis.come([_next_index(e, inst, entered[0]), *results])
     e.line(f"br label %{head}, !llvm.loop !2")
     phis.write()
     e.start_block(out)
     return tuple(entered[1:])
+
+
+def _next_index(e: Emitter, inst: control.For, index: str) -> str:
+    """index + step; `stop` where that could pass the top of the index's type, which ends the loop too."""
+    dtype, kind = inst.start.tile.dtype, held(inst.start.tile.dtype)
+    stop, step = e.scalar(inst.stop), e.scalar(inst.step)
+    by = e.facts.constant(inst.step)
+    if by == 1 or (by is not None and e.facts.range(inst.stop)[1] + by - 1 <= dtype.max):
+        return e.let(f"add {'nsw' if dtype.is_signed else 'nuw'} {kind} {index}, {step}")
+    left = e.let(f"sub {kind} {stop}, {index}")
+    further = e.let(f"icmp ugt {kind} {left}, {step}")
+    return e.let(f"select i1 {further}, {kind} {e.let(f'add {kind} {index}, {step}')}, {kind} {stop}")
 
 
 def _while(e: Emitter, inst: control.While) -> tuple[Any, ...]:

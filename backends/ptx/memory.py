@@ -40,7 +40,7 @@ def fixed(e: Emitter, at: Sequence[Value]) -> list[int] | None:
 def load(e: Emitter, inst: memory.Load) -> Fragment:
     assert inst.layout is not None, "the layout pass gives every tile a layout"
     kind, at = inst.array.array_type, fixed(e, inst.at)
-    if kind.space == "shared" and at is not None and not inst.masked:
+    if shared.is_placed(kind) and at is not None and not inst.masked:
         return shared.load(e, inst.array, inst.layout, at, inst in e.lazy)
     window = Window(inst.array, inst.at, inst.layout, inst.masked)
     return packed.load(e, window, inst.other) if kind.packed else load_window(e, window, e.scalar(inst.other))
@@ -67,7 +67,7 @@ def load_window(e: Emitter, w: Window, other: str, when: str | None = None) -> F
 
 def store(e: Emitter, inst: memory.Store) -> None:
     tile, kind, at = e.fragment(inst.tile_), inst.array.array_type, fixed(e, inst.at)
-    if kind.space == "shared" and at is not None and not inst.masked:
+    if shared.is_placed(kind) and at is not None and not inst.masked:
         shared.store(e, inst.array, tile, at)
         return
     window = Window(inst.array, inst.at, tile.layout, inst.masked)
@@ -248,7 +248,7 @@ def array_slice(e: Emitter, inst: memory.ArraySlice) -> ArrayRef:
         extents = [e.let(f"select i1 {nothing}, i32 {n}, i32 0") for n in extents]
     strides = tuple(_stepped(e, parent.strides[axis], inst.steps[axis])
                     for axis in range(kind.rank) if axis not in inst.dropped)  # fmt: skip
-    return ArrayRef(base, tuple(extents), strides, offset)
+    return ArrayRef(base, tuple(extents), strides, offset, moving=True)
 
 
 def _clip(e: Emitter, x: str, extent: str | int) -> str:

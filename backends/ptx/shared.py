@@ -19,6 +19,7 @@ from tilec.ir.func import Value
 from tilec.ir.layout import Layout
 from tilec.ir.memory_layout import row_major
 from tilec.ir.tile import ArrayType
+from tilec.ir.tile import row_major as row_major_strides
 
 if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 LANES, ROW = 32, 16  # of a warp; bytes of a row that ldmatrix reads
+
+
+def is_placed(kind: ArrayType) -> bool:
+    """Whether every element's place within an array is known: a shared buffer, dense or laid out, or all of
+    one axis of it; not a view with steps or gaps."""
+    if kind.space != "shared" or not all(isinstance(n, int) for n in kind.shape):
+        return False
+    shape = tuple(n for n in kind.shape if isinstance(n, int))
+    return kind.layout is not None or kind.strides == row_major_strides(shape)
 
 
 def byte_offsets(kind: ArrayType, layout: Layout, at: Sequence[int], pad: bool = True) -> Offsets:

@@ -231,12 +231,35 @@ def counted(y: tc.Array, start: tc.i32, stop: tc.i32, *, step=3, warps=1):
     y.store(0, rounds)
 
 
-@pytest.mark.parametrize(("start", "stop", "rounds"), [
-    (2147483640, 2147483647, 3), (2147483646, 2147483647, 1), (-2147483648, -2147483640, 3), (5, 5, 0), (7, 2, 0),
-])  # fmt: skip
+TOP, BOTTOM = 2**31 - 1, -(2**31)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "rounds"),
+    [(TOP - 7, TOP, 3), (TOP - 1, TOP, 1), (BOTTOM, BOTTOM + 8, 3), (5, 5, 0), (7, 2, 0)],
+)
 def test_a_loop_ends_at_the_top_of_its_type(start: int, stop: int, rounds: int) -> None:
     y = np.zeros(1, np.int32)
     for target in ("reference", "cpu", "emulator:sm_80"):
         y[:] = -1
         counted.on(target)(y, start, stop)
         assert y[0] == rounds, target
+
+
+@tc.kernel
+def views_of_shared(x: tc.Array, y: tc.Array, *, warps=1):
+    s = tc.shared((4, 8, 16), tc.f32)
+    s.store((0, 0, 0), x.load((0, 0, 0), (4, 8, 16)))
+    y.store((0, 0), s[:, 3].load((0, 0), (4, 16)))
+    y.store((4, 0), s[::2, 1:5, 5].load((0, 0), (2, 4)))
+    y.store((6, 0), s[3].load((2, 0), (2, 16)))
+
+
+def test_views_of_shared_memory_are_where_they_are() -> None:
+    x = np.arange(512, dtype=np.float32).reshape(4, 8, 16)
+    wanted = np.zeros((8, 16), np.float32)
+    wanted[:4], wanted[4:6, :4], wanted[6:] = x[:, 3], x[::2, 1:5, 5], x[3, 2:4]
+    for target in ("reference", "cpu", "emulator:sm_80"):
+        y = np.zeros((8, 16), np.float32)
+        views_of_shared.on(target)(x, y)
+        np.testing.assert_array_equal(y, wanted, target)
