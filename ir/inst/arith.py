@@ -337,7 +337,7 @@ class Full(Inst):
 
 @dataclass(frozen=True, eq=False)
 class Iota(Inst):
-    """0, 1, 2, ... along one axis, the same along the others."""
+    """0, 1, 2, ... along one axis, as casts from i32 give them, the same along the others."""
 
     shape: tuple[int, ...]
     axis: int
@@ -348,7 +348,7 @@ class Iota(Inst):
         return TileType(self.dtype, self.shape, self.layout)
 
     def meaning(self, state: State) -> Array:
-        counts = wrap(np.arange(self.shape[self.axis]), self.dtype)
+        counts = codec.cast(np.arange(self.shape[self.axis], dtype=np.int32), dt.i32, self.dtype)
         along = [-1 if axis == self.axis else 1 for axis in range(len(self.shape))]
         return np.broadcast_to(counts.reshape(along), self.shape).copy()
 

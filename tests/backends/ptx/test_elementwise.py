@@ -97,3 +97,11 @@ def test_casts(source: DType) -> None:
     func = casts(source, [*(ALL if FULL else ALL[ALL.index(source) % 16 :: 16])])
     outputs = [out(N, p.array_type.dtype) for p in func.params[1:]]
     check(func, [stored(source, 7), *outputs])
+
+
+@pytest.mark.parametrize("dtype", CHOSEN, ids=str)
+def test_counts(dtype: DType) -> None:
+    """0, 1, 2, ... in every dtype: wrapped, rounded or saturated as casts do it."""
+    body, places = Body(), array("places", dtype, N)
+    body(Store(places, (body.i32(0),), body(arith.Iota((N,), 0, dtype))))
+    check(Func("counts", (places,), Block((), tuple(body)), {"warps": 1}), [out(N, dtype)])
