@@ -122,9 +122,8 @@ def test_numpy_arrays_are_copied_and_written_ones_copied_back(stub: StubDriver) 
         scaled(both[1::2], both[::2], 2, block=32)  # interleaved: one copy of both
         np.testing.assert_array_equal(both, 0)
     copies = [(c[0], c[3]) for c in stub.calls if c[0].startswith("cuMemcpy")]
-    assert copies == [
-        ("cuMemcpyHtoD", 400),
-        ("cuMemcpyHtoD", 796),
+    assert sorted(copies[:2]) == [("cuMemcpyHtoD", 400), ("cuMemcpyHtoD", 796)]  # in the order of addresses
+    assert copies[2:] == [
         ("cuMemcpyDtoH", 796),
         ("cuMemcpyHtoD", 800),
         ("cuMemcpyDtoH", 796),
