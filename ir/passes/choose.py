@@ -254,8 +254,10 @@ def backward(inst: Broadcast | Permute | Reshape | Extract, layout: Layout) -> L
     match inst:
         case Permute(axes=axes):
             return layout.permute(tuple(axes.index(a) for a in range(len(axes))))
-        case Reshape():
-            return layout.reshape(inst.x.tile.shape) if inst.x.tile.rank else None
+        case Reshape() if inst.x.tile.rank:
+            before = layout.reshape(inst.x.tile.shape)
+            there_and_back = before is not None and before.reshape(inst.shape) == layout
+            return before if there_and_back else None  # pad on an axis of extent 1 may come back elsewhere
         case Broadcast() if inst.x.tile.rank:
             return anchors.collapsed(layout, inst.x.tile.shape)
     return None
