@@ -3,7 +3,7 @@
 With P = exp(scores - lse), of out = P @ V and lse:
     delta = rowsum(d_out * out) - d_lse        dS = P * (d_out @ V^T - delta)
     dQ = scale * dS @ K        dK = scale * dS^T @ Q        dV = P^T @ d_out        d_bias = dS, summed
-P is computed again from lse (Dao et al., 2022). The second kernel walks over the queries that see a key.
+P is computed again from lse (Dao et al., 2022). The third kernel walks over the queries that see a key.
 """
 
 import math
@@ -29,16 +29,25 @@ from tilec.ops.attention_windows import (
 
 
 @tc.kernel
+def delta_kernel(
+    out: tc.Array, d_out: tc.Array, d_lse: tc.Array, delta: tc.Array, *, rows: int = 32, warps: int = 4
+) -> None:
+    """delta [N], from rows of out and d_out [N, D] and d_lse [N]."""
+    n, d, kind = out.shape[0], tc.static(out.shape[1]), sums_in(out.dtype)
+    at = tc.blocks(tc.cdiv(n, rows)) * rows
+    products = out.load((at, 0), (rows, d)).to(kind) * d_out.load((at, 0), (rows, d)).to(kind)
+    delta.store(at, (products.sum(1) - d_lse.load(at, rows).to(kind)).to(delta.dtype))
+
+
+@tc.kernel
 def query_gradient_kernel(
     q: tc.Array,
     k: tc.Array,
     v: tc.Array,
-    out: tc.Array,
     lse: tc.Array,
-    d_out: tc.Array,
-    d_lse: tc.Array,
-    dq: tc.Array,
     delta: tc.Array,
+    d_out: tc.Array,
+    dq: tc.Array,
     more_k: tc.Array,
     more_v: tc.Array,
     bias: tc.Array,
@@ -50,16 +59,14 @@ def query_gradient_kernel(
     stages: int = 2,
     warps: int = 4,
 ) -> None:
-    """dq like q, and delta like lse, from out, lse and their gradients; the others as in attention_kernel."""
+    """dq like q; lse, delta [B, X.., H], d_out [B, X.., H, Dv], the others as in attention_kernel."""
     d, dv, kind = tc.static(q.shape[-1]), tc.static(v.shape[-1]), sums_in(q.dtype)
     boxes, keys = [axis.box for axis in axes], Keys(k, v, more_k, more_v, bias)
     block = box_of_block(q.shape, axes, boxes)
     at = (*block.at, 0)
     tile = block.of(q, axes).load(at, (*boxes, d)).reshape((-1, d))
     given = block.of(d_out, axes).load(at, (*boxes, dv)).reshape((-1, dv))
-    found = block.of(out, axes).load(at, (*boxes, dv)).reshape((-1, dv))
-    less = (given.to(kind) * found.to(kind)).sum(1)
-    less = less - block.of(d_lse, axes).load(block.at, boxes).to(kind).reshape((-1,))
+    less = block.of(delta, axes).load(block.at, boxes).to(kind).reshape((-1,))
     base = block.of(lse, axes).load(block.at, boxes).to(kind).reshape((-1,)) * LOG2_E
 
     def step(acc: tc.Tile, logits: tc.Tile, key: tc.Tile, value: tc.Tile) -> tc.Tile:
@@ -72,7 +79,6 @@ def query_gradient_kernel(
     acc = walk(queries, block, keys, axes, options, more_span, stages, acc, step)
     acc = acc * scale.to(kind)  # type: ignore[attr-defined]
     block.of(dq, axes).store(at, acc.to(dq.dtype).reshape((*boxes, d)))
-    block.of(delta, axes).store(block.at, less.to(delta.dtype).reshape(boxes))
 
 
 class KeyGradients(NamedTuple):

@@ -11,7 +11,12 @@ import numpy as np
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ops.arrays import Array, array
-from tilec.ops.attention_backward import bias_gradient_kernel, key_gradient_kernel, query_gradient_kernel
+from tilec.ops.attention_backward import (
+    bias_gradient_kernel,
+    delta_kernel,
+    key_gradient_kernel,
+    query_gradient_kernel,
+)
 from tilec.ops.attention_call import Call, Tensors
 from tilec.ops.attention_kernel import Options
 from tilec.ops.attention_windows import Axis
@@ -37,12 +42,11 @@ def backward(call: Call, out: Any, lse: Any, d_out: Any, d_lse: Any) -> Gradient
     held = _like(lse, "lse", call.lse_shape, wide)
     dl = np.zeros_like(held) if d_lse is None else _like(d_lse, "d_lse", call.lse_shape, wide)
     q, k, v, more_k, more_v, bias = call.tensors
-    dq, delta, tiling = np.empty_like(q), np.empty(held.shape, held.dtype), call.tiling(backward=True)
+    dq, tiling = np.empty_like(q), call.tiling(backward=True)
+    saved = (held, _delta(y, dy, dl), dy)
     query_gradient_kernel(
-        q, k, v, y, held, dy, dl, dq, delta, more_k, more_v, bias, call.scale,
-        options=call.options, **tiling._asdict(),
+        q, k, v, *saved, dq, more_k, more_v, bias, call.scale, options=call.options, **tiling._asdict()
     )  # fmt: skip
-    saved = (held, delta, dy)
     dk, dv = _key_gradients(call, saved, tiling.axes)
     d_bias = _bias_gradient(call, saved) if call.options.bias else None
     more = _more_gradients(call, saved) if call.options.more else (None, None)
@@ -58,6 +62,13 @@ def _like(x: Any, name: str, shape: tuple[int, ...], dtype: str) -> Array:
 
 
 Saved = tuple[Array, Array, Array]  # lse and delta [B, X.., H], d_out [B, X.., H, Dv]
+
+
+def _delta(out: Array, d_out: Array, d_lse: Array) -> Array:
+    """rowsum(out * d_out) - d_lse, like d_lse."""
+    delta, d = np.empty(d_lse.shape, d_lse.dtype), out.shape[-1]
+    delta_kernel(out.reshape(-1, d), d_out.reshape(-1, d), d_lse.reshape(-1), delta.reshape(-1))
+    return delta
 
 
 def _key_gradients(call: Call, saved: Saved, axes: tuple[Axis, ...]) -> tuple[Array, Array]:
