@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tilec.backends.emulator.device import GLOBAL, LOCAL, PARAM, SHARED, SHARED_END, Bytes
+from tilec.backends.emulator.device import GLOBAL, LOCAL, PARAM, SHARED, Bytes
 from tilec.backends.emulator.lanes import first, part, size
 from tilec.backends.emulator.metrics import Traffic, sectors, wavefronts
 from tilec.backends.emulator.ptx_types import Array, Sel, unsigned
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 SHIFT = {1: 0, 2: 1, 4: 2, 8: 3, 16: 4}
 WINDOWS = (
-    ("shared", SHARED, LOCAL),
+    ("shared", SHARED, 2 * SHARED),
+    ("cluster", 2 * SHARED, LOCAL),
     ("local", LOCAL, PARAM),
     ("param", PARAM, GLOBAL),
     ("global", GLOBAL, 1 << 62),
@@ -94,7 +95,7 @@ def clash(m: Machine, s: Sel, address: Array, at: Array, lost: Array) -> None:
         n = int(np.flatnonzero(lost)[0])
         name = m.shared_name(int(address[n]) - SHARED)
         message = f"two lanes of one instruction write different values to one place of {name}"
-        within = m.race.author(m, int(at[n])) == m.warp[lane(s, n)]
+        within = m.race.author(m, int(at[n])) == m.race.me[lane(s, n)]
         m.record("race", lane(s, n), message, warning=bool(within), address=int(address[n]), array=name)
 
 
@@ -127,6 +128,11 @@ def cluster_offset(m: Machine, s: Sel, address: Array) -> Array:
         return m.block[s] * m.shared_size + (address & (SHARED - 1))
     rank = (address >> 24) - 2
     block = np.where(rank < 0, m.block[s], m.block_of_rank(s, np.maximum(rank, 0)))
+    gone = ~m.alive[block]
+    if gone.any():
+        n = int(np.flatnonzero(gone)[0])
+        message = f"uses the shared memory of the cluster's block {int(rank[n])}, which has ended"
+        m.record("race", lane(s, n), message, address=int(address[n]), times=int(gone.sum()))
     return block * m.shared_size + (address & (SHARED - 1))
 
 
@@ -146,6 +152,8 @@ def faults(m: Machine, s: Sel, address: Array, width: int, space: str, verb: str
         if m.launch.memory.covers(low, high):
             return None
         good = m.launch.memory.inside(address, width)
+    elif space == "cluster":
+        good = in_cluster(m, address, width)
     else:
         start, end = limits(m, space)
         if start <= low and high <= end:
@@ -157,11 +165,15 @@ def faults(m: Machine, s: Sel, address: Array, width: int, space: str, verb: str
     return np.asarray(good)
 
 
+def in_cluster(m: Machine, address: Array, width: int) -> Array:
+    """Whether each lane's bytes are shared memory of its own or another block of its cluster."""
+    window, offset = address >> 24, address & (SHARED - 1)
+    return np.asarray((window >= 1) & (window < 2 + m.cluster_size) & (offset + width <= m.shared_used))
+
+
 def limits(m: Machine, space: str) -> tuple[int, int]:
     if space == "shared":
         return SHARED, SHARED + m.shared_used
-    if space == "cluster":
-        return SHARED, SHARED_END
     return (LOCAL, LOCAL + m.local_size) if space == "local" else (PARAM, PARAM + len(m.launch.params))
 
 
@@ -170,6 +182,10 @@ def outside(m: Machine, s: Sel, address: Array, width: int, space: str, verb: st
     at = int(address[n])
     if space in ("global", "const"):
         name, distance = m.launch.memory.describe(at)
+    elif space == "cluster":
+        name, rank = "shared memory", (at >> 24) - 2
+        whose = f"the cluster's block {rank}" if rank >= 0 else "one's own block"
+        distance = f"offset {at & (SHARED - 1)} of {whose}; {m.cluster_size} blocks of {m.shared_used} bytes"
     else:
         name = f"{space} memory"
         distance = (

@@ -91,7 +91,13 @@ def update(
     if space == "generic":
         space = access.window(address)
     if space == "mixed":
-        space = "global"
+        out = np.zeros_like(b)
+        for name, low, high in access.WINDOWS:
+            there = (address >= low) & (address < high)
+            lanes = part(s, there)
+            if lanes is not None:
+                out[there] = update(m, lanes, address[there], b[there], change, width, name, order)
+        return out
     good = access.faults(m, s, address, width, space, "atomic")
     if good is not None:
         out = np.zeros_like(b)

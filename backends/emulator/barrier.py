@@ -69,7 +69,7 @@ class Barriers:
             self.expect(sel, number, count, here > 0)
         if m.race.on:
             pairs = np.unique(m.row[lanes_of(sel)])
-            b, w = pairs // m.race.agents, pairs % m.race.agents
+            b, w = pairs // m.race.each, pairs % m.race.each
             for block, warp in zip(b, w, strict=True):
                 self.clocks[block, number] = np.maximum(self.clocks[block, number], m.race.clock[block, warp])
             m.race.tick(pairs)
@@ -113,7 +113,7 @@ class Barriers:
         if go is not None:
             if m.race.on:
                 pairs = np.unique(m.row[lanes_of(go)])
-                b, w = pairs // m.race.agents, pairs % m.race.agents
+                b, w = pairs // m.race.each, pairs % m.race.each
                 m.race.clock[b, w] = np.maximum(m.race.clock[b, w], self.clocks[b, number])
             if each.then:
                 each.then(m, go, votes[m.block[lanes_of(go)]])

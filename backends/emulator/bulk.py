@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Landing:
-    """A load in flight to one block: where its bytes go, and the mbarrier that counts them."""
+    """A load in flight to one block: where its bytes go, and the mbarrier that counts them; `source`: the
+    granules that it reads until then, where it comes from shared memory."""
 
     pc: int
     block: int
@@ -34,6 +35,7 @@ class Landing:
     raw: Array
     key: int
     bytes: int
+    source: Array | None
 
 
 @dataclass
@@ -54,7 +56,9 @@ class BulkCopies:
         self.committed = np.zeros(m.lanes, np.int64)
 
     # --- loads
-    def load(self, lane: int, at: Array, raw: Array, unit: int, key: int, total: int) -> None:
+    def load(
+        self, lane: int, at: Array, raw: Array, unit: int, key: int, total: int, source: Array | None = None
+    ) -> None:
         """`raw` units to batch offsets `at`, counted by the mbarrier at `key`; issued by one lane."""
         m, race = self.m, self.m.race
         lanes, granule = issue(m, lane, at, unit)
@@ -66,7 +70,7 @@ class BulkCopies:
             race.known[granule] = True
         race.flight.start_write(granule, m.pc)
         m.shared.views[unit][at // unit] = access_poison(unit)
-        self.landing.append(Landing(m.pc, int(at[0]) // m.shared_size, at, unit, raw, key, total))
+        self.landing.append(Landing(m.pc, int(at[0]) // m.shared_size, at, unit, raw, key, total, source))
         m.launch.metrics.bytes["shared written"] += total
         random = m.launch.random
         if random is not None and random.random() < 0.3:
@@ -86,11 +90,16 @@ class BulkCopies:
         m.shared.views[each.unit][each.at // each.unit] = each.raw
         granule, _ = race.spread(each.at, each.at, each.unit)
         race.flight.land_engine(m, np.int64(each.block), granule, each.pc)
+        row = race.engine(each.block)
+        if each.source is not None:
+            race.flight.finish_read(each.source)
+            if race.on:
+                race.read[each.source, race.agent[row]] = race.rows[row, race.agent[row]]
+                race.read_pc[each.source] = each.pc
         n = int(np.searchsorted(m.mbarriers.keys, each.key))
         if n >= len(m.mbarriers.keys) or m.mbarriers.keys[n] != each.key:
             return
         if race.on:  # the engine arrives: whoever waits knows what it wrote
-            row = each.block * race.agents + race.agents - 1
             m.mbarriers.gathered[n] = np.maximum(m.mbarriers.gathered[n], race.rows[row])
             race.tick(np.array([row]))
         m.mbarriers.complete(n, each.bytes)
@@ -98,6 +107,12 @@ class BulkCopies:
     # --- stores
     def store(self, lane: int, at: Array, unit: int) -> Array:
         """Reads batch offsets for a store: checked, marked as being read until its group is waited for."""
+        raw, whole = self.fetch(lane, at, unit)
+        self.reading.append(Reading(lane, int(self.committed[lane]), whole, self.m.pc))
+        return raw
+
+    def fetch(self, lane: int, at: Array, unit: int) -> tuple[Array, Array]:
+        """(the units at batch offsets, their granules, from now on being read)."""
         m, race = self.m, self.m.race
         lanes, granule = issue(m, lane, at, unit)
         if race.flight.on:
@@ -109,9 +124,8 @@ class BulkCopies:
             race.check(m, lanes, granule, False, False)
         whole = np.unique(granule)
         race.flight.start_read(whole, m.pc)
-        self.reading.append(Reading(lane, int(self.committed[lane]), whole, m.pc))
         m.launch.metrics.bytes["shared read"] += len(at) * unit
-        return m.shared.views[unit][at // unit]
+        return m.shared.views[unit][at // unit], whole
 
     def commit(self, s: Sel) -> None:
         self.committed[s] += 1
@@ -146,11 +160,10 @@ class BulkCopies:
                 m.record("async", load.block, message, warning=True, other=load.pc)
 
     def done_reading(self, each: Reading) -> None:
-        m, race = self.m, self.m.race
+        race = self.m.race
         race.flight.finish_read(each.granule)
         if race.on:
-            warp = int(m.warp[each.lane])
-            race.read[each.granule, warp] = race.flat_clock[race.own[each.lane]]
+            race.read[each.granule, race.me[each.lane]] = race.flat_clock[race.own[each.lane]]
 
 
 def issue(m: Machine, lane: int, at: Array, unit: int) -> tuple[Array, Array]:
@@ -172,13 +185,12 @@ def in_shared(m: Machine, lane: int, address: int, size: int, align: int, verb: 
         message = f"{verb} at {address:#x}, which is not a multiple of {align}"
         m.record("misaligned", lane, message, address=address)
         return None
-    start = access.cluster_offset(m, slice(lane, lane + 1), np.array([address]))[0]
-    offset = address & (SHARED - 1)
-    if address < SHARED or offset + size > m.shared_used:
+    offset, where = address & (SHARED - 1), np.array([address])
+    if not access.in_cluster(m, where, size)[0]:
         message = f"{verb} of {size} bytes at shared offset {offset} out of bounds, of {m.shared_used} bytes"
         m.record("out-of-bounds", lane, message, address=address, array="shared memory")
         return None
-    return int(start)
+    return int(access.cluster_offset(m, slice(lane, lane + 1), where)[0])
 
 
 def bulk(f: Form) -> Step:

@@ -2,18 +2,20 @@
 
     cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [to], [from], size, [mbar];
     cp.async.bulk.global.shared::cta.bulk_group [to], [from], size;
+    cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [to], [from], size, [mbar];
 Sizes and addresses are multiples of 16.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilec.backends.emulator.bulk import in_shared
-from tilec.backends.emulator.decode import Form, Step, full
-from tilec.backends.emulator.device import GLOBAL
+from tilec.backends.emulator.decode import Form, Step, constant, full
+from tilec.backends.emulator.device import GLOBAL, SHARED
 from tilec.backends.emulator.floating import Kind
 from tilec.backends.emulator.lanes import lanes_of
 from tilec.backends.emulator.memory import CACHES
@@ -36,12 +38,12 @@ def combined(operation: str, old: Array, new: Array, dtype: Any) -> Array:
 
 def linear(f: Form, reduce: bool = False) -> Step:
     spaces = [f.left.pop(0), f.left.pop(0)] if len(f.left) > 1 else f.error("needs two state spaces")
-    load = spaces[1] == "global"
-    if spaces[0].startswith("shared") and spaces[1].startswith("shared"):
-        f.error("copies between blocks of a cluster are not known to the emulator")
+    load = spaces[0].startswith("shared")
+    sources = ("global", "shared::cta") if load else ("shared::cta",)
+    if spaces[1] not in sources or not (load or spaces[0] == "global"):
+        f.error(f"cannot copy from {spaces[1]} to {spaces[0]}")
     f.need("mbarrier::complete_tx::bytes") if load else f.need("bulk_group")
-    if f.take("multicast::cluster"):
-        f.error("multicast of plain bytes is not known to the emulator")
+    multicast = bool(f.take("multicast::cluster"))
     while f.take(*CACHES):
         pass
     if reduce and load:
@@ -49,7 +51,9 @@ def linear(f: Form, reduce: bool = False) -> Step:
     operation = f.need(*COMBINE[:3], *COMBINE[5:]) if reduce else ""
     f.take("noftz")
     kind = f.type() if reduce else "b8"
-    return loads(f) if load else stores(f, operation, kind)
+    if load:
+        return loads(f, multicast) if spaces[1] == "global" else between_blocks(f)
+    return stores(f, operation, kind)
 
 
 def mbarrier_key(m: Machine, lane: int, address: int) -> int | None:
@@ -73,21 +77,63 @@ def sized(m: Machine, lane: int, size: int, address: int) -> bool:
     return False
 
 
-def loads(f: Form) -> Step:
+def receivers(target: int, bar: int, mask: int | None) -> list[tuple[int, int]]:
+    """(destination, mbarrier) of each block that gets the data: with multicast the same offsets in several
+    blocks."""
+    if mask is None:
+        return [(target, bar)]
+    low = SHARED - 1
+    ranks = [r for r in range(16) if mask >> r & 1]
+    return [((2 + r << 24) | (target & low), (2 + r << 24) | (bar & low)) for r in ranks]
+
+
+def calls(f: Form, mask: bool = False) -> Callable[[Machine, Sel], Iterator[tuple[int, ...]]]:
+    """Lane by lane (lane, destination, source, size, mbarrier, and the mask of blocks)."""
     to, source, size, bar = f.address(0), f.address(1), f.source(2, "u32"), f.address(3)
+    blocks = f.source(4, "u16") if mask else constant(np.uint16(0))
+
+    def rows(m: Machine, s: Sel) -> Iterator[tuple[int, ...]]:
+        columns = (lanes_of(s), to(m, s), source(m, s), full(size(m, s), s), bar(m, s), full(blocks(m, s), s))
+        return zip(*(column.tolist() for column in columns), strict=True)
+
+    return rows
+
+
+def loads(f: Form, multicast: bool) -> Step:
+    rows = calls(f, multicast)
 
     def run(m: Machine, s: Sel) -> None:
-        rows = zip(lanes_of(s).tolist(), to(m, s), source(m, s), full(size(m, s), s), bar(m, s), strict=True)
-        for lane, target, address, count, barrier in rows:
-            n = int(count)
-            start = in_shared(m, lane, int(target), n, 16, "asynchronous write")
-            key = mbarrier_key(m, lane, int(barrier))
-            if start is None or key is None or not sized(m, lane, n, int(address)):
+        for lane, target, address, n, barrier, mask in rows(m, s):
+            for to, bar in receivers(target, barrier, mask if multicast else None):
+                start = in_shared(m, lane, to, n, 16, "asynchronous write")
+                key = mbarrier_key(m, lane, bar)
+                if start is None or key is None or not sized(m, lane, n, address):
+                    continue
+                at = address - GLOBAL + np.arange(0, n, 16)
+                m.launch.metrics.bytes["global read"] += n
+                raw = m.launch.memory.arena.views[16][at // 16]
+                m.bulk.load(lane, start + np.arange(0, n, 16), raw, 16, key, n)
+
+    return Step(run)
+
+
+def between_blocks(f: Form) -> Step:
+    """From one's own shared memory to that of a block of the cluster, whose mbarrier counts the bytes."""
+    rows = calls(f)
+
+    def run(m: Machine, s: Sel) -> None:
+        for lane, target, address, n, barrier, _ in rows(m, s):
+            if n % 16 or n <= 0:
+                message = f"a bulk copy of {n} bytes: it must be a multiple of 16"
+                m.record("misaligned", lane, message, address=address)
                 continue
-            at = int(address) - GLOBAL + np.arange(0, n, 16)
-            m.launch.metrics.bytes["global read"] += n
-            raw = m.launch.memory.arena.views[16][at // 16]
-            m.bulk.load(lane, start + np.arange(0, n, 16), raw, 16, key, n)
+            start = in_shared(m, lane, target, n, 16, "asynchronous write")
+            source = in_shared(m, lane, address, n, 16, "asynchronous read")
+            key = mbarrier_key(m, lane, barrier)
+            if start is None or source is None or key is None:
+                continue
+            raw, read = m.bulk.fetch(lane, source + np.arange(0, n, 16), 16)
+            m.bulk.load(lane, start + np.arange(0, n, 16), raw, 16, key, n, read)
 
     return Step(run)
 

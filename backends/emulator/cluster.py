@@ -1,7 +1,8 @@
 """Clusters: barrier.cluster, mapa, getctarank, st.async, red.async.
 
-Shared memory of another block of the cluster is addressed through its window (device.py). Its accesses are
-checked for bounds; races across blocks are not followed, only those of each block's own warps.
+Shared memory of another block of the cluster is addressed through its window (device.py). The clocks of
+race.py span the cluster, so accesses of other blocks race like those of other warps; what orders them is
+barrier.cluster, an mbarrier that they arrive at from afar, or an asynchronous copy that it counts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from tilec.backends.emulator.decode import FLOW, Form, Step, constant, full
 from tilec.backends.emulator.device import SHARED
-from tilec.backends.emulator.lanes import part
+from tilec.backends.emulator.lanes import lanes_of, part
 from tilec.backends.emulator.ptx_types import Array, Sel, bits
 
 if TYPE_CHECKING:
@@ -34,30 +35,45 @@ class ClusterBarrier:
             if m.cluster_size > 1
             else np.arange(m.blocks)
         )
+        self.clocks = np.zeros((m.blocks, m.race.width), np.int64)  # by first block: of all who arrived
+        self.known = self.clocks.copy()  # what the end of a phase tells those who wait
 
-    def arrive(self, s: Sel) -> None:
+    def arrive(self, s: Sel, release: bool = True) -> None:
         self.reached[s] += 1
         m = self.m
+        self.gather(np.unique(m.row[s]), release)
         late = np.bincount(self.first[m.block], weights=m.live & (self.reached <= self.phase[m.block]),
                            minlength=m.blocks)  # fmt: skip
         done = late[self.first] == 0
         if not done.any():
             return
         self.phase[done] += 1
-        if m.race.on:
-            warps = m.race.agents - 1
-            each = np.arange(warps)
-            joined = m.race.clock[done, :warps].max(axis=1)[:, None]
-            m.race.clock[done, :warps] = joined
-            m.race.clock[np.flatnonzero(done)[:, None], each, each] += 1
+        self.known[done] = self.clocks[done]
         parked, self.parked = self.parked, []
         for pc, lanes in parked:
             self.wait(lanes, pc)
 
+    def gather(self, rows: Array, release: bool) -> None:
+        """What these warps know goes to the barrier; of a relaxed arrival what they knew at a fence."""
+        race = self.m.race
+        if race.on:
+            published = race.rows[rows] if release else race.fenced[rows]
+            np.maximum.at(self.clocks, self.first[rows // race.each], published)
+            race.tick(rows)
+
+    def learn(self, s: Sel) -> None:
+        race = self.m.race
+        if race.on:
+            rows = np.unique(self.m.row[s])
+            race.rows[rows] = np.maximum(race.rows[rows], self.known[self.first[rows // race.each]])
+
     def wait(self, s: Sel, pc: int) -> None:
         m = self.m
         ready = self.phase[m.block[s]] >= self.reached[s]
-        m.resume(pc + 1, part(s, ready))
+        go = part(s, ready)
+        if go is not None:
+            self.learn(go)
+        m.resume(pc + 1, go)
         stay = part(s, ~ready)
         if stay is not None:
             self.parked.append((pc, stay))
@@ -65,12 +81,12 @@ class ClusterBarrier:
 
 def barrier_cluster(f: Form) -> Step:
     operation = f.need("arrive", "wait")
-    f.take("release", "acquire", "relaxed")
+    release = f.take("release", "acquire", "relaxed") != "relaxed"
     aligned = bool(f.take("aligned"))
 
     def run(m: Machine, s: Sel) -> None:
         if operation == "arrive":
-            m.cluster_barrier.arrive(s)
+            m.cluster_barrier.arrive(s, release)
             m.resume(m.pc + 1, s)
         else:
             m.cluster_barrier.wait(s, m.pc)
@@ -105,7 +121,6 @@ def getctarank(f: Form) -> Step:
 
 def st_async(f: Form) -> Step:
     """st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.type [to], value, [mbar];"""
-    from tilec.backends.emulator import access
     from tilec.backends.emulator.memory import note_width, packer, vector_length
     from tilec.backends.emulator.ptx_types import numpy_type, unsigned
 
@@ -119,19 +134,24 @@ def st_async(f: Form) -> Step:
     to, bar, raw = f.address(0), f.address(2), packer(f.sources(1, kind, count), numpy_type(kind))
 
     def run(m: Machine, s: Sel) -> None:
-        access.store(m, s, to(m, s), raw(m, s).view(unsigned(width)).reshape(-1), width, "cluster", True)
-        complete(m, s, bar(m, s), width)
+        values = raw(m, s).view(unsigned(width)).reshape(-1)
+        rows = zip(lanes_of(s).tolist(), to(m, s).tolist(), values, bar(m, s).tolist(), strict=True)
+        for lane, target, value, barrier in rows:
+            send(m, lane, target, np.array([value]), barrier)
 
     return Step(run)
 
 
-def complete(m: Machine, s: Sel, bar: Array, width: int) -> None:
-    from tilec.backends.emulator import access
+def send(m: Machine, lane: int, target: int, units: Array, barrier: int) -> None:
+    """Asynchronous bytes of one lane to a block of its cluster, counted by an mbarrier there."""
+    from tilec.backends.emulator.bulk import in_shared
+    from tilec.backends.emulator.bulk_linear import mbarrier_key
 
-    _, at = access.place(m, s, bar, "cluster")
-    n, there = m.mbarriers.find(s, at)
-    for each, count in zip(*np.unique(n[there], return_counts=True), strict=True):
-        m.mbarriers.complete(int(each), int(count) * width)
+    unit, total = units.itemsize, units.nbytes
+    start = in_shared(m, lane, target, total, unit, "asynchronous write")
+    key = mbarrier_key(m, lane, barrier)
+    if start is not None and key is not None:
+        m.bulk.load(lane, start + np.arange(0, total, unit), units, unit, key, total)
 
 
 BUILDERS: dict[str, Callable[[Form], Step]] = {"mapa": mapa, "getctarank": getctarank}

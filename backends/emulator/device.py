@@ -18,7 +18,6 @@ from tilec.backends.emulator.ptx_types import Array, unsigned
 from tilec.backends.emulator.tensormap import TensorMap
 
 SHARED, LOCAL, PARAM, GLOBAL = 1 << 24, 1 << 29, 1 << 30, 1 << 33
-SHARED_END = 18 << 24
 RED_ZONE = 512
 
 

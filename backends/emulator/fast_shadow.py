@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tilec.backends.emulator.fast import stored
 from tilec.backends.emulator.ptx_types import Array
+from tilec.backends.emulator.stamp import AGENT, ATOMIC, CLOCK, PC
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +30,7 @@ ENOUGH = 200_000  # granules that a launch checks before compiled code pays for 
 
 @cache
 def shadow_check() -> Callable[..., int]:
-    code = stored(MODULE)
+    code = stored(Template(MODULE).substitute(agent=AGENT, atomic=ATOMIC, clock=CLOCK, pc=PC))
     pointers, numbers = [ctypes.c_void_p] * 9, [ctypes.c_int64] * 5
     function = ctypes.CFUNCTYPE(ctypes.c_int64, *pointers, *numbers)(code.address("shadow"))
     function.code = code  # type: ignore[attr-defined]  # machine code lives as long as what calls it
@@ -36,8 +38,8 @@ def shadow_check() -> Callable[..., int]:
 
 
 def check(race: SharedRace, m: Machine, lanes: Array, granule: Array, flags: int, stamp: int) -> int:
-    """`stamp`: pc << 12, and the atomic bit. Gives 1 an unknown write, 2 one of this warp, 4 an unknown read,
-    8 (noted all the same) a granule that several warps write."""
+    """`stamp`: the pc and the atomic bit in their places. Gives 1 an unknown write, 2 one of this warp, 4 an
+    unknown read, 8 (noted all the same) a granule that several warps write."""
     lanes, granule = np.ascontiguousarray(lanes), np.ascontiguousarray(granule)
     arrays = (
         granule,
@@ -47,7 +49,7 @@ def check(race: SharedRace, m: Machine, lanes: Array, granule: Array, flags: int
         race.read_pc,
         race.flat_clock,
         race.row,
-        m.warp,
+        race.me,
         m.lane,
     )
     places = [a.__array_interface__["data"][0] for a in arrays]
@@ -86,9 +88,9 @@ look.body:
   %place = load i64, ptr %pp
   %sp = getelementptr i64, ptr %written, i64 %g
   %old = load i64, ptr %sp
-  %old5 = lshr i64 %old, 5
-  %author = and i64 %old5, 63
-  %moment = lshr i64 %old, 32
+  %old5 = lshr i64 %old, $agent
+  %author = and i64 %old5, 1023
+  %moment = lshr i64 %old, $clock
   %base = mul i64 %row, %width
   %ka = add i64 %base, %author
   %kp = getelementptr i64, ptr %clock, i64 %ka
@@ -96,7 +98,7 @@ look.body:
   %oa = add i64 %base, %warp
   %op = getelementptr i64, ptr %clock, i64 %oa
   %own = load i64, ptr %op
-  %atom = and i64 %old, 2048
+  %atom = and i64 %old, $atomic
   %atomic = icmp ne i64 %atom, 0
   %forgiven = and i1 %atomic, %strong
   %counts = xor i1 %forgiven, true
@@ -164,8 +166,8 @@ note.body:
 put:
   %jpp = getelementptr i64, ptr %places, i64 %jl
   %jplace = load i64, ptr %jpp
-  %high = shl i64 %jown, 32
-  %agent = shl i64 %jwarp, 5
+  %high = shl i64 %jown, $clock
+  %agent = shl i64 %jwarp, $agent
   %t1 = or i64 %high, %stamp
   %t2 = or i64 %t1, %agent
   %t3 = or i64 %t2, %jplace
@@ -178,7 +180,7 @@ seen:
   %jreadp = getelementptr i32, ptr %read, i64 %jrb
   %jown32 = trunc i64 %jown to i32
   store i32 %jown32, ptr %jreadp
-  %pc = lshr i64 %stamp, 12
+  %pc = lshr i64 %stamp, $pc
   %pc32 = trunc i64 %pc to i32
   %jpcp = getelementptr i32, ptr %readpc, i64 %jg
   store i32 %pc32, ptr %jpcp
@@ -204,8 +206,8 @@ again.body:
   %kwarp = load i64, ptr %kwp
   %ksp = getelementptr i64, ptr %written, i64 %kg
   %kold = load i64, ptr %ksp
-  %k5 = lshr i64 %kold, 5
-  %kauthor = and i64 %k5, 63
+  %k5 = lshr i64 %kold, $agent
+  %kauthor = and i64 %k5, 1023
   %differs = icmp ne i64 %kauthor, %kwarp
   %d8 = select i1 %differs, i64 8, i64 0
   %lost.next = or i64 %lost, %d8

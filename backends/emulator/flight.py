@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tilec.backends.emulator import stamp
 from tilec.backends.emulator.device import SHARED
 from tilec.backends.emulator.ptx_types import Array
 
@@ -56,16 +57,17 @@ class Flight:
             self.writing[granule] = False
         if race.on:
             own = race.flat_clock[race.own[lanes]]
-            race.written[granule] = (own << 32) | (pc << 12) | (m.warp[lanes] << 5) | m.lane[lanes]
+            race.written[granule] = stamp.stamp(own, pc, race.me[lanes], m.lane[lanes])
 
     def land_engine(self, m: Machine, block: Array, granule: Array, pc: int) -> None:
-        """Writes of the blocks' asynchronous engines (their last agents) are complete."""
+        """Writes of the blocks' asynchronous engines are complete."""
         race = self.race
         if self.on:
             self.writing[granule] = False
         if race.on:
-            engine = race.agents - 1
-            race.written[granule] = (race.clock[block, engine, engine] << 32) | (pc << 12) | (engine << 5)
+            row = race.engine(block)
+            agent = race.agent[row]
+            race.written[granule] = stamp.stamp(race.rows[row, agent], pc, agent)
 
     # --- reads
     def start_read(self, granule: Array, pc: int) -> None:
@@ -85,16 +87,14 @@ class Flight:
         race = self.race
         if not (race.on and self.on) or race.width == race.agents:
             return
-        stamp = race.written[granule]
-        author, clock = (stamp >> 5) & 63, stamp >> 32
-        fenced = race.flat_clock[
-            race.row[lanes] * race.width + race.agents + np.minimum(author, race.agents - 1)
-        ]
-        bad = (clock > fenced) & (author < race.agents - 1) & (clock > 0)
+        last = race.written[granule]
+        author, clock = stamp.author(last), stamp.moment(last)
+        fenced = race.flat_clock[race.row[lanes] * race.width + race.agents + author]
+        bad = (clock > fenced) & (author % race.each < race.each - 1) & (clock > 0)
         if bad.any():
             n = int(np.flatnonzero(bad)[0])
             name, offset = race.name(m, int(granule[n]))
-            other = int((stamp[n] >> 12) & 0xFFFFF)
+            other = int(stamp.place(last[n]))
             message = (
                 f"the asynchronous proxy reads {name} at shared offset {offset}, written at "
                 f"{m.line_of(other)}, "

@@ -204,6 +204,9 @@ def limits(launch: Launch, target: str) -> None:
         raise TilecError(
             f"{function.name} needs {used} bytes of shared memory, {target} has {room} per block"
         )
+    cluster = int(np.prod(launch.cluster))
+    if cluster > 16:
+        raise TilecError(f"a cluster has at most 16 blocks, {launch.cluster} has {cluster}")
     if any(g % c for g, c in zip(launch.grid, launch.cluster, strict=True)):
         raise TilecError(f"the grid {launch.grid} is not a multiple of the cluster {launch.cluster}")
 
@@ -233,7 +236,9 @@ def batch_size(launch: Launch) -> int:
     shared = program.shared_size + launch.shared_bytes
     bytes_each = shared + warps * 32 * program.local_size * 2 + 1
     if "race" in launch.checks:
-        bytes_each += shared // program.granule("shared") * (16 + 4 * (warps + 1))
+        bytes_each += (
+            shared // program.granule("shared") * (16 + 4 * (warps + 1) * int(np.prod(launch.cluster)))
+        )
     most = min(LANES // (warps * 32), SHADOW_BYTES // bytes_each, launch.blocks)
     whole = cluster_span(launch)
     return max(whole, most // whole * whole)

@@ -102,6 +102,7 @@ class Machine:
         self.lane = self.thread % 32
         self.row = self.block * (self.warps + 1) + self.warp  # this warp's row of the clocks
         self.live = self.thread < self.threads
+        self.alive = np.ones(blocks, bool)  # of clusters: whether a block has not ended
         self.ready: dict[int, Sel] = {}
         self.gathering: dict[int, Sel] = {}
         self.cluster_size = int(np.prod(launch.cluster))
@@ -233,10 +234,21 @@ class Machine:
 
     def exit(self, sel: Sel) -> None:
         self.live[sel] = False
+        if self.cluster_size > 1:
+            self.end_blocks(sel)
         self.bulk.exited(sel)
         self.barriers.exited(sel)
         for pc in list(self.gathering):  # lanes that left are no longer waited for
             self.resume(pc, self.gathering.pop(pc))
+
+    def end_blocks(self, sel: Sel) -> None:
+        """Blocks of a cluster whose last lanes have left."""
+        lanes = lanes_of(sel)
+        alive = np.bincount(self.block[self.live], minlength=self.blocks) > 0
+        for block in np.unique(self.block[lanes]):
+            if not alive[block]:
+                self.race.ended(self, int(block), int(lanes[self.block[lanes] == block][-1]))
+        self.alive = alive
 
     def waiting(self) -> Iterator[tuple[int, Sel, str]]:
         """(pc, lanes, what they do there) of everybody who cannot run, and of those who could."""

@@ -174,8 +174,7 @@ def place(
         return None, address
     address = address if good is None else address[good]
     _, at = access.place(m, lanes, address, space)
-    if space == "shared":
-        m.race.access(m, lanes, at, 8, write, False)
+    m.race.access(m, lanes, at, 8, write, False)
     return lanes, at
 
 

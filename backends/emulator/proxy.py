@@ -35,6 +35,7 @@ def fence(f: Form) -> Step:
 
 
 def between_blocks(m: Machine, s: Sel) -> None:
+    m.race.fence(s)
     race = m.launch.global_race
     if race is not None and race.handshakes is not None:
         race.handshakes.fence(m, s)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilec.backends.emulator.bulk import in_shared
-from tilec.backends.emulator.bulk_linear import COMBINE, combined, mbarrier_key
+from tilec.backends.emulator.bulk_linear import COMBINE, combined, mbarrier_key, receivers
 from tilec.backends.emulator.decode import Form, Getter, Step, full
 from tilec.backends.emulator.device import GLOBAL, PARAM
 from tilec.backends.emulator.lanes import lanes_of
@@ -64,22 +64,11 @@ def loads(f: Form, rank: int, multicast: bool) -> Step:
             if tensor_map is None:
                 continue
             raw, unit = box_values(m, tensor_map, places[n])
-            for target, barrier in receivers(m, lane, int(targets[n]), int(bars[n]), masks, n):
+            chosen = None if masks is None else int(masks[n])
+            for target, barrier in receivers(int(targets[n]), int(bars[n]), chosen):
                 deliver(m, lane, tensor_map, target, barrier, raw, unit)
 
     return Step(run)
-
-
-def receivers(
-    m: Machine, lane: int, target: int, bar: int, masks: Array | None, n: int
-) -> list[tuple[int, int]]:
-    """(destination, mbarrier) of each block that gets the data: with multicast the same offsets in several
-    blocks."""
-    if masks is None:
-        return [(target, bar)]
-    ranks = [r for r in range(16) if int(masks[n]) >> r & 1]
-    low = (1 << 24) - 1
-    return [((2 + r << 24) | (target & low), (2 + r << 24) | (bar & low)) for r in ranks]
 
 
 def deliver(

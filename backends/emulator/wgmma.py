@@ -41,14 +41,14 @@ class Reads:
 
 @dataclass
 class Wgmmas:
-    """Per warp (a row: block * agents + warp): groups committed and waited for; per register: touched,
+    """Per warp (a row of the clocks): groups committed and waited for; per register: touched,
     pending."""
 
     m: Machine
     reads: list[Reads] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        rows = self.m.blocks * self.m.race.agents
+        rows = self.m.blocks * self.m.race.each
         count = len(self.m.program.context.watched)
         self.on = self.m.checking("async")
         self.committed, self.finished = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
@@ -78,8 +78,8 @@ class Wgmmas:
         race = self.m.race
         race.flight.finish_read(each.granule)
         if race.on:
-            own = race.flat_clock[each.readers * race.width + each.readers % race.agents]
-            race.read[each.granule, each.readers % race.agents] = own
+            agents = race.agent[each.readers]
+            race.read[each.granule, agents] = race.rows[each.readers, agents]
 
     def touch(self, s: Sel, registers: Array) -> None:
         """An ordinary instruction uses registers that belong to wgmma."""

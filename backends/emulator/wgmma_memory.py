@@ -71,7 +71,7 @@ def read_tile(m: Machine, descriptor: Array, tile: Tile, name: str, clocks: Arra
     mode = ((d >> np.uint64(62)) & np.uint64(3)).astype(np.int64)
     base = ((d >> np.uint64(49)) & np.uint64(7)).astype(np.int64)
     span = SPANS[int(mode[0])]
-    block = clocks[:, 0] // m.race.agents
+    block = clocks[:, 0] // m.race.each
     aligned(m, clocks, start, base, span)
     by_leading, by_stride, fixed = (x.reshape(-1) for x in pattern(tile, span))
     at = start[:, None] + leading[:, None] * by_leading + stride[:, None] * by_stride + fixed
@@ -100,7 +100,7 @@ def aligned(m: Machine, clocks: Array, start: Array, base: Array, span: int) -> 
 
 def lane_of(m: Machine, row: int) -> int:
     """The first lane of a warp, from its clock row."""
-    block, warp = divmod(row, m.race.agents)
+    block, warp = divmod(row, m.race.each)
     return warp * 32 * m.blocks + block
 
 
@@ -122,7 +122,7 @@ def observe(m: Machine, clocks: Array, at: Array, tile: Tile, own_rows: bool) ->
     if not (race.on or race.init or race.flight.on):
         return
     readers = reader_rows(clocks, at, tile, own_rows)
-    lead = readers % race.agents * 32 * m.blocks + readers // race.agents
+    lead = readers % race.each * 32 * m.blocks + readers // race.each
     granule, lanes = race.spread(at.reshape(-1), lead.reshape(-1), 16)
     if race.flight.on:
         race.flight.check(m, lanes, granule, False)
@@ -162,5 +162,5 @@ def everyone(m: Machine, lanes: Array, granule: Array, own_rows: bool) -> None:
         if race.quick(m, each, granule, NOTE) == 0:
             continue
         race.examine(m, each, granule, False, False, within=False)
-        race.read[granule, m.warp[each]] = race.flat_clock[race.own[each]]
+        race.read[granule, race.me[each]] = race.flat_clock[race.own[each]]
         race.read_pc[granule] = m.pc

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.backends.emulator.test_tma import LOAD, WAIT, kernel
-from tilec.backends.emulator import TensorMap
+from tilec.backends.emulator import TensorMap, race
 
 PEER = """
     .shared .align 16 .b8 s[256]; mov.u64 %a0, s; mad.wide.u32 %a1, %r0, 4, %a0;
@@ -13,6 +13,11 @@ PEER = """
     xor.b32 %r4, %r1, 1; mapa.shared::cluster.u64 %a2, %a1, %r4; ld.shared::cluster.u32 %r5, [%a2];
     mad.wide.u32 %a3, %r3, 4, %p0; st.global.u32 [%a3], %r5; {end}"""
 SYNC = "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;"
+PAIR = {"grid": 2, "cluster": (2, 1, 1)}
+
+
+def kinds(report):
+    return {f.kind for f in report.errors}
 
 
 @pytest.mark.parametrize("seed", [None, 0, 1])
@@ -77,9 +82,14 @@ def test_asynchronous_remote_store(launch):
         add.u32 %r3, %r1, 7;
         @%q0 st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%a2], %r3, [%a1];"""
     read = "ld.shared.u32 %r4, [%a4]; mad.wide.u32 %a3, %r1, 4, %p0; @%q0 st.global.u32 [%a3], %r4;"
-    report = launch(REMOTE.format(sync=SYNC, signal=signal, read=read), (out,), grid=2, cluster=(2, 1, 1))
-    assert report.completed and not report.errors, report.describe()
+    body = REMOTE.format(sync=SYNC, signal=signal, read=read)
+    report = launch(body, (out,), grid=2, cluster=(2, 1, 1))
+    assert report.completed and not report.findings, report.describe()
     assert out.tolist() == [8, 7]
+    early = REMOTE.format(sync=SYNC, signal=signal + read, read="")
+    report = launch(early, (out,), grid=2, cluster=(2, 1, 1))
+    assert "reads s of the cluster's block" in report.describe() and kinds(report) == {"async"}
+    assert (out == 0xFFFFFFFF).all(), "it lands when it is waited for"
 
 
 def test_multicast():
@@ -105,3 +115,154 @@ def test_multicast():
     found = out.view(np.uint16).reshape(2, 8, 16)
     for block in range(2):
         np.testing.assert_array_equal(found[block], array[4:12, 16:32])
+
+
+# Races between blocks of a cluster.
+
+
+@pytest.fixture(params=["numpy", "compiled"])
+def peer(request, launch, monkeypatch):
+    """Runs a body in a cluster of two, under either of the two race checks."""
+    monkeypatch.setattr(race, "ENOUGH", 0 if request.param == "compiled" else 1 << 60)
+    return lambda body, *args, **options: launch(body, *args, **{**PAIR, **options})
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_peer_memory_without_synchronisation(peer, seed):
+    out = np.zeros(64, np.uint32)
+    report = peer(PEER.format(sync="", end=SYNC), (out,), seed=seed)
+    assert kinds(report) == {"race"}
+    assert "reads s of the cluster's block" in report.describe() and "after the write" in report.describe()
+    report = peer(PEER.format(sync=SYNC, end=""), (out,), seed=seed)
+    assert kinds(report) == {"race"}
+    assert "the block ends with no synchronisation after the read" in report.describe()
+
+
+def test_generic_addresses_of_peers(peer):
+    generic = (PEER.replace("mapa.shared::cluster", "mapa").replace("ld.shared::cluster", "ld"),)
+    out = np.zeros(64, np.uint32)
+    assert not peer(generic[0].format(sync=SYNC, end=SYNC), (out,)).findings
+    assert out.tolist() == [i ^ 32 for i in range(64)]
+    assert kinds(peer(generic[0].format(sync="", end=SYNC), (out,))) == {"race"}
+
+
+RELAXED = "barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.aligned;"
+
+
+def test_a_relaxed_arrival_orders_nothing_without_a_fence(peer):
+    out = np.zeros(64, np.uint32)
+    assert kinds(peer(PEER.format(sync=RELAXED, end=SYNC), (out,))) == {"race"}
+    assert not peer(PEER.format(sync="fence.acq_rel.cluster;" + RELAXED, end=SYNC), (out,)).findings
+
+
+def test_what_comes_after_the_arrival_is_not_ordered(peer):
+    """Between arrive and wait, the other blocks may already be past the barrier."""
+    arrive, wait = SYNC.split("; ")
+    late = PEER.replace("st.shared.u32 [%a1], %r3; {sync}", arrive + "; st.shared.u32 [%a1], %r3; " + wait)
+    assert kinds(peer(late.format(end=SYNC), (np.zeros(64, np.uint32),))) == {"race"}
+
+
+def test_the_end_of_a_block_that_is_written_to(peer):
+    body = PEER.replace("ld.shared::cluster.u32 %r5, [%a2]", "st.shared::cluster.u32 [%a2], %r3").format(
+        sync=SYNC, end=""
+    )
+    assert "after the write of s of the cluster's block" in peer(body, (np.zeros(64, np.uint32),)).describe()
+    report = peer(
+        "mov.u32 %r1, %cluster_ctarank; .shared .align 16 .b8 s[128]; setp.eq.u32 %q0, %r1, 0; @%q0 ret;"
+        "spin: add.u32 %r2, %r2, 1; setp.lt.u32 %q1, %r2, 9; @%q1 bra spin; mov.u32 %r3, s; mov.u32 %r4, 0;"
+        "mapa.shared::cluster.u32 %r5, %r3, %r4; st.shared::cluster.u32 [%r5], 1;"
+    )
+    assert "uses the shared memory of the cluster's block 0, which has ended" in report.describe()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [(("xor.b32 %r4, %r1, 1", "mov.u32 %r4, 2"), "cluster's block 2; 2 blocks of 256 bytes"),
+     (("[%a2];", "[%a2+200];"), "offset 256 of the cluster's block")],
+)  # fmt: skip
+def test_bounds_of_peers(peer, change, text):
+    report = peer(PEER.replace(*change).format(sync=SYNC, end=SYNC), (np.zeros(64, np.uint32),))
+    assert kinds(report) >= {"out-of-bounds"} and text in report.describe()
+
+
+SEND = "mapa.shared::cluster.u64 %a2, %a4, %r2; @%q0 st.shared::cluster.u32 [%a2], %r1;"
+ARRIVE = "@%q0 mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%a1];"
+READ = "ld.shared.u32 %r4, [%a4];"
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+def test_remote_arrivals_order_what_came_before(peer, seed):
+    def run(**parts):
+        parts = {"sync": SYNC, "signal": SEND + ARRIVE, "read": READ, **parts}
+        return peer(REMOTE.format(**parts), seed=seed)
+
+    assert not run().findings
+    assert kinds(run(signal=ARRIVE + SEND)) == {"race"}
+    assert "uninitialised" in kinds(run(signal=READ + SEND + ARRIVE))
+    assert "race" in kinds(run(signal=SEND + ARRIVE + READ))
+
+
+def test_remote_arrival_needs_an_initialised_barrier(peer):
+    """Without the cluster's barrier after mbarrier.init."""
+    body = REMOTE.replace("1; {sync}", "1; bar.sync 0;").format(sync=SYNC, signal=ARRIVE, read="")
+    report = peer(body)
+    assert kinds(report) == {"race"} and "after the write at line" in report.describe()
+
+
+COUNT = """
+    .shared .align 16 .b8 s[16]; mov.u64 %a0, s; setp.eq.u32 %q0, %r0, 0; @%q0 st.shared.u32 [%a0], 0; {sync}
+    mov.u32 %r1, 0; mapa.shared::cluster.u64 %a1, %a0, %r1; atom.shared::cluster.add.u32 %r2, [%a1], 1;
+    {after}
+    mov.u32 %r3, %cluster_ctarank; setp.eq.and.u32 %q0, %r3, 0, %q0; ld.shared.u32 %r4, [%a0];
+    @%q0 st.global.u32 [%p0], %r4;"""
+
+
+def test_atomics_on_peers(peer):
+    out = np.zeros(1, np.uint32)
+    assert not peer(COUNT.format(sync=SYNC, after=SYNC), (out,)).findings and out[0] == 64
+    assert kinds(peer(COUNT.format(sync=SYNC, after="bar.sync 0;"), (out,))) == {"race"}
+    assert kinds(peer(COUNT.format(sync="bar.sync 0;", after=SYNC), (out,))) == {"race"}
+
+
+BULK = """
+    .shared .align 16 .b8 from[128]; .shared .align 16 .b8 to[128]; .shared .align 8 .b8 bar[8];
+    mov.u64 %a0, from; mov.u64 %a1, to; mov.u64 %a2, bar; setp.eq.u32 %q0, %r0, 0;
+    mov.u32 %r1, %cluster_ctarank; @%q0 mbarrier.init.shared.b64 [%a2], 1; mad.wide.u32 %a3, %r0, 4, %a0;
+    mad.lo.u32 %r2, %r1, 32, %r0;
+    st.shared.u32 [%a3], %r2; fence.proxy.async; {sync} xor.b32 %r3, %r1, 1;
+    @%q0 mbarrier.arrive.expect_tx.shared.b64 _, [%a2], 128;
+    mapa.shared::cluster.u64 %a4, %a1, %r3; mapa.shared::cluster.u64 %a5, %a2, %r3;
+    @%q0 cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%a4], [%a0], 128, [%a5];
+    {touch}
+    wait: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 %q1, [%a2], 0; @!%q1 bra wait;
+    mad.wide.u32 %a6, %r0, 4, %a1; ld.shared.u32 %r4, [%a6];
+    mad.wide.u32 %a7, %r2, 4, %p0; st.global.u32 [%a7], %r4; {sync} {late}"""
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_bulk_copies_between_blocks(peer, seed):
+    out = np.zeros(64, np.uint32)
+
+    def run(**parts):
+        return peer(BULK.format(**{"sync": SYNC, "touch": "", "late": "", **parts}), (out,), seed=seed)
+
+    assert not (report := run(late="st.shared.u32 [%a3], 0;")).findings, report.describe()
+    assert out.tolist() == [i ^ 32 for i in range(64)]
+    assert kinds(run(touch="st.shared.u32 [%a3], 0;")) & {"async", "race"}
+
+
+def test_bulk_copies_between_blocks_in_rule(peer):
+    body = BULK.format(sync=SYNC, touch="", late="").replace("[%a0], 128,", "[%a0], 24,")
+    report = peer(body, (np.zeros(64, np.uint32),))
+    assert "a bulk copy of 24 bytes: it must be a multiple of 16" in report.describe()
+
+
+def test_multicast_of_plain_bytes(peer):
+    body = BULK.replace("shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%a4], [%a0], 128, [%a5]",
+                        "shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+                        " [%a1], [%p1], 128, [%a2], 3")  # fmt: skip
+    body = body.replace("@%q0 cp", "setp.eq.and.u32 %q2, %r1, 1, %q0; @%q2 cp")
+    out, x = np.zeros(64, np.uint32), np.arange(32, dtype=np.uint32) + 7
+    report = peer(body.format(sync=SYNC, touch="", late=""), (out, x))
+    assert not report.findings, report.describe()
+    assert out.tolist() == [*x, *x]

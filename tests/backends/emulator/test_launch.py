@@ -27,6 +27,7 @@ X = np.zeros(4, np.float32)
         (dict(block=2048), "a block has at most 1024 threads, 2048 were asked for"),
         (dict(shared_bytes=200_000), "k needs 200000 bytes of shared memory, sm_80 has 166912 per block"),
         (dict(grid=3, cluster=(2, 1, 1)), "is not a multiple of the cluster"),
+        (dict(grid=32, cluster=(32, 1, 1)), r"at most 16 blocks, \(32, 1, 1\) has 32"),
         (dict(checks="some"), 'checks is "all", "none" or a set of'),
         (dict(checks={"races"}), "there is no check 'races'"),
     ],

@@ -21,11 +21,7 @@ STATEMENTS = [
     ("atom.global.and.f32 %f1, [%a1], %f2;", "and on .f32 is not an atomic operation"),
     ("lop3.b32 %r1, %r2, %r3, %r4, %r5;", "lop3 needs its table as a constant"),
     ("cp.async.bulk.shared::cluster [%a1], [%a2], 16, [%a3];", "needs two state spaces"),
-    (f"cp.async.bulk.shared::cluster.shared::cta.{BULK} [%a1], [%a2], 16, [%a3];", "copies between blocks"),
-    (
-        f"cp.async.bulk.shared::cluster.global.{BULK}.multicast::cluster [%a1], [%a2], 16, [%a3], %h1;",
-        "multicast of plain bytes",
-    ),
+    (f"cp.async.bulk.global.global.{BULK} [%a1], [%a2], 16, [%a3];", "cannot copy from global to global"),
     (
         f"cp.reduce.async.bulk.shared::cluster.global.{BULK}.add.u32 [%a1], [%a2], 16, [%a3];",
         "reductions into shared",
