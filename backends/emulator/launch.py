@@ -161,7 +161,13 @@ def argument(function: Function, n: int, value: Any, memory: GlobalMemory) -> by
     if isinstance(value, np.ndarray):
         if param.size != 8:
             raise TilecError(f"{what} is a .{param.type} of {param.size} bytes, an array was given")
-        return memory.add(value, f"argument {n}").to_bytes(8, "little")
+        address = memory.add(value, f"argument {n}")
+        if param.pointee and address % param.pointee:
+            raise TilecError(
+                f"{what} points at memory aligned to {param.pointee} bytes (.ptr .align); this array starts "
+                f"{address % param.pointee} bytes past such an address"
+            )
+        return address.to_bytes(8, "little")
     if not isinstance(value, np.generic):
         raise TilecError(
             f"{what} must be a numpy array or scalar, not {type(value).__name__}; write np.int32(...)"

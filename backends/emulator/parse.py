@@ -213,23 +213,24 @@ class Parser:
 
     # --- declarations
     def declaration(self, external: bool, ending: bool = True) -> list[Variable]:
-        """.space .align n .type name[dims] = contents, ...;"""
+        """.space .align n .type name[dims] = contents, ...; after .ptr the alignment is that of the memory
+        pointed at."""
         space, align, kind, lanes = self.next().text[1:], 0, "", 1
+        pointer, pointee = False, 0
         while self.peek().startswith(".") and self.peek()[1:] != "":
             word = self.next().text
-            if word in (".align",):
-                align = self.integer()
+            if word == ".align":
+                align, pointee = (align, self.integer()) if pointer else (self.integer(), pointee)
+            elif word == ".ptr":
+                pointer = True
             elif word[1:] in TYPES:
                 kind = word[1:]
             elif word in (".v2", ".v4"):
                 lanes = int(word[2:])
-            elif (
-                word not in (".ptr", ".global", ".shared", ".const", ".local", ".unified")
-                and word != ".managed"
-            ):
+            elif word not in (".global", ".shared", ".const", ".local", ".unified") and word != ".managed":
                 fail(self.line(), f"{word!r} in a declaration is not known to the emulator")
         return self.declarators(
-            Variable("", space, kind, bits(kind) // 8 * lanes, align, (), external), ending
+            Variable("", space, kind, bits(kind) // 8 * lanes, align, (), external, pointee), ending
         )
 
     def declarators(self, like: Variable, ending: bool) -> list[Variable]:

@@ -100,7 +100,10 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Variable:
-    """A .global, .const, .shared, .local or .param variable; count 0 is an extern array of unknown size."""
+    """A .global, .const, .shared, .local or .param variable; size 0 is an extern array of unknown size.
+
+    pointee: the alignment that .ptr promises of the memory a parameter points at; 0 where it says nothing.
+    """
 
     name: str
     space: str
@@ -109,6 +112,7 @@ class Variable:
     align: int
     contents: tuple[int | tuple[str, int], ...] = ()
     external: bool = False
+    pointee: int = 0
 
 
 @dataclass

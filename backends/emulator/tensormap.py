@@ -23,14 +23,16 @@ class TensorMap:
     """An array, the box that one copy moves, and the swizzle of the box in shared memory.
 
     box: extents in the array's axis order. swizzle: "none", "32B", "64B" or "128B". dtype: the element type
-    where it is not the array's (bf16 as uint16 needs none: bytes are moved; reductions need it).
-    element_strides: None or ones.
+    where it is not the array's (bf16 as uint16 needs none: bytes are moved; reductions and NaN fill need it).
+    element_strides: every how many-th element of the box is moved, 1 to 8 along each axis but the last, which
+    moves all; ceil(box / stride) elements of an axis lie side by side in shared memory.
+    oob_fill: what a load puts where the box leaves the array, "zero" or "nan".
     Raises TilecError for what the driver would refuse.
     """
 
     def __init__(
         self, array: Array, box: Sequence[int], swizzle: str = "none", dtype: Any = None,
-        element_strides: Sequence[int] | None = None,
+        element_strides: Sequence[int] | None = None, oob_fill: str = "zero",
     ) -> None:  # fmt: skip
         self.array, self.box, self.swizzle = array, tuple(int(b) for b in box), swizzle
         self.dtype = np.dtype(dtype or array.dtype)
@@ -39,13 +41,15 @@ class TensorMap:
         self.span = SWIZZLES[swizzle]
         self.check_shape(array)
         self.check_box(array.itemsize)
-        if element_strides is not None and any(e != 1 for e in element_strides):
-            raise TilecError(f"element strides other than 1 are not known to the emulator: {element_strides}")
+        self.element_strides = tuple(element_strides or (1,) * array.ndim)
+        self.check_strides()
+        self.fill = self.filling(oob_fill)
         self.address = 0  # set by the launch
         # innermost first, as TMA counts
         self.extent = array.shape[::-1]
         self.strides = array.strides[::-1]
-        self.inner_box = self.box[::-1]
+        self.steps = self.element_strides[::-1]
+        self.counts = tuple(-(-b // e) for b, e in zip(self.box[::-1], self.steps, strict=True))
 
     def check_shape(self, array: Array) -> None:
         if not 1 <= array.ndim <= 5:
@@ -70,9 +74,27 @@ class TensorMap:
                 f"the box's last axis has {inner} bytes, more than the {self.swizzle} of its swizzle"
             )
 
+    def check_strides(self) -> None:
+        strides = self.element_strides
+        if len(strides) != self.array.ndim or any(not 1 <= e <= 8 for e in strides):
+            raise TilecError(f"element strides are {self.array.ndim} numbers from 1 to 8, not {strides}")
+        if strides[-1] != 1:
+            raise TilecError(f"TMA ignores the last axis's element stride: it must be 1, not {strides[-1]}")
+
+    def filling(self, name: str) -> bytes:
+        """The bytes of an element outside of the array; the driver speaks of a special NaN: all ones here."""
+        if name not in ("zero", "nan"):
+            raise TilecError(f'oob_fill is "zero" or "nan", not {name!r}')
+        floats = self.dtype.kind == "f" or "float" in self.dtype.name
+        if name == "nan" and not floats:
+            raise TilecError(f"NaN fill needs a float element type, not {self.dtype}: say which by dtype=")
+        item = self.array.itemsize
+        return ((1 << 8 * item - 1) - 1 if name == "nan" else 0).to_bytes(item, "little")
+
     @property
     def size(self) -> int:
-        return int(np.prod(self.box) * self.array.itemsize)
+        """Bytes in shared memory."""
+        return int(np.prod(self.counts) * self.array.itemsize)
 
     def handle(self, number: int) -> bytes:
         """What stands for the 128 encoded bytes."""

@@ -1,8 +1,8 @@
 """cp.async.bulk.tensor: boxes of an array in 1 to 5 dimensions, with swizzles and fill.
 
-Box element (i0, i1, ...), innermost first, lies in global memory at base + sum (c + i) * stride and in
-shared memory at its linear place in the box, swizzled by its absolute address. Elements outside the array
-are loaded as zeros, and count; stores leave them out.
+Box element (i0, i1, ...), innermost first, lies in global memory at base + sum (c + i * step) * stride and in
+shared memory at its linear place in the box, swizzled by its absolute address; step is the axis's element
+stride. Elements outside the array are loaded as the map's fill, and count; stores leave them out.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ def tensor(f: Form, reduce: bool = False) -> Step:
         f.error(f"cannot copy from {spaces[1]} to {spaces[0]}")
     operation = f.need(*COMBINE) if reduce else ""
     f.take("tile")
+    other = next((name for name in f.left if name.startswith(("im2col", "tile::"))), None)
+    if other:
+        f.error(f".{other} copies are not known to the emulator; only boxes (.tile) are")
     f.need("mbarrier::complete_tx::bytes") if load else f.need("bulk_group")
     multicast = bool(f.take("multicast::cluster"))
     f.take("cta_group::1", "cta_group::2")
@@ -114,13 +117,13 @@ def geometry(tensor_map: TensorMap, place: Array) -> tuple[Array, Array, int]:
     Units are 16 bytes where whole units lie inside or outside, else elements.
     """
     item = tensor_map.array.itemsize
-    inner, extent = int(tensor_map.inner_box[0]) * item, int(tensor_map.extent[0]) * item
+    inner, extent = int(tensor_map.counts[0]) * item, int(tensor_map.extent[0]) * item
     start = int(place[0]) * item
     unit = 16 if start % 16 == 0 and extent % 16 == 0 and tensor_map.address % 16 == 0 else item
     at = start + np.arange(0, inner, unit)
     inside = (at >= 0) & (at < extent)
-    for axis in range(1, len(tensor_map.inner_box)):
-        index = int(place[axis]) + np.arange(tensor_map.inner_box[axis])
+    for axis in range(1, len(tensor_map.counts)):
+        index = int(place[axis]) + np.arange(tensor_map.counts[axis]) * tensor_map.steps[axis]
         valid = (index >= 0) & (index < tensor_map.extent[axis])
         at = (index * tensor_map.strides[axis])[:, None] + at.reshape(1, -1)
         inside = valid[:, None] & inside.reshape(1, -1)
@@ -129,14 +132,15 @@ def geometry(tensor_map: TensorMap, place: Array) -> tuple[Array, Array, int]:
 
 
 def box_values(m: Machine, tensor_map: TensorMap, place: Array) -> tuple[Array, int]:
-    """The box's units, zeros where it leaves the array."""
+    """The box's units, and the map's fill where it leaves the array."""
     at, inside, unit = geometry(tensor_map, place)
     view = m.launch.memory.arena.views[unit]
     base = tensor_map.address - GLOBAL
     m.launch.metrics.bytes["global read"] += int(inside.sum()) * unit
     if inside.all():
         return view[(base + at) // unit], unit
-    raw = np.zeros(len(at), view.dtype)
+    fill = np.frombuffer(tensor_map.fill * (unit // len(tensor_map.fill)), view.dtype)
+    raw = np.repeat(fill, len(at))
     raw[inside] = view[(base + at[inside]) // unit]
     return raw, unit
 

@@ -108,6 +108,23 @@ def test_odd_but_valid_text():
     assert bad.findings[0].source == ("a.cu", 7) and "from a.cu:7" in str(bad.findings[0])
 
 
+def test_the_alignment_of_a_pointer_is_that_of_what_it_points_at():
+    """.ptr .align says nothing of where the parameter itself lies: a .u64 lies at a multiple of 8."""
+    ptx = f"""{HEAD}.visible .entry k(.param .u32 n, .param .u64 .ptr .global .align {{}} x,
+    .param .u32 .ptr m) {{{{ .reg .b64 %a; .reg .b32 %r<3>;
+    ld.param.u64 %a, [x]; ld.param.u32 %r1, [n+16]; st.global.u32 [%a], %r1;
+    ret; }}}}"""
+    x = np.zeros(64, np.uint32)
+    for align in (1, 4, 128):
+        emulator.load(ptx.format(align)).launch("k", 1, 1, (np.uint32(1), x, np.uint32(7 + align)))
+        assert x[0] == 7 + align
+    emulator.load(ptx.format(4)).launch("k", 1, 1, (np.uint32(1), x[1:], np.uint32(5)))
+    assert x[1] == 5
+    whole = HEAD + ".visible .entry k(.param .u64 x, .param .u64 .ptr .global .align 16 y) { ret; }"
+    with pytest.raises(TilecError, match=r"points at memory aligned to 16 bytes .* 4 bytes past"):
+        emulator.load(whole).launch("k", 1, 1, (x, x[1:]))
+
+
 def test_special_registers():
     names = ["tid.x", "tid.y", "tid.z", "ntid.x", "ntid.y", "ctaid.x", "ctaid.y", "nctaid.x", "nctaid.y",
              "laneid", "warpid", "lanemask_lt", "lanemask_ge"]  # fmt: skip

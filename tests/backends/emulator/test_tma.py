@@ -77,6 +77,31 @@ def test_load(shape, box, place, seed):
     np.testing.assert_array_equal(out.view(np.uint16).reshape(box), box_by_definition(array, box, place))
 
 
+STRIDED = [
+    ((20, 24), (8, 8), (4, 3), (2, 1)), ((20, 24), (7, 16), (16, 15), (3, 1)),
+    ((6, 9, 16), (2, 8, 8), (8, 3, 5), (1, 4, 1)), ((6, 9, 16), (5, 3, 8), (-8, -2, -1), (2, 2, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "box", "place", "steps"), STRIDED)
+@pytest.mark.parametrize("fill", ["zero", "nan"])
+def test_element_strides_and_fill(shape, box, place, steps, fill):
+    """Every so many-th element of the box, side by side, and NaN where it leaves the array."""
+    array = np.random.default_rng(0).integers(1, 1 << 14, shape, dtype=np.uint16)
+    counts = tuple(-(-b // e) for b, e in zip(box, steps, strict=True))
+    total = int(np.prod(counts)) * 2
+    out = np.zeros(total, np.uint8)
+    tensor_map = TensorMap(array, box, dtype=np.float16, element_strides=steps, oob_fill=fill)
+    assert tensor_map.size == total
+    module = kernel(len(shape), total, LOAD + WAIT + ONE + COPY_OUT)
+    report = module.launch("k", 1, 32, (tensor_map, out, *map(np.int32, place)))
+    assert not report.findings, report.describe()
+    expected = box_by_definition(array, box, place)[tuple(slice(None, None, e) for e in steps)]
+    if fill == "nan":
+        expected = np.where(expected == 0, 0x7FFF, expected)
+    np.testing.assert_array_equal(out.view(np.uint16).reshape(counts), expected)
+
+
 @pytest.mark.parametrize(("swizzle", "span"), [("32B", 32), ("64B", 64), ("128B", 128)])
 def test_swizzles(swizzle, span):
     box = (16, span // 2)
@@ -193,7 +218,11 @@ def test_plain_bulk_copies():
             "stride 6 of axis 0 is not a multiple of 16 bytes",
         ),
         (lambda x: TensorMap(np.zeros((1,) * 6, np.uint16), (1,) * 6), "1 to 5 dimensions, the array has 6"),
-        (lambda x: TensorMap(x, (8, 8), element_strides=(1, 2)), "element strides other than 1"),
+        (lambda x: TensorMap(x, (8, 8), element_strides=(1, 2)), "ignores the last axis's element stride"),
+        (lambda x: TensorMap(x, (8, 8), element_strides=(9, 1)), "are 2 numbers from 1 to 8, not "),
+        (lambda x: TensorMap(x, (8, 8), element_strides=(1,)), "are 2 numbers from 1 to 8, not "),
+        (lambda x: TensorMap(x, (8, 8), oob_fill="one"), "oob_fill is .zero. or .nan., not 'one'"),
+        (lambda x: TensorMap(x, (8, 8), oob_fill="nan"), "NaN fill needs a float element type, not uint16"),
     ],
 )
 def test_boxes_out_of_rule(make, message):

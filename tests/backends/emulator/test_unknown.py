@@ -63,6 +63,16 @@ STATEMENTS = [
         f"cp.async.bulk.tensor.2d.shared::cluster.global.{BULK} [%a1], [%a2], [%a3];",
         r"needs \[tensor map, {coord",
     ),
+    (
+        f"cp.async.bulk.tensor.4d.shared::cluster.global.im2col.{BULK} [%a1], "
+        "[%a2, {%r1, %r2, %r3, %r4}], [%a3], {%h1, %h2};",
+        r"PTX line \d+: \.im2col copies are not known .*: 'cp\.async\.bulk\.tensor",
+    ),
+    (
+        f"cp.async.bulk.tensor.2d.shared::cta.global.tile::gather4.{BULK} [%a1], "
+        "[%a2, {%r1, %r2, %r3, %r4, %r5}], [%a3];",
+        ".tile::gather4 copies are not known",
+    ),
     ("shfl.up.b32 %r1, %r2, 1, 0;", "shfl without .sync"),
     ("vote.all.pred %p1, %p2;", "vote without .sync"),
     ("match.any.b32 %r1, %r2, -1;", "match needs .sync"),
