@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import numpy as np
+
 from tilec.indexing import split_ellipsis
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
@@ -22,7 +24,7 @@ from tilec.ir.tile import ArrayType, Dim
 from tilec.literals import constant_shape, number, plain, zero
 from tilec.tiles import Tiles
 from tilec.tracing import Scope, current
-from tilec.values import OPERANDS, Operand, Tile, broadcast_shape, emit, expand, place, reshape, scalar
+from tilec.values import OPERANDS, Operand, Tile, broadcast_shape, emit, expand, place, reshape, scalar, table
 
 Index = Any  # a Tile or a Python integer
 
@@ -90,7 +92,9 @@ class Array:
         return emit(memory.Load, self.value, offsets, extents, self._other(other), other is not None)
 
     def at(self, *index: Index, other: Operand = None) -> Tile:
-        """One element, as a scalar."""
+        """One element, as a scalar; with places known while compiling (tc.from_function) one element each."""
+        if any(isinstance(x, np.ndarray) for x in index):
+            return self.gather(*index, other=other)
         return emit(
             memory.Gather, self.value, self._offsets(index, "at"), self._other(other), other is not None
         )
@@ -213,7 +217,7 @@ class Array:
         return scalar(other, self.dtype, "other=")
 
     def _indices(self, indices: Sequence[Operand], what: str) -> tuple[Value, ...]:
-        given = self._per_axis(tuple(indices), what)
+        given = self._per_axis(tuple(map(_tile, indices)), what)
         tiles = [x for x in given if isinstance(x, Tile)]
         shape = broadcast_shape(what, tiles) if tiles else ()
         return tuple(place(x, x.dtype if isinstance(x, Tile) else dt.i32, shape) for x in given)
@@ -221,7 +225,7 @@ class Array:
     def _scattered(self, indices: Any, tile: Operand, what: str) -> tuple[tuple[Value, ...], Value]:
         """Index tiles and the elements, of one shape."""
         given = tuple(indices) if isinstance(indices, tuple | list) else (indices,)
-        tiles = [x for x in (*given, tile) if isinstance(x, Tile)]
+        tiles = [_tile(x) for x in (*given, tile) if isinstance(x, Tile | np.ndarray)]
         shape = broadcast_shape(what, tiles) if tiles else ()
         places = self._indices(given, what)
         scope = current().scope
@@ -231,6 +235,8 @@ class Array:
         """Literals take the array's dtype, a scalar is one element, missing leading axes are 1."""
         if not isinstance(tile, OPERANDS):
             raise TilecError(f"{self.name} is written with a tile or a number, found {type(tile).__name__}")
+        if isinstance(tile, np.ndarray):
+            tile = table(tile, self.dtype)
         if not isinstance(tile, Tile):
             return place(number(tile, self.dtype), self.dtype, (1,) * self.rank if shape is None else shape)
         if shape is not None:
@@ -246,6 +252,11 @@ class Array:
                     f"neighbouring blocks would write tiles of {extent} one element apart; "
                     f"multiply it by {extent}, or use {self.name}.tiles(shape)[...]"
                 )
+
+
+def _tile(x: Any) -> Any:
+    """Places known while compiling as a tile."""
+    return table(x) if isinstance(x, np.ndarray) else x
 
 
 def _is_one(count: Value) -> bool:

@@ -18,7 +18,7 @@ from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tilec import lang
+from tilec import functions, lang
 from tilec.frames import INSTEAD, Frame, evaluate, execute, expression
 from tilec.hints import called
 from tilec.ir.errors import TilecError
@@ -43,8 +43,8 @@ def _extreme(pick: Callable[..., Any], combine: Callable[[Any, Any], Any]) -> Ca
 
 
 BUILTINS: dict[Any, Callable[..., Any]] = {
-    builtins.min: _extreme(min, lang.minimum),
-    builtins.max: _extreme(max, lang.maximum),
+    builtins.min: _extreme(min, functions.minimum),
+    builtins.max: _extreme(max, functions.maximum),
 }
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
+import numpy as np
+
 from tilec.arrays import Array
 from tilec.calls import Closure, call, is_users, make_closure
 from tilec.flow import choose
@@ -125,6 +127,8 @@ def comparison(frame: Frame, node: ast.Compare) -> Any:
         right = evaluate(frame, item)
         frame.mark(item)
         link = compare(op, left, right)
+        if isinstance(link, np.ndarray) and len(node.ops) == 1:
+            return link
         if not isinstance(link, Tile) and not link:
             return link
         result = link if not isinstance(result, Tile) else result & link if isinstance(link, Tile) else result

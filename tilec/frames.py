@@ -159,6 +159,12 @@ def unknown(frame: Frame, node: ast.AST) -> TilecError:
     )
 
 
+def _told(error: Exception) -> str:
+    if "truth value of an array" in str(error):
+        return "an array of numbers cannot be a condition: choose between elements with tc.where"
+    return f"{type(error).__name__}: {error}"
+
+
 def execute(frame: Frame, body: Sequence[ast.stmt]) -> Flow | None:
     """Runs statements; gives how the block was left early, if it was."""
     for node in body:
@@ -173,7 +179,7 @@ def execute(frame: Frame, body: Sequence[ast.stmt]) -> Flow | None:
         except (Respecialise, AssertionError, RecursionError):
             raise
         except Exception as error:
-            raise TilecError(f"{type(error).__name__}: {error}", frame.tracer.loc) from error
+            raise TilecError(_told(error), frame.tracer.loc) from error
         if flow is not None:
             return flow
     return None

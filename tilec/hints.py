@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from types import FunctionType, ModuleType
 from typing import Any
 
-from tilec import lang
+from tilec import functions, lang
 from tilec.arrays import Array
 from tilec.ir.errors import TilecError
 from tilec.values import Tile
@@ -105,7 +105,7 @@ def _method(name: str) -> Message | None:
 
 def _on_tiles(name: str) -> bool:
     """Whether tc.name takes a tile first."""
-    made = getattr(lang, name, None)
+    made = getattr(functions, name, None) or getattr(lang, name, None)
     first = made.__code__.co_varnames[:1] if isinstance(made, FunctionType) else ()
     return first in (("x",), ("a",), ("condition",))
 

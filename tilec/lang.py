@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tilec import arrays, values
 from tilec.arrays import Array
 from tilec.ir import dtype as dt
@@ -24,7 +26,7 @@ from tilec.ir.layout import Layout
 from tilec.literals import NUMBERS, constant_shape, plain
 from tilec.tiles import cdiv as cdiv
 from tilec.tracing import Respecialise, current
-from tilec.values import BlockPlace, Operand, Tile, elementwise, emit
+from tilec.values import BlockPlace, Operand, Tile, emit
 
 F = TypeVar("F", bound=Callable[..., Any])
 _range = range
@@ -188,6 +190,31 @@ def arange(start: int, stop: int | None = None, step: int = 1, *, dtype: DType |
     return scaled if given[0] == 0 else scaled + given[0]
 
 
+def from_function(shape: Any, f: Callable[..., Any]) -> Tile:
+    """The tile of f(i, j, ...) at each place (i, j, ...) of a shape: a DFT matrix, twiddles, a Toeplitz band.
+
+        tc.from_function((n, n), lambda i, j: tc.cos(2 * pi * (i * j % n) / n)).to(tc.f16)
+        tc.from_function((depth, 8), lambda p, n: weight.at(r, p - n, other=0))
+
+    f gets numpy arrays of int64, one per axis, and may use numpy and the language. What depends on constants
+    alone is computed in float64 while compiling: the tile is f64 (i32, bool) until `.to` rounds it, which
+    costs nothing when the kernel runs. Array elements at such places are gathered.
+    """
+    extents = constant_shape(shape, "tc.from_function")
+    current()
+    made = f(*np.ogrid[tuple(slice(n) for n in extents)])
+    if isinstance(made, NUMBERS):
+        made = np.asarray(made)
+    if not isinstance(made, Tile | np.ndarray):
+        raise TilecError(f"tc.from_function takes a function that gives a number or a tile, found {made!r}")
+    try:
+        placed = values.table(np.broadcast_to(made, extents)) if isinstance(made, np.ndarray) else made
+    except ValueError:
+        given = list(made.shape)
+        raise TilecError(f"the function gives shape {given} for a tile of shape {list(extents)}") from None
+    return Tile(values.expand(placed, extents), current().scope)
+
+
 def stack(tiles: Sequence[Tile], axis: int = 0) -> Tile:
     """Tiles of one type side by side along a new axis."""
     if not tiles or not all(isinstance(x, Tile) for x in tiles):
@@ -233,110 +260,6 @@ def annotate(x: Tile, layout: Layout) -> Tile:
 def dot(a: Tile, b: Tile, acc: Tile | None = None) -> Tile:
     """a @ b + acc: a (m, k), b (k, n), acc (m, n), summed in acc's dtype: f32, i32 or wider."""
     return values.dot(a, b, acc)
-
-
-def where(condition: Operand, a: Operand, b: Operand) -> Tile:
-    """a where the bool tile holds, b elsewhere, element by element."""
-    return values.where(condition, a, b)
-
-
-def minimum(a: Operand, b: Operand) -> Any:
-    """The smaller, element by element; NaN if either is. On constants a constant."""
-    return min(a, b) if _constants(a, b) else elementwise(arith.Minimum, a, b)
-
-
-def maximum(a: Operand, b: Operand) -> Any:
-    """The larger, element by element; NaN if either is. On constants a constant."""
-    return max(a, b) if _constants(a, b) else elementwise(arith.Maximum, a, b)
-
-
-def _constants(*operands: Any) -> bool:
-    return all(isinstance(x, NUMBERS) for x in operands)
-
-
-def fma(a: Operand, b: Operand, c: Operand) -> Tile:
-    """a * b + c, rounded once."""
-    return elementwise(arith.Fma, a, b, c)
-
-
-def sqrt(x: Operand) -> Tile:
-    """The square root, correctly rounded."""
-    return elementwise(arith.Sqrt, x)
-
-
-def rsqrt(x: Operand) -> Tile:
-    """1 / sqrt(x)"""
-    return 1.0 / sqrt(x)
-
-
-def abs(x: Operand) -> Tile:  # noqa: A001
-    return elementwise(arith.Abs, x)
-
-
-def floor(x: Operand) -> Tile:
-    """The largest whole number not above x, still a float."""
-    return elementwise(arith.Floor, x)
-
-
-def ceil(x: Operand) -> Tile:
-    """The smallest whole number not below x, still a float."""
-    return -floor(-_tile(x, "ceil"))
-
-
-def round(x: Operand) -> Tile:  # noqa: A001
-    """The nearest whole number, ties to even, still a float."""
-    return elementwise(arith.Round, x)
-
-
-def sigmoid(x: Operand) -> Tile:
-    """1 / (1 + exp(-x))"""
-    return 1.0 / (exp(-_tile(x, "sigmoid")) + 1.0)
-
-
-def exp(x: Operand, *, approx: bool = False) -> Tile:
-    """e ** x; `approx` takes the machine's own instruction and its bound. The functions below likewise."""
-    return _math("exp", x, approx)
-
-
-def exp2(x: Operand, *, approx: bool = False) -> Tile:
-    return _math("exp2", x, approx)
-
-
-def log(x: Operand, *, approx: bool = False) -> Tile:
-    return _math("log", x, approx)
-
-
-def log2(x: Operand, *, approx: bool = False) -> Tile:
-    return _math("log2", x, approx)
-
-
-def sin(x: Operand, *, approx: bool = False) -> Tile:
-    return _math("sin", x, approx)
-
-
-def cos(x: Operand, *, approx: bool = False) -> Tile:
-    return _math("cos", x, approx)
-
-
-def tanh(x: Operand, *, approx: bool = False) -> Tile:
-    return _math("tanh", x, approx)
-
-
-def erf(x: Operand, *, approx: bool = False) -> Tile:
-    return _math("erf", x, approx)
-
-
-def _math(name: str, x: Operand, approx: bool) -> Tile:
-    return emit(arith.Math, name, _tile(x, name).value, approx)
-
-
-def _tile(x: Operand, name: str) -> Tile:
-    current()
-    if isinstance(x, Array):
-        raise TilecError(f"tc.{name} works on tiles: read one first, {x.name}.load(offsets, shape)")
-    if not isinstance(x, Tile):
-        raise TilecError(f"tc.{name} works on tiles, found {x!r}: on constants use Python's math.{name}")
-    return x
 
 
 def scan(x: Tile, op: str = "sum", axis: int = -1) -> Tile:

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any, ClassVar
 
+import numpy as np
+
+from tilec import known
 from tilec.indexing import extract
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
@@ -232,7 +235,7 @@ class Tile(RunTimeValue):
     __gt__, __ge__ = _comparison("gt"), _comparison("ge")
 
 
-OPERANDS = (Tile, *NUMBERS)
+OPERANDS = (Tile, np.ndarray, *NUMBERS)
 
 
 class BlockPlace(Tile):
@@ -288,39 +291,49 @@ def elementwise(kind: type[Inst], *operands: Operand) -> Tile:
 
 def compare(op: str, a: Operand, b: Operand) -> Tile:
     """a <op> b as bool."""
-    kinds = {x.dtype for x in (a, b) if isinstance(x, Tile)}
-    if kinds == {dt.bool} and {type(a), type(b)} & {int, float}:
+    if {x.dtype for x in (a, b) if isinstance(x, Tile)} == {dt.bool} and {type(a), type(b)} & {int, float}:
         raise TilecError("a bool tile is a condition already: write x or ~x, instead of comparing it")
     return emit(arith.Compare, op, *unify(op, (a, b)))
 
 
 def where(condition: Operand, a: Operand, b: Operand) -> Tile:
     """a where the bool tile holds, b elsewhere."""
+    condition = table(condition) if isinstance(condition, np.ndarray) else condition
     if not isinstance(condition, Tile):
         raise TilecError(f"tc.where takes a bool tile, found {condition!r}: on constants write a if c else b")
+    dtype = next((x.dtype for x in (a, b) if isinstance(x, Tile)), None)
+    a, b = (table(x, dtype) if isinstance(x, np.ndarray) else x for x in (a, b))
     choices = [x for x in (a, b) if isinstance(x, Tile)]
-    dtype = choices[0].dtype if choices else dt.f32 if float in (type(a), type(b)) else dt.i32
+    kind = choices[0].dtype if choices else dt.f32 if float in (type(a), type(b)) else dt.i32
     shape = broadcast_shape("where", [condition, *choices])
-    return emit(arith.Where, expand(condition, shape), place(a, dtype, shape), place(b, dtype, shape))
+    return emit(arith.Where, expand(condition, shape), place(a, kind, shape), place(b, kind, shape))
 
 
 def unify(name: str, operands: Sequence[Operand]) -> list[Value]:
     """Operands of one dtype (literals take the tiles') and one shape."""
-    tiles = [x for x in operands if isinstance(x, Tile)]
-    if not tiles:
-        raise TilecError(
-            f"{name} works on tiles, found only constants; use Python's own {name} or math.{name}"
-        )
-    dtype, shape = tiles[0].dtype, tiles[0].shape
-    if any(x.shape != shape for x in tiles):
-        shape = broadcast_shape(name, tiles)
+    dtype = next((x.dtype for x in operands if isinstance(x, Tile)), None)
+    if dtype is None:
+        raise TilecError(f"{name} works on tiles, found constants: use Python's own {name} or math.{name}")
+    operands = [table(x, dtype) if isinstance(x, np.ndarray) else x for x in operands]
+    shape = broadcast_shape(name, [x for x in operands if isinstance(x, Tile)])
     return [place(x, dtype, shape) for x in operands]
+
+
+def table(values: known.Numbers, dtype: DType | None = None) -> Tile:
+    """Numbers known while compiling as a tile: of `dtype`, or of their own."""
+    wanted = dtype or known.own_dtype(values)
+    held = known.rounded(values, wanted)
+    if held.size == 1:
+        return full(held.item(), held.shape, wanted)
+    return emit(arith.Table, arith.Table.of(held, wanted).codes, wanted, held.shape)
 
 
 def place(x: Operand, dtype: DType, shape: tuple[int, ...]) -> Value:
     """A tile broadcast to a shape, or a literal of this dtype and shape."""
     if isinstance(x, Tile):
         return expand(x, shape)
+    if isinstance(x, np.ndarray):
+        return expand(table(x, dtype), shape)
     if not isinstance(x, NUMBERS):
         raise TilecError(f"expected a tile or a number, found {type(x).__name__}: {x!r}")
     tracer, value = current(), number(x, dtype)
@@ -329,6 +342,8 @@ def place(x: Operand, dtype: DType, shape: tuple[int, ...]) -> Value:
 
 def broadcast_shape(name: str, tiles: Sequence[Tile]) -> tuple[int, ...]:
     """numpy's rule: shapes meet at their last axes; extents are equal or 1."""
+    if all(x.shape == tiles[0].shape for x in tiles):
+        return tiles[0].shape
     rank = max(x.rank for x in tiles)
     padded = [(1,) * (rank - x.rank) + x.shape for x in tiles]
     shape = tuple(max(extents) for extents in zip(*padded, strict=True))

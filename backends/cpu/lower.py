@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tilec.backends.convert import resized
 from tilec.backends.cpu.arena import Arena, Buffer
 from tilec.backends.cpu.loops import Index
@@ -196,6 +198,12 @@ class Lowering:
         assert place.buffer, "new places are in the arena"
         self.temporaries[-1].append(place.buffer)
         return place
+
+    def table(self, table: np.ndarray[Any, Any]) -> str:
+        """The address of a table, from the list that the host passes."""
+        self.tables.append(np.ascontiguousarray(table))
+        place = self.w.let(f"getelementptr ptr, ptr %tables, i64 {len(self.tables) - 1}")
+        return self.w.let(f"load ptr, ptr {place}")
 
     def width(self, *dtypes: DType) -> int:
         return width_for(self.w, dtypes, self.vector_bytes)

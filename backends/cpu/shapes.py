@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tilec.backends.convert import cast
 from tilec.backends.cpu.lanes import Lanes, read
 from tilec.backends.cpu.lower import Lowering, Several
@@ -35,6 +37,13 @@ def iota(lo: Lowering, inst: arith.Iota) -> None:
 
 
 def _alias(lo: Lowering, inst: Inst, place: Place) -> None:
+def table(lo: Lowering, inst: arith.Table) -> None:
+    """Elements in the host's memory; whole vectors are read, so it goes on behind the last."""
+    codes = np.append(inst.elements(), np.zeros(lo.vector_bytes, inst.dtype.code))
+    place = Ref(lo.table(codes), inst.dtype, inst.shape, row_major(inst.shape))
+    lo.define(inst, _one(lo, place) if inst.tile.size == 1 else place)
+
+
     """The result of an instruction is what another value is, seen differently; one element is a register."""
     lo.define(inst, _one(lo, place) if inst.tile.size == 1 else place)
     lo.used(inst)

@@ -28,6 +28,7 @@ EMITTERS: dict[type[Inst], Emitter] = {
     memory.Gather: cluster.join,
     arith.Full: shapes.full,
     arith.Iota: shapes.iota,
+    arith.Table: shapes.table,
     sh.Reshape: shapes.reshaped,
     sh.Permute: shapes.permuted,
     sh.Broadcast: shapes.broadcasted,

@@ -107,7 +107,7 @@ def _by_gathers(lo: Lowering, inst: shape.View, into: Ref, found: list[Part]) ->
     x = inst.x.tile
     source = _codes(lo, inst)
     word = "i64" if max(x.dtype.bits, inst.dtype.bits) == 64 else "i32"
-    tables = [(_table(lo, part.source), _table(lo, part.left)) for part in found]
+    tables = [(lo.table(np.int32(part.source)), lo.table(np.int32(part.left))) for part in found]
 
     def body(args: list[str], point: Point) -> list[str]:
         code = lo.w.integer(0, word)
@@ -143,13 +143,6 @@ def code_type(kind: TileType) -> TileType:
     from tilec.ir.dtype import dtype
 
     return TileType(dtype(f"uint{max(8, kind.dtype.bits)}"), kind.shape)
-
-
-def _table(lo: Lowering, table: np.ndarray[Any, Any]) -> str:
-    """The address of a table, from the list that the host passes."""
-    lo.tables.append(np.ascontiguousarray(table, np.int32))
-    place = lo.w.let(f"getelementptr ptr, ptr %tables, i64 {len(lo.tables) - 1}")
-    return lo.w.let(f"load ptr, ptr {place}")
 
 
 def _entries(w: Writer, table: str, point: Point, word: str) -> str:

@@ -296,7 +296,7 @@ def _if(e: Emitter, inst: control.If) -> tuple[Any, ...]:
 
 
 HANDLERS: dict[type[Inst], Callable[..., Any]] = {
-    arith.Full: _full, arith.Iota: _iota, arith.Math: approx.math,
+    arith.Full: _full, arith.Iota: _iota, arith.Table: moves.table, arith.Math: approx.math,
     shape.Reshape: moves.reshape, shape.Permute: moves.same_slots, shape.Broadcast: moves.broadcast,
     shape.Extract: moves.extract, shape.Stack: moves.stack, shape.Convert: moves.convert,
     shape.Annotate: _same, shape.View: moves.view,

@@ -354,9 +354,35 @@ class Iota(Inst):
 
 
 @dataclass(frozen=True, eq=False)
-class Math(Inst):
-    """exp, sin, erf ...: a program of the instructions above (tilec.ir.elementary), the same bits everywhere.
+class Table(Inst):
+    """A tile of given elements: their codes in row-major order, little-endian, as hexadecimal text."""
 
+    codes: str
+    dtype: DType
+    shape: tuple[int, ...]
+    layout: Layout | None = None
+
+    def result(self) -> TileType:
+        return TileType(self.dtype, self.shape, self.layout)
+
+    def meaning(self, state: State) -> Array:
+        return codec.decode(self.elements(), self.dtype)
+
+    def elements(self) -> Array:
+        """The codes, as `dtype.code`."""
+        kind = self.dtype.code.newbyteorder("<")
+        return np.frombuffer(bytes.fromhex(self.codes), kind).reshape(self.shape).astype(self.dtype.code)
+
+    @classmethod
+    def of(cls, values: Array, dtype: DType) -> Table:
+        """The tile of these values, as `dtype.reference`."""
+        codes = codec.encode(values, dtype).astype(dtype.code.newbyteorder("<"))
+        return cls(codes.tobytes().hex(), dtype, values.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Math(Inst):
+    """exp, sin, erf ...: a program of the instructions above (tilec.ir.elementary), the same bits everywhere;
     `approx` takes the target's own instruction where it has one, within the function's stated bound.
     """
 

@@ -40,7 +40,7 @@ def remade(value: Value, depth: int = 8) -> bool:
     if not is_tile(value) or depth == 0:
         return False
     match value:
-        case arith.Full() | arith.Iota():
+        case arith.Full() | arith.Iota() | arith.Table():
             return True
         case Broadcast(x=x) | Reshape(x=x):
             return x.tile.rank == 0 or remade(x, depth - 1)

@@ -59,7 +59,7 @@ class _Assignment:
 
     def _adapted(self, v: Value, layout: Layout, emit: Emit) -> Value:
         match v:
-            case arith.Full() | arith.Iota():
+            case arith.Full() | arith.Iota() | arith.Table():
                 return replace(v, layout=layout)
             case Broadcast(x=x) if x.tile.rank == 0 or remade(x) or _free(v, layout):
                 return self.broadcast(v, layout, emit)
@@ -119,7 +119,7 @@ class _Assignment:
     def _made(self, inst: Inst, emit: Emit) -> Rewritten:
         """What has no operand whose layout it must take, or says itself which it wants."""
         match inst:
-            case arith.Full() | arith.Iota():
+            case arith.Full() | arith.Iota() | arith.Table():
                 return replace(inst, layout=self.wanted(emit.old)) if inst.shape else None
             case Broadcast():
                 return self.broadcast(inst, self.wanted(emit.old), emit)

@@ -16,9 +16,10 @@ import numpy as np
 from tilec.ir.dead import dce
 from tilec.ir.func import Func, Inst, Value, field_names
 from tilec.ir.inst import arith
-from tilec.ir.inst.arith import Add, Full, Math
+from tilec.ir.inst.arith import Add, Full, Math, Table
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.mma import Dot
+from tilec.ir.inst.shape import Extract, Permute, Reshape
 from tilec.ir.inst.sync import BlockIndex
 from tilec.ir.passes.identities import is_exactly, number, rewritten
 from tilec.ir.rewrite import Emit, Rewritten, inline, rebuild, uses
@@ -113,6 +114,8 @@ def folded(inst: Inst) -> Value | None:
     runner)
     """
     operands = inst.operands
+    if any(isinstance(v, Table) for v in operands):
+        return _folded_table(inst)
     if not operands or not all(isinstance(v, Full) for v in operands) or not is_elementwise(inst):
         return None
     scalars = [np.asarray(v.value, v.dtype.reference) for v in operands if isinstance(v, Full)]
@@ -120,6 +123,18 @@ def folded(inst: Inst) -> Value | None:
         value = np.asarray(inst.meaning(State(), *scalars)).item()
     tile = inst.tile
     return None if value != value else Full(value, tile.dtype, tile.shape, tile.layout, loc=inst.loc)
+
+
+def _folded_table(inst: Inst) -> Value | None:
+    """What is computed from tables, or moves their elements -> the table that its meaning gives"""
+    if not (is_elementwise(inst) or isinstance(inst, Reshape | Permute | Extract)):
+        return None
+    if not all(isinstance(v, Full | Table) for v in inst.operands):
+        return None
+    held = [v.meaning(State()) for v in inst.operands if isinstance(v, Full | Table)]
+    with np.errstate(all="ignore"):
+        values = np.asarray(inst.meaning(State(), *held))
+    return replace(Table.of(values, inst.tile.dtype), layout=inst.tile.layout, loc=inst.loc)
 
 
 def is_elementwise(inst: Inst) -> bool:

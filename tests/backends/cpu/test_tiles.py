@@ -96,6 +96,16 @@ def test_iota(dtype: DType) -> None:
     agree(b.func(), [stored(dtype, 3, 300), stored(dtype, 300, 3), stored(dtype, 1)])
 
 
+@pytest.mark.parametrize("dtype", SOME, ids=str)
+def test_table(dtype: DType) -> None:
+    b = Builder(array(dtype, 3, 37), array(dtype, 37, 3), array(dtype, 1))
+    table = b(arith.Table.of(codec.from_storage(stored(dtype, 3, 37, seed=5), dtype), dtype))
+    b.store(b.params[0], (0, 0), b(arith.Maximum(table, table)))
+    b.store(b.params[1], (0, 0), b(shape.Permute(table, (1, 0))))
+    b.store(b.params[2], (0,), b(shape.Extract(b(shape.Reshape(table, (111,))), (77,), (1,))))
+    agree(b.func(), [stored(dtype, 3, 37), stored(dtype, 37, 3), stored(dtype, 1)])
+
+
 SIZES: list[tuple[tuple[int, ...], int]] = [
     ((1, 1), 0), ((7,), 0), ((300,), 0), ((5, 33), 1), ((5, 33), 0), ((64, 4), 1),
     ((3, 5, 20), 1), ((2, 3, 70), 2), ((9, 1, 3), 0), ((4, 17, 1), 1),

@@ -105,3 +105,16 @@ def test_counts(dtype: DType) -> None:
     body, places = Body(), array("places", dtype, N)
     body(Store(places, (body.i32(0),), body(arith.Iota((N,), 0, dtype))))
     check(Func("counts", (places,), Block((), tuple(body)), {"warps": 1}), [out(N, dtype)])
+
+
+@pytest.mark.parametrize("dtype", CHOSEN, ids=str)
+def test_tables(dtype: DType) -> None:
+    """Given elements, some of them the same in all threads, on full and on padded layouts."""
+    body, params = Body(), []
+    for i, shape in enumerate([(16, 32), (5, 33), (2, 300), (1, 3), (257,)]):
+        values = samples(dtype, int(np.prod(shape)), i).reshape(shape)
+        values[..., :2] = values[(0,) * len(shape)]
+        params.append(array(f"out{i}", dtype, *shape))
+        body(Store(params[-1], (body.i32(0),) * len(shape), body(arith.Table.of(values, dtype))))
+    func = Func("tables", tuple(params), Block((), tuple(body)), {"warps": 2})
+    check(func, [out(p.array_type.shape, p.array_type.dtype) for p in params])
