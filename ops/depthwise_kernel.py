@@ -20,7 +20,9 @@ from tilec.ops.epilogue import activated
 
 
 class Conv(NamedTuple):
-    """What is computed. Pairs are (rows, columns); `before`: the padding above and to the left."""
+    """What is computed. Pairs are (rows, columns); `before`: the padding above and to the left. Each result
+    is the sum of `summed` channels' convolutions; a `flipped` kernel's last row and column come first.
+    """
 
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
@@ -28,6 +30,8 @@ class Conv(NamedTuple):
     multiplier: int = 1
     channels_last: bool = False
     activation: str | None = None
+    summed: int = 1
+    flipped: bool = False
 
     def ordered(self, channels: Any, rows: Any, columns: Any) -> tuple[Any, Any, Any]:
         """What belongs to the three axes, as they follow each other in memory."""
@@ -121,18 +125,19 @@ def some_rows(
     seen: Window,
     weight: tc.Array,
     c: Any,
-    columns: int,
+    size: tuple[int, int],
     turn: Any,
     done: int,
     count: int,
 ) -> tuple[tc.Tile, ...]:
     """acc with `count` rows of the kernel, `done` rows behind those of this turn, column after column."""
     conv, cut, sums = seen.conv, seen.cut, list(acc)
-    for q in tc.static_range(columns):
+    for q in tc.static_range(size[1]):
         read: dict[int, Any] = {}
         for t in tc.static_range(done, done + count):
-            at = conv.ordered(c, turn * cut.taps + t, q)
-            w = weight.load(at, conv.ordered(cut.channels, 1, 1))
+            row = turn * cut.taps + t
+            tap = (size[0] - 1 - row, size[1] - 1 - q) if conv.flipped else (row, q)
+            w = weight.load(conv.ordered(c, *tap), conv.ordered(cut.channels, 1, 1))
             w = w.to(seen.kind).reshape(conv.cut_up(cut.channels, 1, 1, 1, 1))
             for k in tc.static_range(cut.sums):
                 row = t * conv.dilation[0] + k * conv.stride[0]
@@ -142,36 +147,49 @@ def some_rows(
     return tuple(sums)
 
 
+def filtered(
+    acc: tuple[tc.Tile, ...], seen: Window, weight: tc.Array, c: Any, size: tuple[int, int]
+) -> tuple[tc.Tile, ...]:
+    """acc with all rows of the kernel."""
+    taps = seen.cut.taps
+    turns, rest = divmod(size[0], taps)
+    if turns == 1:
+        acc = some_rows(acc, seen, weight, c, size, 0, 0, taps)
+    else:
+        for turn in tc.range(turns):
+            acc = some_rows(acc, seen, weight, c, size, turn, 0, taps)
+    return some_rows(acc, seen, weight, c, size, 0, turns * taps, rest) if rest else acc
+
+
 @tc.kernel
 def depthwise_kernel(
     x: tc.Array, weight: tc.Array, bias: tc.Array | None, scale: tc.Array | None, residual: tc.Array | None,
     state: tc.Array | None, y: tc.Array, *, conv: Conv, cut: Cut, accumulator: DType = tc.f32, warps: int = 4,
 ) -> None:  # fmt: skip
-    """y = activation(conv(x, weight) * scale + bias) + residual; x [N, C, H, W], y and residual [N, C *
-    multiplier, Y, X], weight [C * multiplier, kh, kw], bias and scale [C * multiplier]. Channels last: x, y
-    and residual [N, rows, columns, channels], weight [kh, kw, channels]. `state`: what is left of x.
+    """y = activation(conv(x, weight) * scale + bias) + residual; x [N, C, H, W], y and residual [N, O, Y, X],
+    where O = C * multiplier or C / summed, weight [O * summed, kh, kw], bias and scale [O]. Channels last: x,
+    y and residual [N, rows, columns, channels], weight [kh, kw, channels]. `state`: what is left of x.
     """
     (c_axis, h_axis, w_axis), high = (3, 1, 2) if conv.channels_last else (1, 2, 3), cut.sums * cut.rows
     n, j, c, i, w = tc.blocks(
         x.shape[0],
         conv.multiplier,
-        tc.cdiv(x.shape[c_axis], cut.channels),
+        tc.cdiv(x.shape[c_axis] // conv.summed, cut.channels),
         tc.cdiv(y.shape[h_axis], high),
         tc.cdiv(y.shape[w_axis], cut.columns),
     )
     kh, kw = (tc.static(weight.shape[axis - conv.channels_last]) for axis in (1, 2))
     at, every = (c * cut.channels, i * high, w * cut.columns), slice(j, None, conv.multiplier)
-    seen = window(x[n], None if state is None else state[n], at, (kh, kw), conv, cut, accumulator)
-    filters = weight[conv.ordered(every, slice(None), slice(None))]
+    before, size = None if state is None else state[n], (kh, kw)
     acc = (tc.zeros(conv.cut_up(cut.channels, cut.rows, 1, 1, cut.columns), accumulator),) * cut.sums
-    turns, rest = divmod(kh, cut.taps)
-    if turns == 1:
-        acc = some_rows(acc, seen, filters, at[0], kw, 0, 0, cut.taps)
+    if conv.summed == 1:
+        filters = weight[conv.ordered(every, slice(None), slice(None))]
+        acc = filtered(acc, window(x[n], before, at, size, conv, cut, accumulator), filters, at[0], size)
     else:
-        for turn in tc.range(turns):
-            acc = some_rows(acc, seen, filters, at[0], kw, turn, 0, cut.taps)
-    if rest:
-        acc = some_rows(acc, seen, filters, at[0], kw, 0, turns * cut.taps, rest)
+        for s in tc.range(conv.summed):
+            part = conv.ordered(slice(s, None, conv.summed), slice(None), slice(None))
+            seen = window(x[n][part], before, at, size, conv, cut, accumulator)
+            acc = filtered(acc, seen, weight[part], at[0], size)
     for k in tc.static_range(cut.sums):
         here = conv.ordered(every, slice(k, None, cut.sums), slice(None))
         place = conv.ordered(at[0], i * cut.rows, at[2])

@@ -9,11 +9,14 @@ from math import gcd
 from tilec.ir.dtype import DType
 from tilec.ir.target import parse_target
 from tilec.ops.depthwise_call import Geometry
+from tilec.ops.depthwise_gradients import Strip, halo
 from tilec.ops.depthwise_kernel import Conv, Cut, spans
 from tilec.ops.tiling import has_threads
 
 STRAIGHT = 400  # products that are unrolled
 WARPS = 4
+SUMS = 24  # tiles of sums that stay in registers
+BLOCKS = 4  # that share the work, at least
 ROOM = 48 * 1024  # bytes of shared memory: more would leave too few blocks on a multiprocessor
 
 
@@ -83,3 +86,44 @@ def _unrolled(cut: Cut, geometry: Geometry, conv: Conv) -> Cut:
     taps = step // gcd(step, conv.dilation[0])
     whole = kh * kw * cut.sums <= STRAIGHT or taps >= kh
     return cut._replace(taps=kh if whole else taps)
+
+
+@lru_cache(maxsize=1024)
+def depthwise_strip(
+    geometry: Geometry, shape: tuple[int, int, int, int], conv: Conv, accumulator: DType, target: str
+) -> Strip:
+    """Strips of the weight's gradient, for images [N, C, H, W]."""
+    threads = has_threads(target)
+    (rows, columns), (kh, kw), (n, channels) = geometry.extents, geometry.size, shape[:2]
+    across = -(-kw // -(-kw // 8))
+    down = min(kh, max(1, SUMS // across))
+    down = -(-kh // -(-kh // down))
+    if conv.channels_last:
+        c = _power(channels, 32 if threads else 16)
+        strip = Strip(
+            c, min(rows, 8), min(_power(columns, 32 * WARPS // c) if threads else 1, columns), down, across, 1
+        )
+    else:
+        wide = _power(columns, 64) if threads else min(columns, 64)
+        strip = Strip(
+            _power(channels, 32 * WARPS // wide) if threads else 1, min(rows, 64), wide, down, across, 1
+        )
+    room = ROOM if threads else parse_target(target).target.shared_bytes_per_block >> 4  # type: ignore[union-attr]
+    while _strip_bytes(strip, geometry, conv, accumulator) > room and max(strip.rows, strip.columns) > 1:
+        taller = strip.rows > 4 or strip.columns == 1
+        strip = (
+            strip._replace(rows=-(-strip.rows // 2))
+            if taller
+            else strip._replace(columns=-(-strip.columns // 2))
+        )
+    strips = n * -(-rows // strip.rows) * -(-columns // strip.columns)
+    blocks = conv.multiplier * -(-channels // strip.channels)
+    return strip._replace(parts=max(1, min(strips, -(-BLOCKS // blocks))))
+
+
+def _strip_bytes(strip: Strip, geometry: Geometry, conv: Conv, accumulator: DType) -> int:
+    """Of a strip of d_out, what it sees of x, and the sums."""
+    tall, wide = halo(geometry.size, conv, strip)
+    seen, given = tall * wide * conv.stride[1], strip.rows * strip.columns
+    taps = -(-geometry.size[0] // strip.down) * strip.down * geometry.size[1]
+    return strip.channels * (seen + given + taps) * accumulator.bytes
