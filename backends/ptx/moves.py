@@ -20,17 +20,17 @@ from tilec.ir.conversion import Conversion, conversion
 from tilec.ir.dtype import DType
 from tilec.ir.inst import arith
 from tilec.ir.inst import shape as moves
+from tilec.ir.layout import Layout
 from tilec.ir.layout_ops import part_slots
 
 BYTE, WORD = 8, 32  # bits
-
 VECTOR = 4  # words of one access
 Codes = np.ndarray[Any, Any]
+
 if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
 
 
-def same_slots(e: Emitter, inst: moves.Permute) -> Fragment:
 def table(e: Emitter, inst: arith.Table) -> Fragment:
     """Words that every thread has alike are immediates, the others lie in memory in the order of threads."""
     layout = inst.layout
@@ -73,6 +73,7 @@ def _narrowed(e: Emitter, word: str, kind: str) -> str:
     return e.let(f"trunc i32 {word} to {kind}")
 
 
+def same_slots(e: Emitter, inst: moves.Permute) -> Fragment:
     """The layout's axes move; no register does."""
     x = e.fragment(inst.x)
     assert inst.tile.layout is not None, "the layout pass gives every tile a layout"
