@@ -180,6 +180,12 @@ class Lowering:
 
     # Memory of our own.
 
+    def table(self, table: np.ndarray[Any, Any]) -> str:
+        """The address of a table, from the list that the host passes."""
+        self.tables.append(np.ascontiguousarray(table))
+        place = self.w.let(f"getelementptr ptr, ptr %tables, i64 {len(self.tables) - 1}")
+        return self.w.let(f"load ptr, ptr {place}")
+
     def address(self, buffer: Buffer) -> str:
         return self.w.let(f"getelementptr i8, ptr %scratch, i64 {buffer.offset}")
 
@@ -198,12 +204,6 @@ class Lowering:
         assert place.buffer, "new places are in the arena"
         self.temporaries[-1].append(place.buffer)
         return place
-
-    def table(self, table: np.ndarray[Any, Any]) -> str:
-        """The address of a table, from the list that the host passes."""
-        self.tables.append(np.ascontiguousarray(table))
-        place = self.w.let(f"getelementptr ptr, ptr %tables, i64 {len(self.tables) - 1}")
-        return self.w.let(f"load ptr, ptr {place}")
 
     def width(self, *dtypes: DType) -> int:
         return width_for(self.w, dtypes, self.vector_bytes)

@@ -36,7 +36,6 @@ def iota(lo: Lowering, inst: arith.Iota) -> None:
         lo.define(inst, into)
 
 
-def _alias(lo: Lowering, inst: Inst, place: Place) -> None:
 def table(lo: Lowering, inst: arith.Table) -> None:
     """Elements in the host's memory; whole vectors are read, so it goes on behind the last."""
     codes = np.append(inst.elements(), np.zeros(lo.vector_bytes, inst.dtype.code))
@@ -44,6 +43,7 @@ def table(lo: Lowering, inst: arith.Table) -> None:
     lo.define(inst, _one(lo, place) if inst.tile.size == 1 else place)
 
 
+def _alias(lo: Lowering, inst: Inst, place: Place) -> None:
     """The result of an instruction is what another value is, seen differently; one element is a register."""
     lo.define(inst, _one(lo, place) if inst.tile.size == 1 else place)
     lo.used(inst)
