@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tilec.backends.cpu.arena import Buffer
 from tilec.backends.cpu.lower import Lowering, size_of
 from tilec.backends.cpu.nest import Point, nest
 from tilec.backends.cpu.places import Affine, Place, Ref, Shape, Splat
 from tilec.backends.cpu.scattered import gathered
+from tilec.backends.cpu.transpose import lies_across, turned
 from tilec.backends.cpu.uses import reads
 from tilec.backends.emit import elementwise
 from tilec.ir.dtype import DType
@@ -119,13 +121,30 @@ def _write(
                 known[inst] = elementwise(lo.w, inst, operands)
         return [known[value] for value in results]
 
+    places, copies = _neighbours(lo, outside)
     width = lo.width(*_dtypes(cluster, lo))
     if any(isinstance(inst, Gather) for inst in cluster.insts):
         width = min(width, APART)
     scalars = sum(isinstance(place, Splat) and place.register.startswith("%") for place in outside.values())
     if scalars >= MANY:
         width = min(4 * width, WIDEST)
-    nest(lo.w, cluster.shape, list(outside.values()), refs, width, body)
+    nest(lo.w, cluster.shape, places, refs, width, body)
+    for copied in copies:
+        lo.free(copied)
+
+
+def _neighbours(lo: Lowering, outside: dict[Value, Place]) -> tuple[list[Place], list[Buffer]]:
+    """The places to read, whose lanes are neighbours in memory, and the copies that this took: a tile that is
+    read across is turned first, in blocks.
+    """
+    found, copies = list(outside.values()), []
+    for i, (value, place) in enumerate(outside.items()):
+        if isinstance(place, Ref) and lies_across(place):
+            into = lo.new(value.tile)
+            turned(lo, place, into)
+            found[i] = into
+            copies.append(into.buffer)
+    return found, [buffer for buffer in copies if buffer]
 
 
 def _dtypes(cluster: Cluster, lo: Lowering) -> set[DType]:
@@ -137,6 +156,8 @@ def _destination(
     lo: Lowering, inst: Inst, outside: dict[Value, Place], inner: Counter[Value], taken: set[int]
 ) -> Ref:
     """Where a result goes: where it is wanted, over an operand that dies here, or somewhere new."""
+    if inst in lo.slices:
+        return lo.slice_of_stack(inst)
     wanted = lo.hints.get(inst)
     dying = [wanted] if wanted else []
     dying += [place.buffer for place in outside.values() if isinstance(place, Ref) and place.buffer]

@@ -18,7 +18,7 @@ import numpy as np
 
 from tilec.backends.convert import resized
 from tilec.backends.cpu.arena import Arena, Buffer
-from tilec.backends.cpu.loops import Index
+from tilec.backends.cpu.loops import Index, step_pointer
 from tilec.backends.cpu.nest import nest, width_for
 from tilec.backends.cpu.places import Affine, Place, Ref, Splat
 from tilec.backends.cpu.uses import reads
@@ -83,6 +83,9 @@ class Lowering:
     lazy: dict[Value, None] = field(default_factory=dict)  # values that are still in an array
     temporaries: list[list[Buffer]] = field(default_factory=list)  # by instruction, inner ones last
     hints: dict[Value, Buffer] = field(default_factory=dict)  # where a value had best be
+    slices: dict[Value, tuple[sh.Stack, int]] = field(default_factory=dict)  # what is read by a stack alone
+    stacks: dict[Value, Ref] = field(default_factory=dict)  # stacks of which some slices are there
+    cut_up: set[Value] = field(default_factory=set)  # tiles of which parts are read
     clusters: dict[tuple[int, ...], Cluster] = field(default_factory=dict)  # those open, by shape
     tables: list[Any] = field(default_factory=list)  # numpy arrays that the code reads
     reports: list[Report] = field(default_factory=list)
@@ -213,6 +216,16 @@ class Lowering:
         nest(self.w, kind.shape, [place], [into], self.width(kind.dtype), lambda args, point: args)
         return into
 
+    def slice_of_stack(self, value: Value) -> Ref:
+        """Where a tile lies that is part of a stack."""
+        stack, i = self.slices[value]
+        if stack not in self.stacks:
+            self.stacks[stack] = self.new(stack.tile, stack)
+        whole, axis = self.stacks[stack], stack.axis
+        base = step_pointer(self.w, whole.base, whole.element, i * int(whole.strides[axis]))
+        strides = whole.strides[:axis] + whole.strides[axis + 1 :]
+        return Ref(base, whole.dtype, value.tile.shape, strides, whole.buffer)
+
     # Order: what has been read lazily must be read before its array is written.
 
     def before_write(self, array: Value) -> None:
@@ -254,6 +267,10 @@ class Lowering:
             self.uses[self.same(value)] += self.same(value) in own
         for value in map(self.same, block.results):
             self.uses[value] += value in own
+        for stack in (inst for inst in block.body if isinstance(inst, sh.Stack)):
+            parts = {self.same(tile): (stack, i) for i, tile in enumerate(stack.tiles)}
+            self.slices |= {v: at for v, at in parts.items() if v in own and self.uses[v] == 1}
+        self.cut_up |= {self.same(inst.x) for inst in block.body if isinstance(inst, sh.Extract)}
 
     def body(self, block: Block) -> None:
         """Writes a block's instructions; its values stay readable until `leave`."""

@@ -9,6 +9,7 @@ from tilec.backends.cpu.lanes import Lanes, read
 from tilec.backends.cpu.lower import Lowering, Several
 from tilec.backends.cpu.nest import Point, held_from, nest
 from tilec.backends.cpu.places import Affine, Place, Ref, Splat, broadcast, extract, permute, reshape
+from tilec.backends.cpu.transpose import lies_across, turned
 from tilec.ir import dtype as dt
 from tilec.ir.func import Inst, Item
 from tilec.ir.inst import arith, shape
@@ -69,7 +70,13 @@ def reshaped(lo: Lowering, inst: shape.Reshape) -> None:
 
 
 def permuted(lo: Lowering, inst: shape.Permute) -> None:
-    _alias(lo, inst, permute(lo.place(inst.x), inst.axes))
+    """Another order of strides; what is then read across in pieces is turned as a whole."""
+    place = permute(lo.place(inst.x), inst.axes)
+    if isinstance(place, Ref) and lies_across(place) and inst in lo.cut_up:
+        into = lo.new(inst.tile)
+        turned(lo, place, into)
+        place = into
+    _alias(lo, inst, place)
 
 
 def broadcasted(lo: Lowering, inst: shape.Broadcast) -> None:
@@ -81,13 +88,16 @@ def extracted(lo: Lowering, inst: shape.Extract) -> None:
 
 
 def stack(lo: Lowering, inst: shape.Stack) -> None:
-    """Each tile is copied to its slice of the result."""
-    into = lo.new(inst.tile, inst)
+    """Each tile is copied to its slice of the result, unless it was computed right there."""
+    places = [lo.place(tile) for tile in inst.tiles]
+    into = lo.stacks.pop(inst, None) or lo.new(inst.tile, inst)
     strides = row_major(inst.tile.shape)
-    for i, tile in enumerate(inst.tiles):
+    rest = (*strides[: inst.axis], *strides[inst.axis + 1 :])
+    for i, (tile, place) in enumerate(zip(inst.tiles, places, strict=True)):
+        if isinstance(place, Ref) and place.buffer is into.buffer:
+            continue
         base = lo.w.let(f"getelementptr {into.element}, ptr {into.base}, i64 {i * strides[inst.axis]}")
-        rest = (*strides[: inst.axis], *strides[inst.axis + 1 :])
-        lo.copy(lo.place(tile), tile.tile, Ref(base, into.dtype, tile.tile.shape, rest))
+        lo.copy(place, tile.tile, Ref(base, into.dtype, tile.tile.shape, rest))
     lo.define(inst, into)
     lo.used(inst)
 

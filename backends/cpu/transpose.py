@@ -7,6 +7,7 @@ stage 1 of 2 x 2 lanes:   a0 a1      a0 b0
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tilec.backends.convert import cast, to_memory
 from tilec.backends.cpu.lanes import Lanes, read, write
@@ -15,6 +16,50 @@ from tilec.backends.cpu.lower import Lowering
 from tilec.backends.cpu.nest import held_from
 from tilec.backends.cpu.places import Ref
 from tilec.backends.writer import Writer
+
+
+WORTH = 8  # rows and columns from which blocks pay
+
+
+def lies_across(place: Ref) -> bool:
+    """Are the neighbours in memory those along another axis than the last, and both axes long?"""
+    along = _unit(place)
+    return along >= 0 and min(place.shape[-1], place.shape[along]) >= WORTH
+
+
+def _unit(place: Ref) -> int:
+    """The axis of stride 1 where that is not the last one, else -1."""
+    *outer, last = place.strides
+    if last in (0, 1) or place.shape[-1] == 1:
+        return -1
+    return max((axis for axis, stride in enumerate(outer) if stride == 1 and place.shape[axis] > 1), default=-1)
+
+
+def turned(lo: Lowering, source: Ref, into: Ref) -> None:
+    """Copies a tile of any rank to `into`, dense, its last axis and that of its neighbours block by block."""
+    along, last = _unit(source), len(source.shape) - 1
+    rest = [axis for axis in range(last) if axis != along and source.shape[axis] > 1]
+
+    def level(axes: Sequence[int], source: Ref, into: Ref) -> None:
+        if not axes:
+            pair = [_plane(ref, (along, last)) for ref in (source, into)]
+            transposed(lo, *pair)
+            return
+        with loop(lo.w, 0, source.shape[axes[0]]) as run:
+            moved = [_stepped(lo.w, ref, axes[0], run.index) for ref in (source, into)]
+            level(axes[1:], *moved)
+
+    level(rest, source, into)
+
+
+def _plane(ref: Ref, axes: tuple[int, int]) -> Ref:
+    shape, strides = (tuple(x[axis] for axis in axes) for x in (ref.shape, ref.strides))
+    return replace(ref, shape=shape, strides=strides)
+
+
+def _stepped(w: Writer, ref: Ref, axis: int, index: Index) -> Ref:
+    base = step_pointer(w, ref.base, ref.element, mul(w, index, ref.strides[axis]))
+    return replace(ref, base=base)
 
 
 def transposed(lo: Lowering, source: Ref, into: Ref) -> None:
