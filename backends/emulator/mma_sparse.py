@@ -1,4 +1,4 @@
-"""mma.sp: products whose A keeps half of its numbers, and says in a metadata word which.
+"""mma.sp and wgmma.sp: products whose A keeps half of its numbers, and says in a metadata word which.
 
     a row of A       3 0 0 5 | 0 7 1 0        in registers  3 5 | 7 1, as a dense A of half the columns
     its metadata     0, 3    | 1, 2           two bits each, the first number's lowest: 0b1001_1100
@@ -14,7 +14,7 @@ Where fewer lanes than four are needed, the selector says which ones of the quad
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -54,24 +54,34 @@ def read_shape(f: Form) -> Shape:
     return replace(shape, a_count=shape.a_count // 2)
 
 
-def chunks(shape: Shape) -> int:
+class Deep(Protocol):
+    """A shape's depth and the type of A, of mma or of wgmma."""
+
+    @property
+    def k(self) -> int: ...
+
+    @property
+    def a(self) -> str: ...
+
+
+def chunks(shape: Deep) -> int:
     """How many groups of four places a row of A has."""
     return shape.k // {32: 2, 16: 4, 8: 4, 4: 8}[SIZES[shape.a]]
 
 
-def givers(shape: Shape) -> int:
+def givers(shape: Deep) -> int:
     """How many lanes of a quad hold the metadata of its two rows: a chunk takes four bits."""
     return 2 * chunks(shape) // 8
 
 
-def selector(f: Form, shape: Shape) -> int:
-    what, most = f.operand(5), 4 // givers(shape)
+def selector(f: Form, shape: Deep, at: int = 5) -> int:
+    what, most = f.operand(at), 4 // givers(shape)
     if not isinstance(what, Immediate) or not 0 <= what.value < most:
         f.error(f"the sparsity selector of this shape is a constant from 0 to {most - 1}")
     return int(what.value)
 
 
-def codes(words: Array, shape: Shape, selected: int) -> Array:
+def codes(words: Array, shape: Deep, selected: int) -> Array:
     """Metadata [warps, 32] as four bits for each chunk, [warps, 16, chunks]."""
     n, lanes = len(words), givers(shape)
     asked = words.reshape(n, 8, 4)[:, :, selected * lanes : (selected + 1) * lanes]

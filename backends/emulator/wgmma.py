@@ -5,6 +5,8 @@ registers, or overwrites operand memory, before wait_group, and that wgmma.fence
 and the next wgmma.
 D of m64nN: warp w of the warpgroup holds rows 16 w + g and 16 w + 8 + g: d[4j + i], d[4j + 2 + i] at column
 8j + 2t + i.
+A sparse product's A has half of the columns; each warp's metadata and selector are those of mma.sp for its 16
+rows.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 from tilec.backends.emulator.decode import COLLECTIVE, Form, Getter, Step, constant, full
 from tilec.backends.emulator.lanes import lanes_of
 from tilec.backends.emulator.mma import SIZES, matrix_a
+from tilec.backends.emulator.mma_sparse import codes, expanded, selector
 from tilec.backends.emulator.program import Address, Immediate, Negated, Operand, Pair, Register, Vector
 from tilec.backends.emulator.ptx_types import Array, Sel
 from tilec.backends.emulator.warp import Warps, warps
@@ -137,13 +140,19 @@ class Shape:
     a: str
     b: str
     saturate: bool
+    sparse: bool
+
+    @property
+    def kept(self) -> int:
+        """The columns of A that are stored."""
+        return self.k // 2 if self.sparse else self.k
 
     @property
     def count(self) -> int:
         return self.n // 4 if self.d == "f16" else self.n // 2
 
 
-def read_shape(f: Form) -> Shape:
+def read_shape(f: Form, sparse: bool) -> Shape:
     name = next((x for x in f.left if x.startswith("m64n")), None) or f.error("needs a shape m64nNkK")
     f.left.remove(name)
     n, k = (int(x) for x in name.removeprefix("m64n").split("k"))
@@ -156,21 +165,21 @@ def read_shape(f: Form) -> Shape:
         or types[2] not in SIZES
     ):
         f.error("the emulator does not know wgmma on these types")
-    if n % 8 or not 8 <= n <= 256 or k * SIZES[types[1]] != 256:
+    if n % 8 or not 8 <= n <= 256 or k * SIZES[types[1]] != (512 if sparse else 256):
         f.error(f"{name} on .{types[1]} is not a wgmma shape")
     d, a, b = types
-    return Shape(n, k, d, a, b, saturate)
+    return Shape(n, k, d, a, b, saturate, sparse)
 
 
 def mma_async(f: Form) -> Step:
-    if f.take("sp", "sp::ordered_metadata"):
-        f.error("sparse wgmma is not known to the emulator")
+    sparse = bool(f.take("sp"))
     f.need("sync")
     f.need("aligned")
-    shape = read_shape(f)
+    shape = read_shape(f, sparse)
     kind = {"f16": "b32", "f32": "f32", "s32": "s32"}[shape.d]
     puts, gets = f.targets(0, kind, shape.count), f.sources(0, kind, shape.count)
-    scale = f.source(3, "pred")
+    scale, metadata = f.source(5 if sparse else 3, "pred"), f.source(3, "b32") if sparse else None
+    selected = selector(f, shape, 4) if sparse else 0
     in_registers = isinstance(f.operand(1), Vector)
     a = f.sources(1, "b32", 4) if in_registers else [f.source(1, "b64")]
     b = f.source(2, "b64")
@@ -178,7 +187,7 @@ def mma_async(f: Form) -> Step:
     f.context.features.update(("async", "proxy", "wgmma"))
     f.context.widths["shared"].add(16)
     watched = watch(f, [f.operand(0)] + ([f.operand(1)] if in_registers else []))
-    tile_a = None if in_registers else Tile(64, shape.k, SIZES[shape.a] // 8, transposes[0])
+    tile_a = None if in_registers else Tile(64, shape.kept, SIZES[shape.a] // 8, transposes[0])
     tile_b = Tile(shape.n, shape.k, SIZES[shape.b] // 8, transposes[1])
 
     def run(m: Machine, s: Sel) -> None:
@@ -189,6 +198,8 @@ def mma_async(f: Form) -> Step:
         if m.wgmmas.on:
             m.wgmmas.use(group.clocks.reshape(-1), watched, group.lane)
         x = operand_a(m, s, w, group, a, tile_a, shape)
+        if metadata is not None:
+            x = filled(x, w.rows(full(metadata(m, s), s)), group, shape, selected)
         y = read_tile(m, first_of(m, s, w, group, b), tile_b, shape.b, group.clocks, False)
         d = np.matmul(x * signs[0], y.transpose(0, 2, 1) * signs[1])
         old = accumulators([w.rows(full(get(m, s), s)) for get in gets], group, shape)
@@ -202,7 +213,7 @@ def mma_async(f: Form) -> Step:
 
 def immediates(f: Form, shape: Shape, in_registers: bool) -> tuple[list[float], list[bool]]:
     """The signs of A and B, and whether each is MN-major."""
-    values = [o.value for o in f.i.operands[4:] if isinstance(o, Immediate)]
+    values = [o.value for o in f.i.operands[6 if shape.sparse else 4 :] if isinstance(o, Immediate)]
     signs = [float(v) for v in values[:2]] or [1.0, 1.0]
     trans = [bool(v) for v in values[2:]]
     if in_registers:
@@ -228,11 +239,17 @@ def first_of(m: Machine, s: Sel, w: Warps, group: Group, get: Getter) -> Array:
 def operand_a(
     m: Machine, s: Sel, w: Warps, group: Group, gets: list[Getter], tile: Tile | None, shape: Shape
 ) -> Array:
-    """A as [warpgroups, 64, k]."""
+    """A as [warpgroups, 64, k], or what is kept of it."""
     if tile is not None:
         return read_tile(m, first_of(m, s, w, group, gets[0]), tile, shape.a, group.clocks, True)
     words = [w.rows(full(get(m, s), s))[group.index.reshape(-1)] for get in gets]
-    return matrix_a(words, shape.a, 16).reshape(-1, 64, shape.k)
+    return matrix_a(words, shape.a, 16).reshape(-1, 64, shape.kept)
+
+
+def filled(kept: Array, metadata: Array, group: Group, shape: Shape, selected: int) -> Array:
+    """A [warpgroups, 64, k] with its zeros; metadata: words [warps, 32]."""
+    chosen = codes(metadata[group.index.reshape(-1)], shape, selected)
+    return expanded(kept.reshape(-1, 16, shape.kept), chosen, shape.a).reshape(-1, 64, shape.k)
 
 
 def accumulators(words: list[Array], group: Group, shape: Shape) -> Array:

@@ -3,7 +3,7 @@
 A descriptor (64 bits): [0, 14) address >> 4, [16, 30) leading offset >> 4, [32, 46) stride offset >> 4,
 [49, 52) base offset, [62, 64) swizzle: 0 none, 1 128 bytes, 2 64, 3 32. With S the swizzle's bytes, e an
 element's, chunk the 16 bytes that lie together, element (r, k) of an operand that is K-major lies at
-    S > 0    start + (r / 8) stride + (r % 8) S + k e
+    S > 0    start + (r / 8) stride + (r % 8) S + (k e / S) leading + (k e) % S
     none     start + (r / 8) stride + (r % 8) 16 + (k e / 16) leading + (k e) % 16
 and of one that is MN-major (16-bit types) at
     S > 0    start + (r / (S / e)) leading + (k / 8) stride + (k % 8) S + (r % (S / e)) e
@@ -50,7 +50,7 @@ def pattern(tile: Tile, span: int) -> tuple[Array, Array, Array]:
     if not tile.transposed:
         r, c = np.meshgrid(np.arange(tile.rows), np.arange(tile.depth // per), indexing="ij")
         if span:
-            return 0 * r, r // 8, r % 8 * span + c * 16
+            return c // (span // 16), r // 8, r % 8 * span + c % (span // 16) * 16
         return c, r // 8, r % 8 * 16
     k, c = np.meshgrid(np.arange(tile.depth), np.arange(tile.rows // per), indexing="ij")
     if span:

@@ -252,8 +252,8 @@ def test_bulk_copies_between_blocks(peer, seed):
 
 
 def test_bulk_copies_between_blocks_in_rule(peer):
-    body = BULK.format(sync=SYNC, touch="", late="").replace("[%a0], 128,", "[%a0], 24,")
-    report = peer(body, (np.zeros(64, np.uint32),))
+    body = BULK.format(sync=SYNC, touch="", late="").replace("[%a0], 128,", "[%a0], %r9,")
+    report = peer("mov.u32 %r9, 24;" + body, (np.zeros(64, np.uint32),))
     assert "a bulk copy of 24 bytes: it must be a multiple of 16" in report.describe()
 
 

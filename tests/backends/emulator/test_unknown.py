@@ -89,8 +89,12 @@ STATEMENTS = [
         "does not know wgmma on these",
     ),
     (
-        "wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.f16.f16 {%f0}, %a1, %a2, %r1, 0, %p1, 1, 1;",
-        "sparse wgmma",
+        f"wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.f16.f16 {FOUR}, %a1, %a2, %r1, 2, %p1, 1, 1, 0, 0;",
+        "the sparsity selector of this shape is a constant from 0 to 1",
+    ),
+    (
+        f"wgmma.mma_async.sp.sync.aligned.m64n8k16.f32.f16.f16 {FOUR}, %a1, %a2, %r1, 0, %p1, 1, 1, 0, 0;",
+        "is not a wgmma shape",
     ),
     (
         f"wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {FOUR}, %a1, %a2, %p1, 1, 1, 1, 0;",

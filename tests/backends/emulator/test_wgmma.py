@@ -10,6 +10,7 @@ import pytest
 
 from tests.backends.emulator.conftest import assembled
 from tests.backends.emulator.scalar import value
+from tests.backends.emulator.test_mma_sparse import kept, metadata
 from tilec.backends import emulator
 
 ITEM = {"f16": 2, "bf16": 2, "tf32": 4, "e4m3": 1, "e5m2": 1, "s8": 1, "u8": 1}
@@ -69,7 +70,7 @@ def image(codes, item, span, transposed, start, memory):
     return start >> 4 | lbo >> 4 << 16 | sbo >> 4 << 32 | MODE[span] << 62
 
 
-def kernel(shape, types, n, a_registers, transposes, signs=(1, 1)):
+def kernel(shape, types, n, a_registers, transposes, signs=(1, 1), selector=None):
     d, a, b = types
     count = n // 4 if d == "f16" else n // 2
     reg = {"f16": "b32", "f32": "f32", "s32": "s32"}[d]
@@ -78,10 +79,13 @@ def kernel(shape, types, n, a_registers, transposes, signs=(1, 1)):
     tail = "" if a in ("s8", "u8") else f", {signs[0]}, {signs[1]}"
     if ITEM[a] == 2:
         tail += f", {int(transposes[1])}" if a_registers else f", {int(transposes[0])}, {int(transposes[1])}"
-    product = f"wgmma.mma_async.sync.aligned.{shape}.{d}.{a}.{b} {{{names}}}, {first}, %db, %q1{tail};"
+    sp, meta = ("", "") if selector is None else (".sp", f"%e, {selector}, ")
+    product = f"wgmma.mma_async{sp}.sync.aligned.{shape}.{d}.{a}.{b} {{{names}}}, {first}, %db,"
+    product += f" {meta}%q1{tail};"
     text = f""".version 8.7\n.target sm_90a\n.address_size 64
-    .visible .entry k(.param .u64 image, .param .u64 out, .param .u64 da, .param .u64 db, .param .u64 frag)
-    {{ .reg .b64 %i, %o, %da, %db, %s, %a<4>, %f; .reg .b32 %t, %n, %x<4>, %w<4>; .reg .{reg} %d<{count}>;
+    .visible .entry k(.param .u64 image, .param .u64 out, .param .u64 da, .param .u64 db, .param .u64 frag,
+    .param .u64 meta) {{ .reg .b32 %e; .reg .b64 %m; ld.param.u64 %m, [meta];
+    .reg .b64 %i, %o, %da, %db, %s, %a<4>, %f; .reg .b32 %t, %n, %x<4>, %w<4>; .reg .{reg} %d<{count}>;
     .reg .pred %q<4>; .shared .align 1024 .b8 s[65536];
     ld.param.u64 %i, [image]; ld.param.u64 %o, [out]; ld.param.u64 %da, [da]; ld.param.u64 %db, [db];
     ld.param.u64 %f, [frag]; mov.u64 %s, s; mov.u32 %t, %tid.x; mov.u32 %n, %t;
@@ -90,6 +94,7 @@ def kernel(shape, types, n, a_registers, transposes, signs=(1, 1)):
     st.shared.v4.u32 [%a1], {{%w0,%w1,%w2,%w3}}; add.u32 %n, %n, 128; setp.lt.u32 %q0, %n,
     4096; @%q0 bra fill;
     mad.wide.u32 %a2, %t, 16, %f; ld.global.v4.u32 {{%x0,%x1,%x2,%x3}}, [%a2];
+    mad.wide.u32 %m, %t, 4, %m; ld.global.u32 %e, [%m];
     {"".join(f"mov.{reg} %d{i}, {'0f00000000' if d == 'f32' else '0'};" for i in range(count))}
     fence.proxy.async; bar.sync 0; setp.ne.u32 %q1, 0, 1; setp.eq.u32 %q2, 0, 1;
     wgmma.fence.sync.aligned; {product.replace("%q1", "%q2")} {product} wgmma.commit_group.sync.aligned;
@@ -137,7 +142,7 @@ def run(types, n, span, transposes=(False, False), a_registers=False, signs=(1, 
     out = np.zeros((128, n // 4 if d == "f16" else n // 2), word)
     module = kernel(f"m64n{n}k{depth}", types, n, a_registers, transposes, signs)
     da, db = change(da, db) if change else (da, db)
-    args = (memory, out, np.uint64(da), np.uint64(db), fragments(x, ITEM[a]))
+    args = (memory, out, np.uint64(da), np.uint64(db), fragments(x, ITEM[a]), np.zeros(128, np.uint32))
     report = module.launch("k", 1, 128, args)
     expected = 2 * signs[0] * signs[1] * numbers(x, a) @ numbers(y, b).T
     return report, dense(out, n, d), expected
@@ -184,3 +189,43 @@ def test_tile_within_the_pattern_is_misaligned():
 def test_operand_outside_shared_memory():
     report, _, _ = run(("f32", "f16", "f16"), 16, 128, change=lambda a, b: (a, b + (0x8000 - 1024 >> 4)))
     assert report.findings[0].kind == "out-of-bounds"
+
+
+def sparse(types, n, span, transposes=(False, False), a_registers=False, selector=0):
+    """A keeps half of its numbers: each warp's rows and metadata as mma.sp has them."""
+    d, a, b = types
+    depth = 64 // ITEM[a]
+    rng = np.random.default_rng(0)
+    x, y = random_codes(rng, a, (64, depth // 2)), random_codes(rng, b, (n, depth))
+    values, whole, words = numbers(x, a), np.zeros((64, depth)), []
+    for warp in range(4):
+        columns, chosen = kept(rng, a, depth)
+        words.append(metadata(rng, chosen, a, selector))
+        for row in range(16):
+            whole[16 * warp + row, columns[row]] = values[16 * warp + row]
+    memory = np.zeros(65536, np.uint8)
+    da = image(x, ITEM[a], span, transposes[0], 0, memory)
+    db = image(y, ITEM[b], span, transposes[1], 32768, memory)
+    word = {"f16": np.uint32, "f32": np.float32, "s32": np.int32}[d]
+    out = np.zeros((128, n // 4 if d == "f16" else n // 2), word)
+    module = kernel(f"m64n{n}k{depth}", types, n, a_registers, transposes, selector=selector)
+    args = (memory, out, np.uint64(da), np.uint64(db), fragments(x, ITEM[a]), np.concatenate(words))
+    report = module.launch("k", 1, 128, args)
+    return report, dense(out, n, d), 2 * whole @ numbers(y, b).T
+
+
+@pytest.mark.parametrize("types", TYPES)
+@pytest.mark.parametrize("span", [0, 64, 128])
+def test_sparse(types, span):
+    for selector in range(1 if ITEM[types[1]] == 1 else 2):
+        right(*sparse(types, 16, span, selector=selector), types[0])
+
+
+@pytest.mark.parametrize("types", TYPES)
+def test_sparse_a_in_registers(types):
+    right(*sparse(types, 24, 128, a_registers=True), types[0])
+
+
+@pytest.mark.parametrize("transposes", [(True, False), (False, True)])
+def test_sparse_mn_major(transposes):
+    right(*sparse(("f32", "bf16", "bf16"), 64, 128, transposes), "f32")
