@@ -47,8 +47,7 @@ def doubled(x: tc.Array, y: tc.Array):
 def forget() -> None:
     """Kernels keep what they loaded on the devices of an earlier test."""
     for kernel in (scaled, doubled, filled):
-        kernel._compiled.clear()
-        kernel._launches.clear()
+        kernel.forget()
 
 
 class Foreign:

@@ -15,6 +15,7 @@ import numpy as np
 from tilec.device import DeviceArray, bounds_of, gpu_of, memory_of
 from tilec.frontend import EMPTY, Param
 from tilec.ir import codec
+from tilec.ir.addresses import address
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Func, written_arrays
@@ -90,8 +91,7 @@ def fast_key(held: Sequence[Any]) -> tuple[Any, ...]:
 
 def _key(x: Any) -> Any:
     if isinstance(x, np.ndarray):
-        at = x.__array_interface__["data"][0]
-        return (x.dtype, x.shape, x.strides, at % WIDEST, x.flags.writeable)
+        return (x.dtype, x.shape, x.strides, address(x) % WIDEST, x.flags.writeable)
     if isinstance(x, PackedArray):
         return (x.dtype, x.shape, _key(x.bytes))
     if isinstance(x, DeviceArray):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tilec import cache
+from tilec.again import Again, keep, seen
 from tilec.arguments import (
     Signature,
     bind,
@@ -54,6 +55,7 @@ class Compiled:
         self.traced = func
         self.place: Place = parse_target(target)
         self._programs: dict[str, Program] = {}
+        self._again: dict[Any, Again] = {}
 
     def __repr__(self) -> str:
         return f"Compiled({self.definition.name}, {', '.join(map(str, self.types))}, target={self.target!r})"
@@ -213,10 +215,19 @@ class Compiled:
 
     def __call__(self, *args: Any) -> None:
         """Runs on these arguments; TilecError unless they are what it was compiled for."""
+        facts = seen(args, {})
+        key = (current_target(), facts)
+        again = None if facts is None else self._again.get(key)
+        if again is not None:
+            again()
+            return
         given, _ = bind(self.definition, tuple(x for x in args if x is not None), {})
         held = [checked(param, x) for param, x in zip(self.definition.params, given, strict=True)]
         check_fits(self.definition, self.types, held)
-        self.prepared(held, self.place_of(held))(held)
+        launch = self.prepared(held, self.place_of(held))
+        launch(held)
+        if facts is not None and (again := launch.bound(held)) is not None:
+            keep(self._again, key, again)
 
     def place_of(self, held: Sequence[Any]) -> str:
         """Arrays of a GPU: there. The host's: where it was compiled for, or on the current target if that was
@@ -255,6 +266,20 @@ class Launch:
         check_apart(self.compiled.definition, self.apart, held)
         if self.blocks:
             self.compiled.program_on(self.place).launch(held, self.blocks)
+
+    def bound(self, held: Sequence[Any]) -> Again | None:
+        """This launch on these very arrays, checked already, which it does not keep; None where the place has
+        to see them each time."""
+        if not self.blocks:
+            return _nothing
+        program = self.compiled.program_on(self.place)
+        bind_to = getattr(program, "bound", None)
+        again: Again | None = bind_to and bind_to(held, self.blocks)
+        return again
+
+
+def _nothing() -> None:
+    """A grid of zero."""
 
 
 def parameters_of(ptx: str, name: str) -> tuple[str, ...] | None:

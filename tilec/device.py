@@ -12,18 +12,21 @@ import sys
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from tilec import dlpack
 from tilec.dlpack import LEGACY
+from tilec.ir.addresses import address
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.packing import PackedArray
 
 Array = np.ndarray[Any, Any]
+_serials = count(1)
 WIDEST = 16  # bytes of the widest access: alignment beyond it changes no code
 
 
@@ -46,11 +49,13 @@ class DeviceArray:
     strides: tuple[int, ...] = field(init=False, repr=False)  # in elements
     span: tuple[int, int] = field(init=False, repr=False)  # addresses of the first byte and after the last
     key: Any = field(init=False, repr=False)  # all that code can depend on
+    serial: int = field(init=False, repr=False)  # another one for every object, and never again
 
     def __post_init__(self) -> None:
         x = self.bounds
-        self._set("address", int(x.__array_interface__["data"][0]))
+        self._set("address", address(x))
         self._set("shape", x.shape)
+        self._set("serial", next(_serials))
         self._set("strides", tuple(stride // x.itemsize for stride in x.strides))
         self._set("span", span(x))
         aligned = self.address % WIDEST

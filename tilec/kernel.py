@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 
+from tilec.again import Again, keep, seen
 from tilec.arguments import Static, argument_type, bind, checked, constant_key, fast_key, place_of
 from tilec.compiled import Compiled, Launch
 from tilec.frontend import Definition, constants_of, define, trace
@@ -30,8 +31,6 @@ from tilec.tracing import Respecialise, tracing
 if TYPE_CHECKING:
     from tilec.tuning import Tuned
 
-REMEMBERED = 4096  # calls whose compiled code and grid are found by one look-up
-
 
 class Kernel:
     """A kernel: call it with arrays, or compile it for specifications."""
@@ -42,6 +41,7 @@ class Kernel:
         self._static: dict[Any, Static] = {}
         self._compiled: dict[Any, Compiled] = {}
         self._launches: dict[Any, Launch] = {}
+        self._again: dict[Any, Again] = {}
         self._without: dict[tuple[str, ...], Definition] = {}
         self._outside = Outside()
         self._lock = RLock()
@@ -107,12 +107,26 @@ class Kernel:
     def _run(
         self, target: str, args: tuple[Any, ...], constants: dict[str, Any], chosen: bool = False
     ) -> None:
+        facts = seen(args, constants)
+        again = None if facts is None else self._again.get((target, chosen, facts))
+        if again is not None and not self._outside.changed() and tracing() is None:
+            again()
+            return
         if tracing() is not None:
             raise TilecError(
                 f"the kernel {self.definition.name} is called inside a kernel: make what they share a plain "
                 "function"
             )
         self._look_around()
+        launch, held = self._launch(target, args, constants, chosen)
+        launch(held)
+        if facts is not None and (again := launch.bound(held)) is not None:
+            keep(self._again, (target, chosen, facts), again)
+
+    def _launch(
+        self, target: str, args: tuple[Any, ...], constants: dict[str, Any], chosen: bool
+    ) -> tuple[Launch, tuple[Any, ...]]:
+        """The launch for arguments like these, and they themselves as runners take them."""
         given, rest = bind(self.definition, args, constants)
         definition, present = self._present(given)
         held = tuple(checked(param, x) for param, x in zip(definition.params, present, strict=True))
@@ -121,15 +135,19 @@ class Kernel:
         if launch is None:
             place = place_of(definition, held, target, chosen)
             launch = self._prepare(definition, place, held, rest, key)
-        launch(held)
+        return launch, held
 
     def _look_around(self) -> None:
         """Forgets what was compiled where a global, or a name of the function around, has changed."""
         if self._outside.changed():
             with self._lock:
-                for kept in (self._static, self._compiled, self._launches):
-                    kept.clear()
+                self.forget()
                 self._outside.forget()
+
+    def forget(self) -> None:
+        """Everything that was compiled in this process; what is on disk stays."""
+        for kept in (self._static, self._compiled, self._launches, self._again):
+            kept.clear()
 
     def _present(self, given: tuple[Any, ...]) -> tuple[Definition, tuple[Any, ...]]:
         """The arguments without optional arrays that are None, and the definition without those."""
@@ -152,9 +170,7 @@ class Kernel:
         except TilecError as error:
             told = _with_arguments(error, definition, held)
             raise told.with_traceback(None) from error.__cause__  # our own frames help nobody
-        if len(self._launches) >= REMEMBERED:
-            self._launches.clear()
-        self._launches[key] = launch
+        keep(self._launches, key, launch)
         return launch
 
     def _specialised(self, definition: Definition, target: str, given: Sequence[Any],

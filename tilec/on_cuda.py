@@ -6,7 +6,7 @@ Not yet run on hardware: tests run it on a driver made for them, which emulates 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,16 @@ class OnCuda:
         self.queue(args, blocks, streams[0])
         for other in streams[1:]:
             self.gpu.wait(other, streams[0])
+
+    def bound(self, args: Sequence[Any], blocks: int) -> Callable[[], None] | None:
+        """A launch on these arrays of the GPU, all of one stream, to be made again and again."""
+        held = [gpu_of(args[i]) for i in self.arrays]
+        streams = {x.stream for x in held if x is not None} or {LEGACY}
+        if None in held or len(streams) > 1:
+            return None
+        values = [word(slot, args[slot.param]) for slot in self.slots]
+        again: Callable[[], None] = self.kernel.bound(blocks, self.threads, streams.pop(), values)
+        return again
 
     def queue(self, args: Sequence[Any], blocks: int, stream: int) -> None:
         self.kernel.launch(

@@ -15,6 +15,7 @@ import numpy as np
 
 from tilec.device import WIDEST as WIDEST
 from tilec.device import DeviceArray, bounds_of
+from tilec.ir.addresses import address
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
@@ -218,4 +219,4 @@ def power_of_two(n: int | Dim) -> int:
 
 def alignment(x: np.ndarray[Any, Any]) -> int:
     """The largest power of two, up to the widest access, that divides the address of the first element."""
-    return min(WIDEST, power_of_two(int(x.__array_interface__["data"][0])))
+    return min(WIDEST, power_of_two(address(x)))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tilec.ir import codec
+from tilec.ir.addresses import address
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Arg, Func, Value
@@ -55,9 +56,9 @@ def scalar_code(value: Any, dtype: DType) -> int:
 def seen_array(arg: Array | PackedArray) -> Seen:
     """An array's numbers."""
     if isinstance(arg, PackedArray):
-        return Seen(np.asarray(arg.bytes).ctypes.data, arg.shape, row_major(arg.shape))
+        return Seen(address(np.asarray(arg.bytes)), arg.shape, row_major(arg.shape))
     size = arg.itemsize
-    return Seen(arg.ctypes.data, arg.shape, tuple([stride // size for stride in arg.strides]))
+    return Seen(address(arg), arg.shape, tuple([stride // size for stride in arg.strides]))
 
 
 class Parameter:

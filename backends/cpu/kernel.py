@@ -13,11 +13,11 @@ import ctypes
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from tilec.backends.cpu.lower import Report
 from tilec.backends.cpu.program import NAME, function_text, lower
 from tilec.backends.cpu.work import work
 from tilec.ir import codec
+from tilec.ir.addresses import address
 from tilec.ir.dtype import dtype
 from tilec.ir.errors import Loc, TilecError
 from tilec.ir.func import Func
@@ -36,6 +37,8 @@ from tilec.ir.tile import TileType
 FEW = 200_000  # operations that are not worth waking another thread for
 Array = np.ndarray[Any, Any]
 Blocks = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)
+State = ctypes.c_int64 * 6
+Words = ctypes.Array[ctypes.c_int64]
 PrintCallback = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)
 
 
@@ -55,6 +58,9 @@ class CpuKernel:
     def __post_init__(self) -> None:
         self._binding = Binding(self.func)
         self._function: Any = None
+        self._table_addresses = _passed(np.array([address(t) for t in self.tables] or [0], np.uint64))
+        self._callback = PrintCallback(self._print)
+        self._print_address = ctypes.cast(self._callback, ctypes.c_void_p).value or 0
 
     @property
     def llvm(self) -> str:
@@ -83,22 +89,27 @@ class CpuKernel:
 
     def launch(self, args: Sequence[Any], blocks: int, threads: int | None = None) -> None:
         """Runs all blocks; arrays are written in place. TilecError where an assertion of the kernel fails."""
-        if blocks <= 0:
-            return
-        words = self._binding.words(args)
+        if blocks > 0:
+            self.bound(args, blocks, threads)()
+
+    def bound(self, args: Sequence[Any], blocks: int, threads: int | None = None) -> Callable[[], None]:
+        """That launch with everything decided: each call runs all blocks on the memory of these arrays, whose
+        addresses are all that it keeps."""
+        words, tables, run = _passed(self._binding.words(args)), self._table_addresses, self._run
         threads = self.threads(blocks) if threads is None else threads
-        state = np.zeros(6, np.int64)
-        state[effects.TOTAL], state[effects.CHUNK] = blocks, max(1, blocks // (threads * 16))
-        callback = PrintCallback(self._print)
-        state[effects.PRINT] = ctypes.cast(callback, ctypes.c_void_p).value or 0
-        addresses = np.array([table.ctypes.data for table in self.tables] or [0], np.uint64)
-        pointers = [ctypes.c_void_p(x.ctypes.data) for x in (words, state, addresses)]
-        if threads == 1:
-            self._run(*pointers)
-        else:
-            for done in [_pool().submit(self._run, *pointers) for _ in range(threads)]:
-                done.result()
-        self._raise(state)
+        start = State(0, blocks, max(1, blocks // (threads * 16)), 0, 0, self._print_address)
+
+        def launch() -> None:
+            state = State(*start)
+            if threads == 1:
+                run(words, state, tables)
+            else:
+                for done in [_pool().submit(run, words, state, tables) for _ in range(threads)]:
+                    done.result()
+            if state[effects.FAILED]:
+                self._raise(state)
+
+        return launch
 
     def threads(self, blocks: int) -> int:
         """As many as there are cores, blocks, and work; one for what prints, so that lines keep their
@@ -109,17 +120,17 @@ class CpuKernel:
         worth = self.operations * blocks // FEW
         return max(1, min(_cores(), blocks, worth))
 
-    def _run(self, words: ctypes.c_void_p, state: ctypes.c_void_p, tables: ctypes.c_void_p) -> None:
+    def _run(self, words: Words, state: Words, tables: Words) -> None:
         if self._function is None:
             self._function = Blocks(self.module.address(NAME))
-        self._function(words, state, ctypes.c_void_p(self._scratch()), tables)
+        local = self._local
+        self._function(words, state, getattr(local, "start", None) or self._scratch(), tables)
 
     def _scratch(self) -> int:
-        """This thread's arena, at a cache line."""
-        if getattr(self._local, "scratch", None) is None:
-            self._local.scratch = np.empty(self.scratch_bytes + 64, np.uint8)
-        start: int = self._local.scratch.ctypes.data
-        return -(-start // 64) * 64
+        """Where this thread's arena starts, at a cache line."""
+        self._local.scratch = np.empty(self.scratch_bytes + 64, np.uint8)
+        self._local.start = -(-address(self._local.scratch) // 64) * 64
+        return int(self._local.start)
 
     def _print(self, which: int, pointer: int) -> None:
         report = self.reports[which]
@@ -130,12 +141,14 @@ class CpuKernel:
         values = codec.from_storage(data, kind.dtype).reshape(kind.shape)
         print(f"{report.text}{np.array2string(values, separator=', ')}")
 
-    def _raise(self, state: Array) -> None:
-        failed = int(state[effects.FAILED])
-        if failed:
-            report = self.reports[failed - 1]
-            block = int(state[effects.FAILED_BLOCK])
-            raise TilecError(f"assertion failed in block {block}: {report.text}", report.loc)
+    def _raise(self, state: Words) -> NoReturn:
+        report, block = self.reports[state[effects.FAILED] - 1], state[effects.FAILED_BLOCK]
+        raise TilecError(f"assertion failed in block {block}: {report.text}", report.loc)
+
+
+def _passed(words: Array) -> Words:
+    """An array as ctypes passes it, which keeps it alive."""
+    return (ctypes.c_int64 * words.size).from_buffer(words.data)
 
 
 def _told(report: Report) -> list[Any]:

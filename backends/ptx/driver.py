@@ -13,7 +13,7 @@ import ctypes
 import hashlib
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -232,12 +232,13 @@ def _code(slot: Slot) -> tuple[str, int]:
     return {"pointer": ("Q", 8), "extent": ("i", 4), "stride": ("q", 8)}[slot.kind]
 
 
-class _Room(threading.local):
-    """One thread's buffer of packed arguments, and how cuLaunchKernel is told of it."""
+class _Packed:
+    """A buffer of packed arguments, and how cuLaunchKernel is told of it."""
 
-    def __init__(self, size: int) -> None:
-        self.data = ctypes.create_string_buffer(max(size, 1))
-        self.size = ctypes.c_size_t(size)
+    def __init__(self, parameters: Parameters, values: Sequence[Any]) -> None:
+        self.data = ctypes.create_string_buffer(max(parameters.size, 1))
+        self.size = ctypes.c_size_t(parameters.size)
+        parameters.packer.pack_into(self.data, 0, *values)
         pointer, length, end = 1, 2, 0  # CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE, _END
         self.words = (ctypes.c_void_p * 5)(
             pointer, ctypes.addressof(self.data), length, ctypes.addressof(self.size), end
@@ -256,18 +257,30 @@ class Kernel:
         self.function = function
         self.shared_bytes = shared_bytes
         self.parameters = parameters
-        self._room = _Room(parameters.size)
 
     def launch(self, blocks: int, threads: int, stream: int, values: Sequence[Any]) -> None:
         """Queues a launch on the stream. `values`: one per slot, scalars as bytes."""
+        self.bound(blocks, threads, stream, values)()
+
+    def bound(self, blocks: int, threads: int, stream: int, values: Sequence[Any]) -> Callable[[], None]:
+        """That launch with everything decided and packed: each call queues it once, from any thread."""
         if blocks > MOST_BLOCKS:
             raise TilecError(f"{self.name} asks for {blocks} blocks, a GPU takes at most {MOST_BLOCKS}")
-        room = self._room
-        self.parameters.packer.pack_into(room.data, 0, *values)
-        pushed = self.device.enter()
-        try:
-            call("cuLaunchKernel", self.function, blocks, 1, 1, threads, 1, 1, self.shared_bytes, stream, 0,
-                 room.address)  # fmt: skip
-        finally:
-            if pushed:
-                call("cuCtxPopCurrent")
+        packed, context, driver = _Packed(self.parameters, values), self.device.context, api()
+        home, current, queue = int(context), driver.cuCtxGetCurrent, driver.cuLaunchKernel
+        how = (self.function, blocks, 1, 1, threads, 1, 1, self.shared_bytes, stream, 0)
+
+        def launch() -> None:
+            status, found = current()
+            elsewhere = status or int(found or 0) != home
+            if elsewhere:
+                call("cuCtxPushCurrent", context)
+            try:
+                (status,) = queue(*how, packed.address)
+            finally:
+                if elsewhere:
+                    call("cuCtxPopCurrent")
+            if status:
+                raise TilecError(told(driver, "cuLaunchKernel", status))
+
+        return launch
