@@ -10,8 +10,10 @@ if __name__ != "tilec.ops":
 from tilec.ops.attention import attention as attention
 from tilec.ops.attention import attention_backward as attention_backward
 from tilec.ops.attention import merge_attentions as merge_attentions
+from tilec.ops.callers import no_copies as no_copies
 from tilec.ops.causal_conv import causal_conv1d as causal_conv1d
 from tilec.ops.depthwise import depthwise_conv as depthwise_conv
+from tilec.ops.depthwise_backward import depthwise_conv_backward as depthwise_conv_backward
 from tilec.ops.linear import linear as linear
 from tilec.ops.matmul import matmul as matmul
 from tilec.ops.neighborhood import na1d as na1d

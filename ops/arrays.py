@@ -1,23 +1,31 @@
 """What operators share about their arrays: dtypes in numpy, results to write into, leading axes made one.
 
-y = result(out, (m, n), f16)        `out` if it fits, else a new array
+y = result(out, (m, n), f16)        `out` if it fits, else a new array where the caller's are
+Arrays are numpy's, or DeviceArrays, whose elements only kernels touch: see callers.py.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import pairwise
 from math import prod
 from typing import Any
 
 import numpy as np
 
+import tilec as tc
+from tilec.device import DeviceArray
 from tilec.ir import codec
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
+from tilec.ops.callers import check_copies, device_memory, there
+from tilec.places import element_strides
 
 Array = np.ndarray[Any, Any]
 
+ARRAYS = (np.ndarray, DeviceArray)
+LONGEST = 2**31 - 1  # the longest axis that kernels count along
 NOTHING = np.zeros(1, np.float32)  # stands where a kernel's optional array is not given
 
 
@@ -49,12 +57,24 @@ def to_numpy(values: Array, dtype: DType) -> Array:
 
 
 def array(x: object, name: str, *, rank: int) -> Array:
-    """`x` as numpy holds it; TilecError unless it is an array of at least `rank` axes."""
-    if not isinstance(x, np.ndarray):
-        raise TilecError(f"{name} takes a numpy array, found {type(x).__name__}")
+    """`x` as kernels read it; TilecError unless it is an array of at least `rank` axes.
+
+    Copied where it runs backwards, or has strides that are no multiple of its elements.
+    """
+    held = _array(x, name, rank)
+    if isinstance(held, np.ndarray) and any(s < 0 or s % held.itemsize for s in held.strides):
+        return contiguous(held, name)
+    return held
+
+
+def _array(x: object, name: str, rank: int) -> Array:
+    if not isinstance(x, ARRAYS):
+        raise TilecError(f"{name} takes an array, found {type(x).__name__}")
     if x.ndim < rank:
         raise TilecError(f"{name} needs at least {rank} axes, found shape {list(x.shape)}")
-    return x
+    if max(x.shape, default=0) > LONGEST:
+        raise TilecError(f"{name} is {list(x.shape)}: extents end at 2^31 - 1; split the array")
+    return x  # type: ignore[return-value]  # a DeviceArray has what operators ask of an array
 
 
 def operand(x: object, name: str, rank: int = 1) -> tuple[Array, DType]:
@@ -69,21 +89,31 @@ def operand(x: object, name: str, rank: int = 1) -> tuple[Array, DType]:
 def flat(x: Array, rank: int) -> Array:
     """Leading axes made one, so that `rank` are left; a copy only where strides can't say it."""
     lead = x.ndim - rank + 1
-    return x.reshape(prod(x.shape[:lead]), *x.shape[lead:])
+    shape = (prod(x.shape[:lead]), *x.shape[lead:])
+    return (x if says(x, lead) else contiguous(x, "an array")).reshape(*shape)
+
+
+def says(x: Array, lead: int) -> bool:
+    """Can strides say the first `lead` axes of x as one?"""
+    if not x.size:
+        return True
+    strides = element_strides(x)
+    axes = [(x.shape[i], strides[i]) for i in range(lead) if x.shape[i] > 1]
+    return all(outer == inner * n for (_, outer), (n, inner) in pairwise(axes))
 
 
 def result_dtype(wanted: object, out: object, otherwise: DType) -> DType:
     """The dtype of a result: what is asked for, else that of the array to write, else `otherwise`."""
     if wanted is not None:
         return find_dtype(wanted)
-    return find_dtype(out.dtype) if isinstance(out, np.ndarray) else otherwise
+    return find_dtype(out.dtype) if isinstance(out, ARRAYS) else otherwise
 
 
 def result(out: object, shape: tuple[int, ...], dtype: DType) -> Array:
     """`out` where it is given, else a new array."""
     if out is None:
-        return np.empty(shape, numpy_dtype(dtype))
-    given = array(out, "out", rank=0)
+        return empty(shape, dtype)
+    given = _array(out, "out", 0)
     if given.shape != shape or find_dtype(given.dtype) != dtype:
         found = f"{find_dtype(given.dtype)}{list(given.shape)}"
         raise TilecError(f"out is {found}, and the result {dtype}{list(shape)}")
@@ -93,7 +123,76 @@ def result(out: object, shape: tuple[int, ...], dtype: DType) -> Array:
 @contextmanager
 def written_flat(y: Array, rank: int) -> Iterator[Array]:
     """`y` with its leading axes made one, to be written; what can be no view of it is copied back."""
-    work = flat(y, rank)
+    lead = y.ndim - rank + 1
+    shape = (prod(y.shape[:lead]), *y.shape[lead:])
+    if says(y, lead):
+        yield y.reshape(*shape)
+        return
+    check_copies(f"out, of strides {list(element_strides(y))}, would be written through a copy")
+    work = empty(shape, find_dtype(y.dtype))
     yield work
-    if not np.may_share_memory(work, y):
-        y[...] = work.reshape(y.shape)
+    assign(y, work.reshape(*y.shape))
+
+
+# New arrays where the caller's are, and moves between arrays.
+
+
+def empty(shape: tuple[int, ...], dtype: DType) -> Array:
+    """A new array, row-major, where the caller's arrays are."""
+    made: Any = device_memory(shape, dtype)
+    return np.empty(shape, numpy_dtype(dtype)) if made is None else made  # type: ignore[no-any-return]
+
+
+def empty_like(x: Array) -> Array:
+    """A new array of x's shape and dtype, row-major."""
+    return empty(x.shape, find_dtype(x.dtype))
+
+
+def zeros(shape: tuple[int, ...], dtype: DType) -> Array:
+    """Zeros to be read: one element in memory."""
+    return broadcast(there(_zero(dtype)), shape)
+
+
+@lru_cache
+def _zero(dtype: DType) -> Array:
+    return np.zeros((), numpy_dtype(dtype))
+
+
+def broadcast(x: Array, shape: tuple[int, ...]) -> Array:
+    """A view of x in this shape, to be read."""
+    held: Any = x
+    return held.broadcast_to(shape) if isinstance(held, DeviceArray) else np.broadcast_to(held, shape)
+
+
+def contiguous(x: Array, name: str) -> Array:
+    """`x` row after row: itself, or a copy, which TilecError says of where copies are forbidden."""
+    strides, n = element_strides(x), x.ndim
+    if all(x.shape[i] == 1 or strides[i] == prod(x.shape[i + 1 :]) for i in range(n)) or not x.size:
+        return x
+    check_copies(f"{name}, of strides {list(strides)}, would be copied")
+    return copied(x)
+
+
+def copied(x: Array, dtype: DType | None = None) -> Array:
+    """A new array of x's elements, row after row, as `dtype`."""
+    made = empty(x.shape, dtype or find_dtype(x.dtype))
+    assign(made, x)
+    return made
+
+
+def assign(y: Array, x: Array) -> None:
+    """y[...] = x, cast to y's dtype."""
+    if isinstance(y, np.ndarray):
+        y[...] = x
+    elif y.size:
+        rows = (y[None], x[None]) if y.ndim == 0 else (y, x)
+        copy_kernel(*rows)
+
+
+@tc.kernel
+def copy_kernel(y: tc.Array, x: tc.Array, *, block: int = 512, warps: int = 4) -> None:
+    """y = x in y's dtype, for arrays of one shape and of any strides."""
+    tc.require(*[m == n for m, n in zip(y.shape, x.shape, strict=True)])
+    *lead, part = tc.blocks(*y.shape[:-1], tc.cdiv(y.shape[-1], block))
+    at = (*lead, part * block)
+    y.store(at, x.load(at, (1,) * len(lead) + (block,)).to(y.dtype))

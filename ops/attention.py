@@ -7,17 +7,16 @@ out, lse = merge_attentions([out, other], [lse, other_lse])   # as if the keys o
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 import tilec as tc
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, result
+from tilec.ops.arrays import Array, array, empty, empty_like, flat, result
 from tilec.ops.attention_call import Call, attention_call
 from tilec.ops.attention_gradients import Gradients, backward
 from tilec.ops.attention_kernel import Options, attention_kernel, sums_in
 from tilec.ops.attention_tiling import tiled
 from tilec.ops.attention_windows import Axis
+from tilec.ops.callers import any_arrays
 from tilec.ops.op import op
 from tilec.ops.tiling import Extent
 
@@ -27,7 +26,7 @@ MANY = 4096  # keys, where the launch decides
 def forward(call: Call) -> tuple[Array, Array]:
     """out [B, X.., H, Dv] in the query's dtype, lse f32 [B, X.., H] (f64 for f64)."""
     out = result(None, call.out_shape, call.dtype)
-    lse = np.empty(call.lse_shape, np.float64 if call.dtype.name == "f64" else np.float32)
+    lse = empty(call.lse_shape, sums_in(call.dtype))
     q, k, v, *rest = call.tensors
     tiling = call.tiling()
     attention_kernel(q, k, v, out, lse, *rest, call.scale, options=call.options, **tiling._asdict())
@@ -89,6 +88,7 @@ def attention(
     return (out, lse) if return_lse else out
 
 
+@any_arrays
 def attention_backward(
     query: Any,
     key: Any,
@@ -134,6 +134,7 @@ def merge_kernel(
     lse.store(at, (largest + tc.log(total)).to(lse.dtype))
 
 
+@any_arrays
 def merge_attentions(outputs: Sequence[Any], lse_tensors: Sequence[Any]) -> tuple[Array, Array]:
     """(out, lse) of attention over all keys, from results over disjoint lists of them: outputs [.., H, D] of
     one shape and dtype, lse [.., H]. Where nothing was seen lse is -inf. Raises TilecError for fewer than two
@@ -154,10 +155,11 @@ def merge_attentions(outputs: Sequence[Any], lse_tensors: Sequence[Any]) -> tupl
             found = f"{find_dtype(x.dtype)}{list(x.shape)} with lse {find_dtype(y.dtype)}{list(y.shape)}"
             like = f"{dtype}{list(shape)} with lse {list(shape[:-1])}"
             raise TilecError(f"merge_attentions takes results alike, {like}: found {found}")
-    merged, lse = outs[0].reshape(-1, shape[-1]), lses[0].reshape(-1)
-    for i, (x, y) in enumerate(zip(outs[1:], lses[1:], strict=True)):
+    parts = [(flat(x, 2), flat(y, 1)) for x, y in zip(outs, lses, strict=True)]
+    merged, lse = parts[0]
+    for i, (b, b_lse) in enumerate(parts[1:]):
         kind = dtype if i == len(outs) - 2 else sums_in(dtype)  # rounded once, at the end
-        a, b, a_lse, b_lse = merged, x.reshape(merged.shape), lse, y.reshape(lse.shape)
-        merged, lse = result(None, a.shape, kind), np.empty_like(a_lse)
+        a, a_lse = merged, lse
+        merged, lse = result(None, a.shape, kind), empty_like(a_lse)
         merge_kernel(a, a_lse, b, b_lse, merged, lse)
-    return merged.reshape(shape), lse.reshape(shape[:-1])
+    return merged.reshape(*shape), lse.reshape(*shape[:-1])

@@ -12,7 +12,7 @@ import numpy as np
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array
+from tilec.ops.arrays import Array, array, zeros
 from tilec.ops.attention_kernel import Options
 from tilec.ops.attention_tiling import Tiling, group_lengths, tiled
 from tilec.ops.attention_windows import Axis
@@ -94,7 +94,7 @@ def neighborhood_call(
         )
     mk, mv = _additional(additional_keys, additional_values, k, v)
     options = Options(q.shape[-2] // k.shape[-2], mk is not None, bias is not None)
-    nothing = np.zeros((1,) * 4, q.dtype)
+    nothing = zeros((1,) * 4, find_dtype(q.dtype))
     tensors = Tensors(
         q, k, v, nothing if mk is None else mk, nothing if mv is None else mv, _bias(bias, q, axes)
     )
@@ -110,8 +110,8 @@ def attention_call(query: Any, key: Any, value: Any, is_causal: Any = False, sca
     if k.shape[1] == 0:
         raise TilecError(f"attention needs at least one key: key is {list(k.shape)}")
     (causal,) = per_axis(is_causal, "is_causal", 1, bool)
-    nothing = np.zeros((1,) * 4, q.dtype)
-    tensors = Tensors(q, k, v, nothing, nothing, np.zeros((1, 1), q.dtype))
+    nothing = zeros((1,) * 4, find_dtype(q.dtype))
+    tensors = Tensors(q, k, v, nothing, nothing, nothing[0, 0])
     options = Options(q.shape[-2] // k.shape[-2])
     return Call(tensors, (Axis(0, causal=causal),), options, scale_of(scale, q))
 
@@ -227,7 +227,7 @@ def _additional(keys: Any, values: Any, k: Array, v: Array) -> tuple[Array, Arra
 
 def _bias(bias: Any, q: Array, axes: Sequence[Axis]) -> Array:
     if bias is None:
-        return np.zeros((1,) * (len(axes) + 1), q.dtype)
+        return zeros((1,) * (len(axes) + 1), find_dtype(q.dtype))
     held = array(bias, "bias", rank=1)
     wanted = (q.shape[-2], *(2 * axis.window - 1 for axis in axes))
     if held.shape != wanted or find_dtype(held.dtype).name not in FLOATS:

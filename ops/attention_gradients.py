@@ -6,11 +6,9 @@ gradients = backward(call, out, lse, d_out, d_lse)
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array
+from tilec.ops.arrays import Array, array, empty_like, flat, zeros
 from tilec.ops.attention_backward import (
     bias_gradient_kernel,
     delta_kernel,
@@ -40,9 +38,10 @@ def backward(call: Call, out: Any, lse: Any, d_out: Any, d_lse: Any) -> Gradient
     y, dy = (_like(x, name, call.out_shape, call.dtype.name) for x, name in ((out, "out"), (d_out, "d_out")))
     wide = "f64" if call.dtype.name == "f64" else "f32"
     held = _like(lse, "lse", call.lse_shape, wide)
-    dl = np.zeros_like(held) if d_lse is None else _like(d_lse, "d_lse", call.lse_shape, wide)
+    nothing = zeros(call.lse_shape, find_dtype(wide))
+    dl = nothing if d_lse is None else _like(d_lse, "d_lse", call.lse_shape, wide)
     q, k, v, more_k, more_v, bias = call.tensors
-    dq, tiling = np.empty_like(q), call.tiling(backward=True)
+    dq, tiling = empty_like(q), call.tiling(backward=True)
     saved = (held, _delta(y, dy, dl), dy)
     query_gradient_kernel(
         q, k, v, *saved, dq, more_k, more_v, bias, call.scale, options=call.options, **tiling._asdict()
@@ -66,15 +65,15 @@ Saved = tuple[Array, Array, Array]  # lse and delta [B, X.., H], d_out [B, X.., 
 
 def _delta(out: Array, d_out: Array, d_lse: Array) -> Array:
     """rowsum(out * d_out) - d_lse, like d_lse."""
-    delta, d = np.empty(d_lse.shape, d_lse.dtype), out.shape[-1]
-    delta_kernel(out.reshape(-1, d), d_out.reshape(-1, d), d_lse.reshape(-1), delta.reshape(-1))
+    delta = empty_like(d_lse)
+    delta_kernel(flat(out, 2), flat(d_out, 2), flat(d_lse, 1), flat(delta, 1))
     return delta
 
 
 def _key_gradients(call: Call, saved: Saved, axes: tuple[Axis, ...]) -> tuple[Array, Array]:
     """dk and dv; an axis' box is of keys."""
     q, k, v, _, _, bias = call.tensors
-    dk, dv = np.empty_like(k), np.empty_like(v)
+    dk, dv = empty_like(k), empty_like(v)
     key_gradient_kernel(
         q, k, v, *saved, dk, dv, bias, call.scale, axes=axes, options=call.options
     )  # fmt: skip
@@ -86,7 +85,7 @@ def _more_gradients(call: Call, saved: Saved) -> tuple[Array, Array]:
     q, _, _, more_k, more_v, _ = call.tensors
     tokens = math.prod(q.shape[1:-2])
     flat = [x.reshape(x.shape[0], tokens, *x.shape[call.rank + 1 :]) for x in (q, *saved)]
-    nothing = np.zeros((1, 1), q.dtype)
+    nothing = zeros((1, 1), call.dtype)
     tensors = Tensors(flat[0], more_k, more_v, *call.tensors[3:5], nothing)
     options = Options(call.options.sharing)
     dense = Call(tensors, (Axis(0),), options, call.scale)
@@ -95,7 +94,7 @@ def _more_gradients(call: Call, saved: Saved) -> tuple[Array, Array]:
 
 def _bias_gradient(call: Call, saved: Saved) -> Array:
     q, k, v, _, _, bias = call.tensors
-    d_bias = np.empty(bias.shape, bias.dtype)
+    d_bias = empty_like(bias)
     axes = tuple(axis._replace(box=1) for axis in call.axes[:-1])
     last = call.axes[-1]._replace(box=TOKENS)
     bias_gradient_kernel(

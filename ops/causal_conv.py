@@ -7,12 +7,10 @@ y[n, c, t] = activation(bias[c] + sum over s of weight[c, s] * x[n, c, t - (k - 
 
 from typing import Any
 
-import numpy as np
-
 import tilec as tc
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, result
+from tilec.ops.arrays import Array, array, assign, copied, empty, result, zeros
 from tilec.ops.depthwise import compile_depthwise, launch, lies_last, optional
 from tilec.ops.depthwise_call import FLOATS, LARGEST, Call, geometry_of
 from tilec.ops.epilogue import check_activation
@@ -63,7 +61,7 @@ def causal_conv1d(
     (n, c, length), k = held.shape, filters.shape[1]
     before = optional(initial_state, "initial_state", (n, c, k - 1))
     bias = optional(bias, "bias", (c,))
-    y = _convolved(held, filters, bias, before if k > 1 else None, activation) if length else held.copy()
+    y = _convolved(held, filters, bias, before if k > 1 else None, activation) if length else copied(held)
     return (y, _state(held, before, k)) if return_state else y
 
 
@@ -85,8 +83,12 @@ def _state(x: Array, before: Array | None, k: int) -> Array:
     """The last k - 1 of what has been seen."""
     n, c, length = x.shape
     missing = max(0, k - 1 - length)
-    earlier = np.zeros((n, c, k - 1), x.dtype) if before is None else before.astype(x.dtype)
-    return np.concatenate([earlier[:, :, k - 1 - missing :], x[:, :, length - (k - 1 - missing) :]], axis=2)
+    dtype = find_dtype(x.dtype)
+    earlier = zeros((n, c, k - 1), dtype) if before is None else before
+    state = empty((n, c, k - 1), dtype)
+    assign(state[:, :, :missing], earlier[:, :, k - 1 - missing :])
+    assign(state[:, :, missing:], x[:, :, length - (k - 1 - missing) :])
+    return state
 
 
 def _fitting(x: Any, weight: Any) -> tuple[Array, Array]:

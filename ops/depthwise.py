@@ -6,19 +6,17 @@ Arguments, order and defaults are those of torch's conv2d with groups=C. Channel
 
 from typing import Any
 
-import numpy as np
-
 import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, result
+from tilec.ops.arrays import Array, array, contiguous, result
 from tilec.ops.depthwise_call import Call, Geometry, depthwise_call, geometry_of
 from tilec.ops.depthwise_kernel import Conv, depthwise_kernel
 from tilec.ops.depthwise_tiling import depthwise_cut
 from tilec.ops.epilogue import check_activation
 from tilec.ops.op import op
-from tilec.places import current_target
+from tilec.places import current_target, element_strides
 
 
 def compile_depthwise(
@@ -115,7 +113,9 @@ def launch(
 ) -> None:
     """Runs the kernel; more: bias, scale, residual."""
     conv = _conv(call.geometry, call.multiplier, call.channels_last, activation)
-    weight = np.ascontiguousarray(call.weight.transpose(1, 2, 0)) if call.channels_last else call.weight
+    weight = call.weight
+    if call.channels_last:
+        weight = contiguous(weight.transpose(1, 2, 0), "the weight, with its channels last")
     accumulator = sums_in(call.dtype)
     cut = depthwise_cut(call.geometry, call.shape[1], conv, accumulator, current_target())
     depthwise_kernel(
@@ -130,7 +130,8 @@ def sums_in(dtype: DType) -> DType:
 
 def lies_last(x: Array) -> bool:
     """Are the channels of x [N, C, H, W] next to each other in memory, and its columns not?"""
-    return x.shape[1] > 1 and x.strides[1] == x.itemsize and x.strides[3] != x.itemsize
+    strides = element_strides(x)
+    return x.shape[1] > 1 and strides[1] == 1 and strides[3] != 1
 
 
 def optional(x: Any, name: str, shape: tuple[int, ...]) -> Array | None:

@@ -7,12 +7,10 @@ The arrays are arguments of every kernel; those that are not given are NOTHING, 
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
-
 import tilec as tc
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import NOTHING, array, flat
+from tilec.ops.arrays import ARRAYS, NOTHING, array, flat
 
 ACTIVATIONS = (None, "relu", "gelu", "silu")
 RANKS = 16  # of the low-rank product, at once
@@ -48,7 +46,7 @@ def finishing(
     or None. Raises TilecError for an array that is not of floats or not of the shape that belongs there.
     """
     check_activation(activation)
-    if isinstance(x_scale, np.ndarray) and x_scale.shape == (*shape[:-1], 1):
+    if isinstance(x_scale, ARRAYS) and x_scale.shape == (*shape[:-1], 1):
         x_scale = x_scale[..., 0]
     given = Extras(
         _floats(bias, "bias", shape[-1:], 1),

@@ -7,12 +7,11 @@ units (`QuantizedWeight.packed`), so that `tc.view` costs nothing; a group's sca
 
 from typing import Any
 
-import numpy as np
-
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, flat, numpy_dtype, operand, result, result_dtype, written_flat
+from tilec.ops.arrays import ARRAYS, Array, array, empty, flat, operand, result, result_dtype, written_flat
+from tilec.ops.callers import there
 from tilec.ops.epilogue import Epilogue, Extras, finishing
 from tilec.ops.linear_kernel import compile_linear, compute_dtype, linear_kernel, whole_group
 from tilec.ops.matmul import product
@@ -68,11 +67,11 @@ def quantised_product(x: Array, weight: QuantizedWeight, y: Array, given: Extras
     tiling = linear_tiling(x.shape[0], compute, group, current_target(), weight.dtype.bits)
     linear_kernel(
         x,
-        weight.packed(tiling.fragment),
-        weight.kernel_scales,
-        weight.kernel_zeros,
+        there(weight.packed(tiling.fragment)),
+        there(weight.kernel_scales),
+        there(weight.kernel_zeros),
         y,
-        *given,
+        *map(there, given),
         weight=weight.dtype,
         group=group,
         compute=compute,
@@ -91,9 +90,9 @@ def _rows(x: Any, scaled: bool) -> tuple[Array, DType]:
 
 
 def _weight_shape(weight: Any) -> tuple[int, int]:
-    if not isinstance(weight, QuantizedWeight | np.ndarray) or len(weight.shape) != 2:
+    if not isinstance(weight, (QuantizedWeight, *ARRAYS)) or len(weight.shape) != 2:
         found = f"shape {list(weight.shape)}" if hasattr(weight, "shape") else type(weight).__name__
-        raise TilecError(f"linear takes a weight [N, K], a QuantizedWeight or a numpy array, found {found}")
+        raise TilecError(f"linear takes a weight [N, K], a QuantizedWeight or an array, found {found}")
     n, k = weight.shape
     return n, k
 
@@ -113,6 +112,6 @@ def _low_rank(x: Array, dtype: DType, low_rank: Any, n: int) -> tuple[Array, Arr
     if a.ndim != 2 or a.shape[1] != x.shape[1] or b.shape != (n, len(a)):
         found = f"{list(a.shape)} and {list(b.shape)}"
         raise TilecError(f"low_rank is (a [R, {x.shape[1]}], b [{n}, R]) here, found {found}")
-    u = np.empty((len(x), len(a)), numpy_dtype(compute_dtype(dtype)))
+    u = empty((len(x), len(a)), compute_dtype(dtype))
     product(x[None], a.T[None], u[None])
     return u, b.T

@@ -10,7 +10,8 @@ import numpy as np
 import tilec as tc
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, flat, operand, result, result_dtype, written_flat
+from tilec.ops.arrays import Array, broadcast, flat, operand, result, result_dtype, written_flat
+from tilec.ops.callers import there
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras, finish
 from tilec.ops.op import op
 from tilec.ops.tiling import Extent, dense_tiling
@@ -50,7 +51,7 @@ def matmul_kernel(
 def product(a: Array, b: Array, c: Array, given: Extras = Extras(), epilogue: Epilogue = PLAIN) -> None:  # noqa: B008
     """c = a @ b for a [B, M, K], b [B, K, N], c [B, M, N]; what finishes it belongs to a batch of one."""
     tiling = dense_tiling(c.shape[1], c.shape[2], find_dtype(b.dtype), current_target())
-    matmul_kernel(a, b, c, *given, epilogue=epilogue, **tiling._asdict())
+    matmul_kernel(a, b, c, *map(there, given), epilogue=epilogue, **tiling._asdict())
 
 
 def compile_matmul(
@@ -90,7 +91,7 @@ def matmul(a: Any, b: Any, *, out_dtype: Any = None, out: Any = None) -> Array:
     c = result(out, (*lead, x.shape[-2], y.shape[-1]), result_dtype(out_dtype, out, dtype))
     rank = 2 if y.ndim == 2 else 3  # one b for all: the rows of every a are the rows of one
     if rank == 3:
-        x, y = (np.broadcast_to(t, (*lead, *t.shape[-2:])) for t in (x, y))
+        x, y = (broadcast(t, (*lead, *t.shape[-2:])) for t in (x, y))
     with written_flat(c, rank) as work:
         product(_batch(flat(x, rank)), _batch(flat(y, rank)), _batch(work))
     return c

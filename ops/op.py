@@ -9,6 +9,7 @@ from functools import update_wrapper
 from typing import Generic, ParamSpec, TypeVar
 
 import tilec as tc
+from tilec.ops.callers import any_arrays
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -16,10 +17,10 @@ R = TypeVar("R")
 
 
 class Op(Generic[P, Q, R]):
-    """Calls `function`; `.compile(**problem, target=...)` gives a tc.Compiled."""
+    """Calls `function` with arrays of any library; `.compile(**problem, target=...)` gives a tc.Compiled."""
 
     def __init__(self, function: Callable[P, R], compile: Callable[Q, tc.Compiled]) -> None:  # noqa: A002
-        self._function = function
+        self._function = any_arrays(function)
         self.compile = compile
         update_wrapper(self, function)
 

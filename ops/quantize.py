@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tilec.device import DeviceArray
 from tilec.ir import codec
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
+from tilec.ops.callers import any_arrays
 from tilec.ops.weight import QuantizedWeight, code_values, default_zero
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +31,7 @@ LARGEST_CODE = 2.0**8  # larger floats are left unused: codes, and scales in f16
 CHUNK = 1 << 17  # weights at once: what a search touches stays in the cache
 
 
+@any_arrays
 def quantize(
     weight: ArrayLike,
     dtype: object,
@@ -69,7 +72,7 @@ def _scale_dtype(dtype: object) -> DType:
 
 
 def _floats(weight: ArrayLike) -> Floats:
-    array = np.asarray(weight)
+    array = weight.numpy() if isinstance(weight, DeviceArray) else np.asarray(weight)
     if array.ndim != 2 or array.size == 0:
         raise TilecError(f"expected a weight [N, K] with elements, found shape {array.shape}")
     if not find_dtype(array.dtype).is_float:

@@ -12,6 +12,7 @@ import sys
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from math import prod
 from itertools import count
 from typing import Any
 
@@ -27,6 +28,7 @@ from tilec.ir.packing import PackedArray
 
 Array = np.ndarray[Any, Any]
 _serials = count(1)
+LIBRARIES = ("torch", "cupy", "jax", "jaxlib")
 WIDEST = 16  # bytes of the widest access: alignment beyond it changes no code
 
 
@@ -72,8 +74,38 @@ class DeviceArray:
         return self.bounds.ndim
 
     @property
+    def size(self) -> int:
+        return self.bounds.size
+
+    @property
     def nbytes(self) -> int:
         return self.bounds.nbytes
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    # Views of the same memory, as numpy makes them.
+
+    def __getitem__(self, index: Any) -> DeviceArray:
+        items = index if isinstance(index, tuple) else (index,)
+        return replace(self, bounds=self.bounds[(*items, *(() if Ellipsis in items else (Ellipsis,)))])
+
+    @property
+    def T(self) -> DeviceArray:
+        return replace(self, bounds=self.bounds.T)
+
+    def transpose(self, *axes: int) -> DeviceArray:
+        return replace(self, bounds=self.bounds.transpose(*axes))
+
+    def broadcast_to(self, shape: tuple[int, ...]) -> DeviceArray:
+        return replace(self, bounds=np.broadcast_to(self.bounds, shape))
+
+    def reshape(self, *shape: int) -> DeviceArray:
+        """TilecError where strides cannot say it: elements of a GPU are not moved by the host."""
+        try:
+            return replace(self, bounds=self.bounds.reshape(*shape, copy=False))
+        except ValueError as error:
+            raise TilecError(f"{self!r} has no view of shape {list(shape)}: {error}") from None
 
     def numpy(self) -> Array:
         """A copy in the host's memory, once the stream is there; of codes where numpy lacks the dtype."""
@@ -125,14 +157,17 @@ def to_device(x: Any, number: int | None = None) -> Any:
         raise TilecError(f"tc.to_device takes an array, found {type(x).__name__}")
     if isinstance(held, DeviceArray):
         return held
-    gpu = device(_default() if number is None else number)
     dense = np.ascontiguousarray(held).reshape(held.shape)
-    at = gpu.allocate(dense.nbytes)
-    gpu.copy_in(at, dense.ctypes.data, dense.nbytes)
-    kept = _Memory(gpu.number, at)
-    return placed(
-        at, dense.shape, dlpack.row_major(dense.shape), find_dtype(held.dtype), gpu.number, owner=kept
-    )
+    made = allocated(dense.shape, find_dtype(held.dtype), _default() if number is None else number)
+    device(made.device).copy_in(made.address, dense.ctypes.data, dense.nbytes)
+    return made
+
+
+def allocated(shape: tuple[int, ...], dtype: DType, number: int, stream: int = LEGACY) -> DeviceArray:
+    """A new array on a GPU, row-major, its elements whatever the memory holds."""
+    at = device(number).allocate(prod(shape) * dtype.storage.itemsize)
+    kept = _Memory(number, at)
+    return placed(at, shape, dlpack.row_major(shape), dtype, number, stream=stream, owner=kept)
 
 
 class _Memory:
@@ -215,14 +250,35 @@ def memory_of(x: Any, name: str) -> Array | DeviceArray | None:
     """
     if isinstance(x, np.ndarray | DeviceArray):
         return x
-    torch = type(x).__module__.partition(".")[0] == "torch"
+    torch = library_of(x) == "torch"
+    if torch and getattr(x, "requires_grad", False):
+        x = _without_gradient(x, name)
     try:
+        if torch and getattr(x, "is_cpu", False):
+            with suppress(TypeError):  # of dtypes that numpy lacks
+                return x.numpy()  # type: ignore[no-any-return]
         interface = None if torch else getattr(x, "__cuda_array_interface__", None)
         if interface is not None and (interface.get("stream") or not hasattr(x, "__dlpack__")):
             return _from_interface(x, interface)
         return _from_dlpack(x, name, torch) if hasattr(x, "__dlpack__") else None
-    except (BufferError, RuntimeError) as error:
+    except (BufferError, RuntimeError, ValueError) as error:
         raise TilecError(f"{name} is not handed out by {type(x).__module__}: {error}") from None
+
+
+def library_of(x: Any) -> str:
+    """The name of the library that an array belongs to, also of a user's subclass."""
+    roots = [base.__module__.partition(".")[0] for base in type(x).__mro__]
+    return next((root for root in roots if root in LIBRARIES), roots[0]).replace("jaxlib", "jax")
+
+
+def _without_gradient(x: Any, name: str) -> Any:
+    """The same memory to a kernel, which has no gradient; TilecError where one would be lost unnoticed."""
+    if sys.modules["torch"].is_grad_enabled():
+        raise TilecError(
+            f"{name} requires a gradient, which is lost here: call the operator of tilec.torch, make the "
+            f"kernel one with tilec.torch.op, or pass {name}.detach()"
+        )
+    return x.detach()
 
 
 def _from_interface(x: Any, given: dict[str, Any]) -> DeviceArray:

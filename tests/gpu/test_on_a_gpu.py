@@ -72,10 +72,13 @@ CASES: dict[str, Callable[[], Any]] = {
     "depthwise_conv": lambda: ops.depthwise_conv(
         normal(2, 8, 20, 21), normal(8, 1, 5, 5, seed=1), padding="same"
     ),
+    "depthwise_conv_backward": lambda: ops.depthwise_conv_backward(
+        normal(2, 8, 20, 21), normal(8, 1, 5, 5, seed=1), normal(2, 8, 20, 21, seed=2), padding="same"
+    ),
     "causal_conv1d": lambda: ops.causal_conv1d(normal(2, 24, 70), normal(24, 4, seed=1), normal(24, seed=2)),
 }
 SAMPLE = ("linear i3 33", "matmul float32", "na2d", "depthwise_conv")
-BY_THE_HOST = {"quantize", "QuantizedWeight", "merge_attentions"}  # no kernels of their own
+BY_THE_HOST = {"quantize", "QuantizedWeight", "merge_attentions", "no_copies"}  # no kernels of their own
 
 
 def close(found: Any, wanted: Any) -> bool:

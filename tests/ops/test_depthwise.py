@@ -170,7 +170,7 @@ MISTAKES = [
     ({"x": X[0]}, r"takes x \[N, C, H, W\], of rank 4: found \[4, 9, 11\]"),
     ({"x": X.astype(np.int32)}, "x is i32, expected f16, bf16, f32 or f64"),
     ({"weight": W.astype(np.float16)}, "x and weight are of one dtype: x is f32, the weight f16; cast one"),
-    ({"x": [1.0]}, "x takes a numpy array, found list"),
+    ({"x": [1.0]}, "x takes an array, found list"),
     ({"bias": normal(3)}, r"bias is f32\[3\], expected floats \[4\]"),
     ({"scale": np.zeros(4, np.int8)}, r"scale is i8\[4\], expected floats \[4\]"),
     ({"residual": X}, r"residual is f32\[2, 4, 9, 11\], expected floats \[2, 4, 7, 9\]"),

@@ -73,7 +73,7 @@ def test_no_columns_sum_to_nothing():
         (normal(2, 3), normal(3, 5, dtype=np.float16), {}, "arrays of one dtype: a is f32, b is f16"),
         (normal(2, 3, dtype=np.float64), normal(3, 5), {}, "a is f64, expected f16, bf16 or f32: a.astype"),
         (normal(3), normal(3, 5), {}, r"a needs at least 2 axes, found shape \[3\]"),
-        ([[1.0]], normal(1, 5), {}, "a takes a numpy array, found list"),
+        ([[1.0]], normal(1, 5), {}, "a takes an array, found list"),
         (normal(2, 4, 3), normal(3, 3, 5), {}, r"leading axes of a \[2, 4, 3\] and b \[3, 3, 5\] do not"),
         (normal(2, 3), normal(3, 5), {"out": normal(2, 4)}, r"out is f32\[2, 4\], and the result f32"),
         (normal(2, 3), normal(3, 5), {"out_dtype": "f6e3m2"}, "numpy has no f6e3m2: expected a dtype"),

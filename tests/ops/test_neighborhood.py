@@ -155,7 +155,7 @@ Q, K, V = tensors((6, 7), heads=4, kv_heads=2)
         ((Q.astype(np.int8), K, V), {"kernel_size": 3}, "query is i8, expected f16, bf16, f32 or f64"),
         ((Q, K[0], V[0]), {"kernel_size": 3}, r"key has the rank of query, 5: found \[6, 7, 2, 8\]"),
         ((Q[0, 0], K, V), {"kernel_size": 3}, r"takes query \[B, X.., H, D\] with 1 to 3 axes X"),
-        (([1.0], K, V), {"kernel_size": 3}, "query takes a numpy array, found list"),
+        (([1.0], K, V), {"kernel_size": 3}, "query takes an array, found list"),
     ],
 )  # fmt: skip
 def test_bad_input(arrays, options, message):
