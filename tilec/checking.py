@@ -51,7 +51,7 @@ def check(path: Path, place: str) -> Outcome:
         except TilecError as error:
             if error.report is None:
                 raise
-            outcome.add(self.func.name, error.report)
+        outcome.add(self.func.name, self.report)
 
     with target(place), replaced(Emulated, "launch", watched):
         try:

@@ -25,6 +25,7 @@ from tilec.ir.target import Place, parse_target
 from tilec.ir.tile import ArrayType, Type
 
 if TYPE_CHECKING:
+    from tilec.backends.emulator import Report
     from tilec.backends.ptx import PtxKernel
 
 DEFAULT = "cpu"
@@ -98,6 +99,7 @@ class Emulated:
         self.func = code.func
         self.slots = signature(code.func)
         self.module = load(code.ptx)
+        self.report: Report | None = None  # of the last launch
 
     def launch(self, args: Sequence[Any], blocks: int) -> None:
         buffers = [
@@ -106,6 +108,8 @@ class Emulated:
         ]
         words = [machine_word(slot, args, buffers) for slot in self.slots]
         report = self.module.launch(self.func.name, blocks, self.code.threads, words, self.code.shared_bytes)
+        report.findings += report.unread  # a kernel of tilec masks what lies outside of its arrays
+        self.report = report
         report.raise_if_any()
 
 

@@ -184,7 +184,9 @@ def copy(f: Form) -> Step:
     taken = taken_bytes(f, width, len(f.i.operands) - (1 if hint else 0))
 
     def run(m: Machine, s: Sel) -> None:
-        m.copies.issue(s, to(m, s), fetch(m, s, source(m, s), taken(m, s), width), width)
+        amount = full(taken(m, s), s)
+        m.launch.unread.note(m, s, part(s, amount > 0))
+        m.copies.issue(s, to(m, s), fetch(m, s, source(m, s), amount, width), width)
 
     return Step(run)
 
@@ -201,9 +203,9 @@ def taken_bytes(f: Form, width: int, count: int) -> Getter:
     return f.source(what, "u32")
 
 
-def fetch(m: Machine, s: Sel, address: Array, taken: Any, width: int) -> Array:
+def fetch(m: Machine, s: Sel, address: Array, taken: Array, width: int) -> Array:
     """`taken` bytes from global memory, then zeros; nothing is read, nor checked, where nothing is taken."""
-    amount = np.minimum(full(taken, s), width)
+    amount = np.minimum(taken, width)
     if (amount == width).all():
         return access.load(m, s, address, width, "global")
     out = np.zeros((size(s), width), np.uint8)

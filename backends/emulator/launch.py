@@ -21,6 +21,7 @@ from tilec.backends.emulator.ptx_types import Array
 from tilec.backends.emulator.report import KINDS, Report
 from tilec.backends.emulator.schedule import Scheduler
 from tilec.backends.emulator.tensormap import TensorMap
+from tilec.backends.emulator.unread import Unread, warnings
 from tilec.ir.errors import TilecError
 
 LANES = 16384  # lanes of a batch: beyond, the registers leave the cache
@@ -100,6 +101,7 @@ class Module:
             program, dim(grid, "grid"), dim(block, "block"), dim(cluster, "cluster"), memory, params,
             shared_bytes,
             kinds(checks), Report(), None if seed is None else np.random.default_rng(seed),
+            Unread(int(np.prod(dim(grid, "grid")))),
         )  # fmt: skip
         limits(launch, self.source.target)
         return execute(launch)
@@ -265,3 +267,4 @@ def summarise(launch: Launch, program: Program) -> None:
             launch.metrics.instructions[i.opcode] += count
         elif i.text != "(end)":
             launch.report.unexecuted.append((i.line, i.text))
+    launch.report.unread = warnings(launch)

@@ -17,6 +17,7 @@ from tilec.backends.emulator.lanes import lanes_of, size, union
 from tilec.backends.emulator.metrics import Metrics
 from tilec.backends.emulator.ptx_types import Array, Sel, numpy_type
 from tilec.backends.emulator.report import Finding, Report
+from tilec.backends.emulator.unread import Unread
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.global_race import GlobalRace
@@ -66,6 +67,7 @@ class Launch:
     checks: frozenset[str]
     report: Report
     random: np.random.Generator | None
+    unread: Unread
     global_race: GlobalRace | None = None
     executed: list[int] = field(default_factory=list)
     found: dict[tuple[Any, ...], int] = field(default_factory=dict)

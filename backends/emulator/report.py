@@ -52,12 +52,17 @@ class Finding:
 
 @dataclass
 class Report:
-    """Findings in the order in which they came; completed is False after a deadlock."""
+    """Findings in the order in which they came; completed is False after a deadlock.
+
+    unread: warnings of source lines whose masked loads read nothing; findings where masks mean bounds, as in
+    tilec's own kernels.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
     unexecuted: list[tuple[int, str]] = field(default_factory=list)
     completed: bool = True
+    unread: list[Finding] = field(default_factory=list)
 
     @property
     def errors(self) -> list[Finding]:

@@ -14,6 +14,7 @@ import numpy as np
 from tilec.backends.emulator.decode import COLLECTIVE, PLAIN, Step
 from tilec.backends.emulator.lanes import first, lanes_of, part, size, union
 from tilec.backends.emulator.ptx_types import Sel
+from tilec.backends.emulator.unread import is_load
 from tilec.backends.emulator.warp import missing, missing_group
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class Scheduler:
         if step.guard is not None:
             mask = np.asarray(step.guard(m, sel))
             chosen = part(sel, mask)
+            if is_load(step.instruction):
+                m.launch.unread.note(m, sel, chosen)
             if chosen is None:
                 return sel
             act, idle = chosen, None if chosen is sel else part(sel, ~mask)
