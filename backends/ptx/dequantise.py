@@ -2,8 +2,9 @@
 
 An integer of no more bits than the mantissa, put into the mantissa of 2^mantissa, is that number plus the
 integer, so one subtraction makes the cast; a constant that is subtracted next goes with it (the numbers are
-exact throughout).
-    u4 -> f16:  ((w >> 4) & 0x000f000f ^ 0x64006400) - 1024
+exact throughout). Put `up` bits higher, it counts 2^up times, which a multiplication takes back in the same
+instruction: fields that fit the mantissa where they are share one shift, or need none.
+    u4 -> f16:  (w & 0x000f000f ^ 0x64006400) - 1024,  (w & 0x00f000f0 ^ 0x64006400) * 2^-4 - 64
 A float of fewer exponent bits, its fields moved to where the wider float has them, is right but for the
 exponent's bias: one multiplication by a power of two, exact for subnormals too. Source of both: Kim et al.
 2022, "Who Says Elephants Can't Run", and FP6-LLM; the masks are one lop3 each.
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
 
 HALVES = ("half", "bfloat")  # what shares a 32-bit register with another, and has instructions on both
-HALF, BOTH = 16, 0x10001  # bits of a half; a 1 at the foot of each
+BYTE, HALF, BOTH = 8, 16, 0x10001  # bits of a byte and a half; a 1 at the foot of each half
 SELECT, MASK_XOR, MASK_OR = 0xE4, 0x6A, 0xEA  # lop3: (a & c) | (b & ~c), (a & b) ^ c, (a & b) | c
 Pair = tuple[str, str]
 
@@ -49,7 +50,7 @@ def _fits_exponent(source: DType, into: DType) -> bool:
     return source.is_float and source.bits <= 8 and not special and narrow
 
 
-def widened(e: Emitter, pair: Pair, source: DType, into: DType, less: int = 0) -> str:
+def widened(e: Emitter, pair: Pair, source: DType, into: DType, less: float = 0) -> str:
     """A pair of small numbers, less a constant, as an LLVM vector of two 16-bit floats."""
     if source.is_integer:
         return _from_integers(e, pair, source, into, less)
@@ -57,25 +58,58 @@ def widened(e: Emitter, pair: Pair, source: DType, into: DType, less: int = 0) -
     return _from_floats(e, pair, source, into)
 
 
-def shifted_integers(inst: Inst) -> tuple[Value, int] | None:
-    """(x, c) of cast(x) - c for integers that fit the mantissa: one subtraction does both, exactly."""
+def shifted_integers(inst: Inst) -> tuple[Value, float] | None:
+    """(x, c) of cast(x) - c for integers that fit the mantissa, c a multiple of 1/2: one instruction does
+    both, exactly.
+    """
     if not (isinstance(inst, Sub) and isinstance(inst.a, Cast)):
         return None
     constant = inst.b.x if isinstance(inst.b, Broadcast) else inst.b
     source, into = inst.a.x.tile.dtype, inst.tile.dtype
     if not (isinstance(constant, Full) and _fits_mantissa(source, into)):
         return None
-    c = int(constant.value) if constant.value == constant.value // 1 else -1
-    return (inst.a.x, c) if 0 <= c < 2 ** (into.mantissa - 1) else None
+    c = float(constant.value)
+    exact = c % 1 == 0 or (c % 0.5 == 0 and source.bits < into.mantissa)
+    return (inst.a.x, c) if exact and 0 <= c < 2 ** (into.mantissa - 1) else None
 
 
-def _from_integers(e: Emitter, pair: Pair, source: DType, into: DType, less: int) -> str:
+def _from_integers(e: Emitter, pair: Pair, source: DType, into: DType, less: float) -> str:
     """The field's sign bit is flipped with the same lop3 that masks it, which makes it non-negative."""
     offset = 1 << (source.bits - 1) if source.is_signed else 0
     base = (into.bias + into.mantissa) << into.mantissa
-    fields = _fields(e, pair, source, 0)
-    mixed = lop3(e, fields, ((1 << source.bits) - 1) * BOTH, (base | offset) * BOTH, MASK_XOR)
-    return _arithmetic(e, "fsub", mixed, float(2**into.mantissa + offset + less), into)
+    up = _room_above(e, pair, source, into.mantissa, int(less % 1 != 0))
+    mixed = _bytes_chosen(e, pair, source, base) if not up else None
+    if mixed is None:
+        mask = ((1 << source.bits) - 1) << up
+        mixed = lop3(e, _fields(e, pair, source, up), mask * BOTH, (base | offset << up) * BOTH, MASK_XOR)
+    constant = float((1 << into.mantissa - up) + offset + less)
+    if not up:
+        return _arithmetic(e, "fsub", mixed, constant, into)
+    return _arithmetic(e, "fma", mixed, 2.0**-up, into, -constant)
+
+
+def _bytes_chosen(e: Emitter, pair: Pair, source: DType, base: int) -> str | None:
+    """Whole bytes of a word between the upper bytes of `base`: a byte permutation needs no shift."""
+    word, start = e.fields.get(pair[0], ("", 0))
+    if source.bits != BYTE or base % 256 or start % BYTE or e.fields.get(pair[1]) != (word, start + HALF):
+        return None
+    if source.is_signed:
+        word = e.let(f"xor i32 {word}, {signed(0x80808080)}")
+    first, upper = start // BYTE, base // 256 * 0x01010101
+    choice = 0x4040 | first | (first + 2) << 8
+    return e.call("llvm.nvvm.prmt", "i32", f"i32 {word}", f"i32 {upper}", f"i32 {choice}")
+
+
+def _room_above(e: Emitter, pair: Pair, source: DType, mantissa: int, least: int) -> int:
+    """How far above the mantissa's foot a pair's fields may stay, so that neighbours in a word share a shift:
+    the word's halves are cut into stretches of as many whole fields as fit the mantissa above `least` bits
+    (one where halves are subtracted: it is for them).
+    """
+    word, start = e.fields.get(pair[0], ("", 0))
+    if not word or e.fields.get(pair[1]) != (word, start + HALF) or start % source.bits:
+        return least
+    stretch = (mantissa - least) // source.bits * source.bits
+    return least + start % stretch
 
 
 def _from_floats(e: Emitter, pair: Pair, source: DType, into: DType) -> str:
@@ -91,11 +125,14 @@ def _from_floats(e: Emitter, pair: Pair, source: DType, into: DType) -> str:
     return _arithmetic(e, "fmul", placed, 2.0 ** (into.bias - source.bias), into)
 
 
-def _arithmetic(e: Emitter, name: str, word: str, constant: float, into: DType) -> str:
+def _arithmetic(e: Emitter, name: str, word: str, constant: float, into: DType, more: float = 0.0) -> str:
+    """Both halves of a word with a constant: fsub, fmul, or an fma with `more` to add."""
     kind = held(into)
     with e.writer.at_width(2):
-        other = e.writer.constant(constant, into)
-        return e.writer.op(name, kind, e.let(f"bitcast i32 {word} to <2 x {kind}>"), other)
+        both, other = e.let(f"bitcast i32 {word} to <2 x {kind}>"), e.writer.constant(constant, into)
+        if name != "fma":
+            return e.writer.op(name, kind, both, other)
+        return e.writer.call("llvm.fma", kind, both, other, e.writer.constant(more, into))
 
 
 def _fields(e: Emitter, pair: Pair, source: DType, low: int) -> str:

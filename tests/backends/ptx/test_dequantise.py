@@ -36,7 +36,7 @@ def test_every_code_is_cast_exactly(name: str, into: str) -> None:
     codes = np.resize(np.arange(1 << kind.bits), shape.size)
     for layout in (shape, interleaved(shape, kind.bits)):
         data = packing.pack_codes(codes, kind.bits)
-        for less in (0, 3) if kind.is_integer else (0,):
+        for less in (0, 3, 0.5) if kind.is_integer and kind.bits < wide.mantissa else (0,):
             args = [data, out(layout.shape, wide)]
             func = cast.compile(*args[:1], tc.Spec(wide, layout.shape), target="reference",
                                 source=kind, less=less, fragment=layout).traced  # fmt: skip
@@ -61,12 +61,24 @@ def test_widths_that_do_not_divide_16_stay_as_they_are(bits: int) -> None:
     assert interleaved(plain, bits) == plain
 
 
-@pytest.mark.parametrize("name", ["u4", "i4", "u2", "u8"])
-def test_the_loop_of_quantised_weights_converts_nothing_one_by_one(name: str) -> None:
-    """A lop3 per pair of weights, a subtraction per pair; no conversion instruction at all."""
+LOOP = re.compile(r"^(\$L__BB\w+):(?:(?!^\$L__BB).)*?bra(?:\.uni)?\s+\1;", re.MULTILINE | re.DOTALL)
+
+
+def loop_of(ptx: str) -> str:
+    """The innermost loop with the matrix products."""
+    return max((m.group(0) for m in LOOP.finditer(ptx)), key=lambda text: text.count("mma.sync"))
+
+
+@pytest.mark.parametrize(("name", "integer"), [
+    ("u1", 0.57), ("u2", 0.57), ("u4", 0.63), ("i4", 0.63), ("u8", 0.5), ("i8", 0.75),
+])  # fmt: skip
+def test_the_loop_of_quantised_weights_converts_nothing_one_by_one(name: str, integer: float) -> None:
+    """An addition or fma for two weights, so many integer instructions a weight, no conversion at all."""
     done = ops.linear.compile(m=16, n=4096, k=4096, x="f16", weight=name, group_size=128, target="sm_80")
-    assert done.ptx.count("lop3.b32") == 64
-    assert len(re.findall(r"(add|sub)(\.rn)?\.f16x2", done.ptx)) == 64
-    assert not re.search(r"cvt\.rn\.f16\.[us]\d", done.ptx)
+    loop = loop_of(done.ptx)
+    assert len(re.findall(r"(add|sub|fma)(\.rn)?\.f16x2", loop)) == 64
+    taken = re.findall(r"\b(lop3\.b32|prmt\.b32|shr\.u32|xor\.b32)", loop)
+    assert 64 <= len(taken) <= 128 * integer
+    assert not re.search(r"cvt\.rn\.f16\.[us]\d", loop)
     if find("ptxas"):
         assert done.resources.spill_bytes == 0
