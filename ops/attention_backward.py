@@ -67,7 +67,7 @@ def query_gradient_kernel(
     tile = block.of(q, axes).load(at, (*boxes, d)).reshape((-1, d))
     given = block.of(d_out, axes).load(at, (*boxes, dv)).reshape((-1, dv))
     less = block.of(delta, axes).load(block.at, boxes).to(kind).reshape((-1,))
-    base = block.of(lse, axes).load(block.at, boxes).to(kind).reshape((-1,)) * LOG2_E
+    base = in_base_2(block.of(lse, axes).load(block.at, boxes).to(kind).reshape((-1,)))
 
     def step(acc: tc.Tile, logits: tc.Tile, key: tc.Tile, value: tc.Tile) -> tc.Tile:
         p = tc.exp2(logits - base[:, None], approx=True)
@@ -79,6 +79,11 @@ def query_gradient_kernel(
     acc = walk(queries, block, keys, axes, options, more_span, stages, acc, step)
     acc = acc * scale.to(kind)  # type: ignore[attr-defined]
     block.of(dq, axes).store(at, acc.to(dq.dtype).reshape((*boxes, d)))
+
+
+def in_base_2(lse: tc.Tile) -> tc.Tile:
+    """log2(sum(e^score)), a number also where nothing was seen, so that all of 2^(logit - it) is 0 there."""
+    return tc.maximum(lse * LOG2_E, lse.dtype.min)
 
 
 class KeyGradients(NamedTuple):
@@ -124,7 +129,7 @@ def key_gradient_kernel(
         at = [w.first + i * span for w, i, span in zip(looking, places, spans, strict=True)]
         query = block.of(q, axes, head).load((*at, 0), (*spans, d)).reshape((-1, d))
         given = block.of(d_out, axes, head).load((*at, 0), (*spans, d_value)).reshape((-1, d_value))
-        base = block.of(lse, axes, head).load(at, spans).to(kind).reshape((1, -1)) * LOG2_E
+        base = in_base_2(block.of(lse, axes, head).load(at, spans).to(kind).reshape((1, -1)))
         less = block.of(delta, axes, head).load(at, spans).to(kind).reshape((1, -1))
         logits = tc.dot(key, query.T, tc.zeros((rows, columns), kind)) * factor
         if options.bias:
@@ -194,7 +199,7 @@ def bias_gradient_kernel(
         key = rows_of(k[batch, ..., head // options.sharing, :], behind, boxes, d, kind)
         value = rows_of(v[batch, ..., head // options.sharing, :], behind, boxes, dv, kind)
         given = rows_of(d_out[batch, ..., head, :], at, boxes, dv, kind)
-        base = lse[batch, ..., head].load(at, boxes).to(kind).reshape((-1,)) * LOG2_E
+        base = in_base_2(lse[batch, ..., head].load(at, boxes).to(kind).reshape((-1,)))
         less = delta[batch, ..., head].load(at, boxes).to(kind).reshape((-1,))
         p = tc.exp2((query * key).sum(1) * factor + here - base, approx=True)
         ds = p * ((given * value).sum(1) - less)

@@ -137,7 +137,8 @@ class Softmax(NamedTuple):
         return Softmax(maximum, self.total * shrink + p.sum(1), acc)
 
     def result(self) -> tc.Tile:
-        return self.acc / self.total[:, None]
+        """0 where biases of -inf left nothing to see."""
+        return self.acc / tc.where(self.total > 0, self.total, 1.0)[:, None]
 
     def lse(self) -> tc.Tile:
         """log(sum(e^score)) of each row."""

@@ -125,7 +125,9 @@ def _na(name: str, rank: int | None) -> NeighborhoodOp[..., Any, Any]:
         axes see no key behind the query. `scale` None is 1 / sqrt(D). Additional keys and values [B, T, Hkv,
         D or Dv] are seen by all. `border`: "shift" moves windows inside, "zero" lets them stick out, where
         keys and values are 0. `bias` [H, 2 * kernel_size - 1 ..] is added to scores, by how far the key lies
-        behind the query. With `return_lse` also lse [B, X.., H], log(sum(exp(scores))), f32 (f64 for f64).
+        behind the query; -inf hides it, and where all are hidden out is 0 and lse -inf. With `return_lse`
+        also lse [B, X.., H], log(sum(exp(scores))), f32 (f64 for f64). Queries are computed in boxes: what is
+        no number in a value reaches the whole box that sees it, in queries and keys only those concerned.
         Raises TilecError for what does not fit.
         """
         call = neighborhood_call(

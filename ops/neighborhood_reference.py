@@ -187,10 +187,12 @@ def _scores(x: Problem, k: Float64, i: int, keys: NDArray[np.int64], offsets: An
 
 
 def _softmax(scores: Float64) -> tuple[Float64, Float64]:
-    largest = scores.max(-1, keepdims=True)
+    """Zeros, and -inf, where biases of -inf leave nothing."""
+    largest = np.maximum(scores.max(-1, keepdims=True), np.finfo(np.float64).min)
     p = np.exp(scores - largest)
     total = p.sum(-1, keepdims=True)
-    return p / total, (largest + np.log(total))[..., 0]
+    with np.errstate(divide="ignore"):
+        return p / np.where(total > 0, total, 1), (largest + np.log(total))[..., 0]
 
 
 def _add(x: Float64, at: tuple[Any, ...], what: Any) -> None:

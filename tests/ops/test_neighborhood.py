@@ -87,6 +87,36 @@ def test_large_scores_stay_finite():
     check(100 * q, 100 * k, v, 5)
 
 
+@pytest.mark.parametrize("extents", [(40,), (12, 14)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("which", [0, 1], ids=["query", "key"])
+def test_what_a_query_does_not_see_does_not_matter(extents, bad, which):
+    """Bit by bit, whatever stands in a key outside of its window, or in another query."""
+    given = tensors(extents, batch=1)
+    at = tuple(n // 2 for n in extents)
+    expected = ops.neighborhood_attention(*given, 5, return_lse=True)
+    given[which][(0, *at)] = bad
+    near = [np.abs(np.arange(n) - x) <= 2 * which for n, x in zip(extents, at, strict=True)]
+    other = np.ones(extents, bool)
+    other[np.ix_(*near)] = False
+    assert other.sum() == np.prod(extents) - (5 ** len(extents) if which else 1)
+    for found, before in zip(ops.neighborhood_attention(*given, 5, return_lse=True), expected, strict=True):
+        assert np.array_equal(found[0][other], before[0][other])
+
+
+def test_biases_that_hide_keys():
+    """-inf hides a key; where none is left out is 0 and lse -inf, so that merging leaves it out."""
+    q, k, v = tensors((13,))
+    bias = normal(2, 9)
+    bias[1, ::2] = -np.inf
+    check(q, k, v, 5, bias=bias)
+    bias[:] = -np.inf
+    out, lse = ops.na1d(q, k, v, 5, bias=bias, return_lse=True)
+    assert not out.any() and (lse == -np.inf).all()
+    merged, _ = ops.merge_attentions([out, v], [lse, np.zeros_like(lse)])
+    np.testing.assert_array_equal(merged, v)
+
+
 def test_any_strides():
     wide = normal(3, 2, 40, 13, 8).transpose(1, 3, 2, 0, 4)[..., ::2]
     q, k, v = (wide[:, :, 10 * i : 10 * i + 10, i] for i in range(3))

@@ -1,5 +1,6 @@
 """Gradients of neighborhood attention against the float64 definition's."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -59,6 +60,13 @@ def test_bias(border):
     check(*tensors((6, 7)), (4, 3), dilation=(1, 2), stride=(2, 1), bias=normal(2, 7, 5), border=border)
 
 
+def test_biases_that_hide_keys():
+    """All keys of the first head, and so its gradients are 0; every other one of the second."""
+    bias = normal(2, 9)
+    bias[0], bias[1, ::2] = -np.inf, -np.inf
+    check(*tensors((13,)), 5, bias=bias)
+
+
 def test_mixtures(full):
     for seed in range(200, 500 if full else 204):
         (q, k, v), options = mixture(seed)
@@ -69,6 +77,21 @@ def test_mixtures_mean_the_same(full):
     with tc.target("reference"):
         for seed in range(600, 620 if full else 601):
             (q, k, v), options = mixture(seed)
+            check(q, k, v, **options)
+
+
+@pytest.mark.parametrize("target", ["emulator:sm_80", "emulator:sm_90a"])
+def test_mixtures_on_emulated_gpus(full, target):
+    """Results and gradients, in the dtypes that tensor cores multiply and in f32; every check is on."""
+    first = 1003 if target.endswith("80") else 1006
+    for seed in range(first, first + (20 if full else 1)):
+        arrays, options = mixture(seed)
+        dtype = (np.float16, ml_dtypes.bfloat16, np.float32)[seed % 3]
+        q, k, v = (x.astype(dtype) for x in arrays)
+        for name in ("additional_keys", "additional_values"):
+            if name in options:
+                options[name] = options[name].astype(dtype)
+        with tc.target(target):
             check(q, k, v, **options)
 
 
