@@ -11,113 +11,53 @@ def add(x: tc.Array, y: tc.Array, out: tc.Array, *, block=1024):
 add(x, y, out)      # numpy arrays: on the CPU
 """
 
-from pathlib import Path
-from typing import Any
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 if __name__ != "tilec":
     raise ImportError(f"tilec imported a second time, as {__name__!r}")
 
-_here = Path(__file__).parent
-if not (_here / "ir").is_dir():  # a checkout: the rooms lie beside this folder, not inside it
-    __path__.append(str(_here.parent))
+_here = os.path.dirname(__file__)
+if not os.path.isdir(f"{_here}/ir"):  # a checkout: the rooms lie beside this folder, not inside it
+    __path__.append(os.path.dirname(_here))
 
-from tilec.arrays import Array as Array
-from tilec.compiled import Compiled as Compiled
-from tilec.device import DeviceArray as DeviceArray
-from tilec.device import to_device as to_device
-from tilec.functions import abs as abs  # noqa: A004
-from tilec.functions import ceil as ceil
-from tilec.functions import cos as cos
-from tilec.functions import erf as erf
-from tilec.functions import exp as exp
-from tilec.functions import exp2 as exp2
-from tilec.functions import floor as floor
-from tilec.functions import fma as fma
-from tilec.functions import log as log
-from tilec.functions import log2 as log2
-from tilec.functions import maximum as maximum
-from tilec.functions import minimum as minimum
-from tilec.functions import round as round  # noqa: A004
-from tilec.functions import rsqrt as rsqrt
-from tilec.functions import sigmoid as sigmoid
-from tilec.functions import sin as sin
-from tilec.functions import sqrt as sqrt
-from tilec.functions import tanh as tanh
-from tilec.functions import where as where
-from tilec.ir import debug as _debug
-from tilec.ir import layouts as layouts
-from tilec.ir.dtype import _OWN_NAMES, DType
-from tilec.ir.dtype import dtype as dtype
-from tilec.ir.errors import TilecError as TilecError
-from tilec.ir.layout import Layout as Layout
-from tilec.ir.layout import local as local
-from tilec.ir.layout import spatial as spatial
-from tilec.ir.packing import pack as _pack
-from tilec.ir.packing import packed as packed
-from tilec.ir.packing import unpack as _unpack
-from tilec.kernel import Kernel as Kernel
-from tilec.kernel import kernel as kernel
-from tilec.lang import annotate as annotate
-from tilec.lang import arange as arange
-from tilec.lang import assert_ as assert_
-from tilec.lang import blocks as blocks
-from tilec.lang import breakpoint as breakpoint  # noqa: A004
-from tilec.lang import cdiv as cdiv
-from tilec.lang import convert as convert
-from tilec.lang import dot as dot
-from tilec.lang import from_function as from_function
-from tilec.lang import full as full
-from tilec.lang import ones as ones
-from tilec.lang import print as print  # noqa: A004
-from tilec.lang import range as range  # noqa: A004
-from tilec.lang import require as require
-from tilec.lang import scan as scan
-from tilec.lang import shared as shared
-from tilec.lang import stack as stack
-from tilec.lang import static as static
-from tilec.lang import static_range as static_range
-from tilec.lang import view as view
-from tilec.lang import zeros as zeros
-from tilec.places import target as target
-from tilec.saved import load as load
-from tilec.specialise import Spec as Spec
-from tilec.specialise import dim as dim
-from tilec.tiles import Tiles as Tiles
-from tilec.values import Tile as Tile
+if TYPE_CHECKING:
+    from tilec.ir.dtype import DType
+    from tilec.names import *  # noqa: F403
 
 __version__ = "0.1.0"
-debug = _debug.at
 
 
-def pack(codes: Any, dtype: Any) -> Any:
-    """Elements of any shape as packed bytes: element i has bits [i * n, (i + 1) * n), little-endian."""
-    return _pack(codes, _dtype(dtype))
+def __getattr__(name: str) -> "DType":
+    """What tilec.names has, and each dtype by its name, tc.f32 and tc.bool: all loaded with the first.
 
-
-def unpack(data: Any, dtype: Any, count: int) -> Any:
-    """The first `count` elements of packed bytes: values of integer types, codes of float types."""
-    return _unpack(data, _dtype(dtype), count)
-
-
-_dtype = dtype
-
-
-def __getattr__(name: str) -> DType:
-    """Each dtype by its name: tc.f32, tc.u4, tc.bool."""
-    from tilec.ir import dtype as dtypes
-
-    if name in _OWN_NAMES:
-        found: DType = getattr(dtypes, name)
+    A module of ours is itself: `from tilec import cache` asks here before it looks for a file.
+    """
+    if not name.startswith("__") and find_spec(f"tilec.{name}"):
+        globals()[name] = import_module(f"tilec.{name}")
+    elif not name.startswith("__"):
+        globals().update(_public())
+    if name in globals():
+        found: DType = globals()[name]
         return found
     raise AttributeError(f"module 'tilec' has no attribute {name!r}{_near(name)}")
+
+
+def _public() -> dict[str, Any]:
+    names = vars(import_module("tilec.names"))
+    dtypes = import_module("tilec.ir.dtype")
+    found = {name: x for name, x in names.items() if name[0] != "_" and name not in ("annotations", "Any")}
+    return found | {name: getattr(dtypes, name) for name in dtypes._OWN_NAMES}
 
 
 def _near(name: str) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(name, [*globals(), *_OWN_NAMES], 1)
+    close = get_close_matches(name, __dir__(), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_OWN_NAMES})
+    return sorted({*_public(), *globals()})

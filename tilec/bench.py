@@ -17,7 +17,7 @@ from tilec import cache
 from tilec.backends import llvm
 from tilec.backends.ptx.assemble import find
 from tilec.ir.errors import TilecError
-from tilec.kernel import Kernel
+from tilec.kernels import Kernel
 from tilec.scripts import Call, first_call, replaced
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

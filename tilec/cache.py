@@ -9,8 +9,8 @@ cannot be read or written is no error: everything is compiled anew.
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from tilec.container import Parts
 MAGIC = b"tilec\x00\x00\x01"  # the last byte counts versions of this format
 LIMIT = 512 << 20  # bytes of the folder
 SUFFIX = ".tilec"
-ROOMS = ("", "ir", "backends")  # folders whose sources decide what is compiled
+ROOMS = ("ir", "backends")  # folders whose sources decide what is compiled
 
 
 def directory() -> Path:
@@ -32,10 +32,13 @@ def directory() -> Path:
 
 def key(*parts: str) -> str:
     """A name for what these texts, this compiler and this machine decide."""
-    digest = hashlib.sha256()
-    for part in (compiler(), machine(), *parts):
-        digest.update(f"{len(part)}:".encode() + part.encode())
-    return digest.hexdigest()
+    return _digest("".join(f"{len(part)}:{part}" for part in (compiler(), machine(), *parts)))
+
+
+def _digest(text: str) -> str:
+    from hashlib import sha256  # loads OpenSSL
+
+    return sha256(text.encode()).hexdigest()
 
 
 def fetch(name: str) -> Parts | None:
@@ -118,13 +121,21 @@ def _prune(folder: Path) -> None:
 @cache
 def compiler() -> str:
     """The sources that compile, by path, size and time, and the version of LLVM's binding."""
-    root = Path(__file__).parent
-    base = root if (root / "ir").is_dir() else root.parent
-    folders = [root, *(base / room for room in ROOMS if room)]
-    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
-    stats = [(str(path.relative_to(base)), path.stat()) for path in files]
-    text = "".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats)
-    return hashlib.sha256(text.encode()).hexdigest() + _version("llvmlite")
+    root = os.path.dirname(__file__)
+    base = root if os.path.isdir(os.path.join(root, "ir")) else os.path.dirname(root)
+    rooms = {root, *(os.path.join(base, room) for room in ROOMS)}
+    found = sorted(line for room in rooms for line in _sources(room))
+    return _digest("".join(found)) + _llvmlite()
+
+
+def _sources(folder: str) -> Iterator[str]:
+    """A line for each file of a folder and of those in it."""
+    for entry in os.scandir(folder):
+        if entry.name.endswith(".py"):
+            stat = entry.stat()
+            yield f"{entry.path} {stat.st_size} {stat.st_mtime_ns}\n"
+        elif entry.is_dir():
+            yield from _sources(entry.path)
 
 
 @cache
@@ -132,17 +143,19 @@ def machine() -> str:
     """The processor: native code is for one."""
     import platform
 
-    flags = ""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    with suppress(OSError), open("/proc/cpuinfo") as lines:
         flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return f"{platform.system()} {platform.machine()} {platform.processor()} {flags}"
+        return f"{platform.machine()} {flags}"
+    return " ".join(platform.uname())
 
 
-def _version(package: str) -> str:
-    from importlib import metadata  # slow to load, and import tilec is to be fast
+def _llvmlite() -> str:
+    """The version of LLVM's binding: by its file, as importlib.metadata takes longer than all else here."""
+    from importlib.util import find_spec
 
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
+    spec = find_spec("llvmlite")
+    if spec is None or not spec.origin:
         return "none"
+    with suppress(OSError):
+        return Path(spec.origin).with_name("_version.py").read_text()
+    return str(os.stat(spec.origin))

@@ -5,7 +5,6 @@ unpacked(MAGIC, packed(MAGIC, {"ptx": b"..."})) == {"ptx": b"..."}
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 
@@ -16,14 +15,14 @@ def packed(magic: bytes, parts: Parts) -> bytes:
     """The parts behind `magic`."""
     head = json.dumps({name: len(data) for name, data in parts.items()}).encode()
     body = len(head).to_bytes(8, "little") + head + b"".join(parts.values())
-    return magic + hashlib.sha256(body).digest() + body
+    return magic + _digest(body) + body
 
 
 def unpacked(magic: bytes, data: bytes) -> Parts | None:
     """The parts; None where the magic number is another or a single bit has changed."""
     start = len(magic) + 32
     body = data[start:]
-    if not data.startswith(magic) or data[len(magic) : start] != hashlib.sha256(body).digest():
+    if not data.startswith(magic) or data[len(magic) : start] != _digest(body):
         return None
     at = 8 + int.from_bytes(body[:8], "little")
     found: dict[str, bytes] = {}
@@ -31,3 +30,9 @@ def unpacked(magic: bytes, data: bytes) -> Parts | None:
         found[name] = body[at : at + length]
         at += length
     return found
+
+
+def _digest(body: bytes) -> bytes:
+    from hashlib import sha256  # loads OpenSSL, and import tilec is to be fast
+
+    return sha256(body).digest()

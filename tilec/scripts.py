@@ -16,7 +16,7 @@ from typing import Any
 
 from tilec.compiled import Compiled
 from tilec.ir.errors import TilecError
-from tilec.kernel import Kernel
+from tilec.kernels import Kernel
 
 
 @dataclass(frozen=True)

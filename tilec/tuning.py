@@ -27,7 +27,7 @@ from tilec.ir.packing import PackedArray
 from tilec.ir.target import CPU, Target, parse_target, target
 
 if TYPE_CHECKING:
-    from tilec.kernel import Kernel
+    from tilec.kernels import Kernel
 
 REPEATS = 7
 

@@ -6,18 +6,20 @@ Both come from PATH or from NVIDIA's wheels (pip install 'tilec[ptxas]').
 """
 
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from tilec.ir.errors import TilecError
 from tilec.ir.target import Target
+
+if TYPE_CHECKING:
+    import subprocess
+    import tempfile
 
 TOOLS = ("ptxas", "nvdisasm", "cuobjdump")
 # What a ptxas says that is older than the target; then the next one is asked.
@@ -115,17 +117,19 @@ def sass(cubin: bytes) -> str:
     """The machine code of a cubin, one instruction a line. TilecError without nvdisasm and cuobjdump."""
     nvdisasm = find("nvdisasm")
     tool = nvdisasm or find("cuobjdump") or _need("nvdisasm", "SASS")
-    with tempfile.TemporaryDirectory(prefix="tilec-") as folder:
+    with _folder() as folder:
         source = Path(folder, "kernel.cubin")
         source.write_bytes(cubin)
         command = [str(tool), "--print-code" if nvdisasm else "-sass", str(source)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = _said(command)
     assert done.returncode == 0, f"internal: {tool} can't read what ptxas wrote: {done.stderr.strip()}"
     return done.stdout
 
 
 def _places(tool: str) -> Iterator[Path]:
-    on_path = shutil.which(tool)
+    from shutil import which
+
+    on_path = which(tool)
     if on_path:
         yield Path(on_path)
     name = f"{tool}.exe" if sys.platform == "win32" else tool
@@ -146,17 +150,31 @@ def _need(tool: str, what: str) -> Path:
 
 def _run(ptxas: Path, ptx: str, options: tuple[str, ...]) -> tuple[bytes | None, str]:
     """(cubin, log); (None, log) where ptxas refuses."""
-    with tempfile.TemporaryDirectory(prefix="tilec-") as folder:
+    with _folder() as folder:
         source, cubin = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
         source.write_text(ptx)
         command = [str(ptxas), *options, "-o", str(cubin), str(source)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = _said(command)
         log = (done.stdout + done.stderr).replace(str(source), "kernel.ptx")
         return (None if done.returncode else cubin.read_bytes()), log
 
 
+def _folder() -> "tempfile.TemporaryDirectory[str]":
+    """A new one that is removed at the end. Loaded here, as code that was kept needs none of it."""
+    from tempfile import TemporaryDirectory
+
+    return TemporaryDirectory(prefix="tilec-")
+
+
+def _said(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    """What a tool did and said."""
+    import subprocess
+
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 def _version(tool: Path) -> str:
-    text = subprocess.run([str(tool), "--version"], capture_output=True, text=True).stdout
+    text = _said([str(tool), "--version"]).stdout
     found = re.search(r"V(\d+\.\d+\.\d+)", text)
     return found[1] if found else "unknown"
 

@@ -7,14 +7,11 @@ stand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from math import gcd
 
 from tilec.backends import llvm
 from tilec.backends.convert import from_memory, stored
-from tilec.backends.ptx.assemble import Assembled, assemble, sass
+from tilec.backends.ptx.compiled import PtxKernel
 from tilec.backends.ptx.control import write_block
 from tilec.backends.ptx.emitter import ArrayRef, Emitter
 from tilec.backends.ptx.locations import SUBPROGRAM, located
@@ -29,40 +26,6 @@ from tilec.ir.target import Target
 from tilec.ir.tile import ArrayType
 
 SHARED = "@shared"
-
-
-@dataclass(frozen=True)
-class PtxKernel:
-    """What became of a kernel: its LLVM IR, its PTX and, with an assembler, its machine code."""
-
-    func: Func
-    target: Target
-    llvm: str
-    ptx: str
-    shared_bytes: int
-
-    @property
-    def threads(self) -> int:
-        return self.func.warps * self.target.warp_size
-
-    @cached_property
-    def assembled(self) -> Assembled:
-        """By ptxas; TilecError where there is none."""
-        return assemble(self.ptx, self.target)
-
-    @cached_property
-    def sass(self) -> str:
-        return sass(self.assembled.cubin)
-
-    def parts(self) -> dict[str, bytes]:
-        """What brings it back (restore) without compiling."""
-        shared = str(self.shared_bytes).encode()
-        return {"llvm": self.llvm.encode(), "ptx": self.ptx.encode(), "shared": shared}
-
-
-def restore(func: Func, target: Target, parts: Mapping[str, bytes]) -> PtxKernel:
-    """A kernel from its parts; `func` may be as traced."""
-    return PtxKernel(func, target, parts["llvm"].decode(), parts["ptx"].decode(), int(parts["shared"]))
 
 
 def compile(func: Func, target: Target) -> PtxKernel:  # noqa: A001 - the word that users know

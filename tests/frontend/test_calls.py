@@ -195,7 +195,7 @@ def test_threads_share_one_kernel() -> None:
 def test_a_second_call_does_not_trace_again(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = ones(64), ones(64)
     axpy.meaning(x, y, 2.0)
-    monkeypatch.setattr(sys.modules["tilec.kernel"], "trace", None)
+    monkeypatch.setattr(sys.modules["tilec.kernels"], "trace", None)
     axpy.meaning(x, y, 2.0)
     axpy.meaning(x, ones(64), 2.0)
 

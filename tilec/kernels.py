@@ -8,7 +8,6 @@ add.compile(Spec("f32", ("n",)), ..., target="sm_90a").ptx
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from functools import update_wrapper
 from threading import RLock
 from types import FunctionType
@@ -29,6 +28,8 @@ from tilec.specialise import Spec, agreed, array_type
 from tilec.tracing import Respecialise, tracing
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from tilec.tuning import Tuned
 
 
