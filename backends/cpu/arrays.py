@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from tilec.backends.convert import from_code
+from tilec.backends.cpu.filled import filled
 from tilec.backends.cpu.lanes import memory_type
 from tilec.backends.cpu.loops import Index, add, both, clamp, larger, mul, pick, step_pointer, sub, test
 from tilec.backends.cpu.lower import ArrayPlace, Lowering
@@ -89,14 +90,17 @@ def _divided(w: Writer, a: Index, b: int) -> Index:
 
 
 def alloc(lo: Lowering, inst: memory.Alloc) -> None:
-    """Shared memory starts poisoned: all bits set, or true."""
+    """Shared memory starts poisoned, all bits set, or true, unless it is filled before anyone looks."""
+    if inst in lo.env:
+        return
     nbytes = prod(inst.shape) * max(8, inst.dtype.bits) // 8
     buffer = lo.arena.take(nbytes)
     buffer.pinned = True
     base = lo.address(buffer)
-    byte = 1 if inst.dtype.is_bool else -1
-    lo.w.declare("llvm.memset.p0.i64", "void", "ptr", "i8", "i64", "i1")
-    lo.w.line(f"call void @llvm.memset.p0.i64(ptr {base}, i8 {byte}, i64 {nbytes}, i1 false)")
+    if inst not in filled(lo.func).allocs:
+        byte = 1 if inst.dtype.is_bool else -1
+        lo.w.declare("llvm.memset.p0.i64", "void", "ptr", "i8", "i64", "i1")
+        lo.w.line(f"call void @llvm.memset.p0.i64(ptr {base}, i8 {byte}, i64 {nbytes}, i1 false)")
     lo.define(inst, ArrayPlace(base, inst.dtype, inst.shape, row_major(inst.shape)))
 
 

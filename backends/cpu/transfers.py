@@ -6,9 +6,13 @@ that leaves it is copied with a mask. Which of the two it is, is decided once pe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tilec.backends.convert import from_memory, to_memory
 from tilec.backends.cpu import packed
+from tilec.backends.cpu.arrays import alloc
 from tilec.backends.cpu.cluster import APART, Cluster, flush
+from tilec.backends.cpu.filled import filled
 from tilec.backends.cpu.lanes import Lanes, lane, memory_type, read, safe, write
 from tilec.backends.cpu.loops import Index, add, mul, phi
 from tilec.backends.cpu.lower import ArrayPlace, Lowering
@@ -21,7 +25,9 @@ from tilec.ir.tile import TileType, row_major
 
 
 def load(lo: Lowering, inst: memory.Load) -> None:
-    """A register for one element, else an address in the array, or a copy where that will not do."""
+    """A register for one element, else an address in the array, or a copy where that will not do, at once
+    where it is to go if that is known.
+    """
     array, order = lo.array(inst.array), tuple(range(len(inst.shape)))
     if inst.tile.size > 1:
         order = _neighbours_last(array, inst.shape)
@@ -31,7 +37,7 @@ def load(lo: Lowering, inst: memory.Load) -> None:
     if inst.tile.size == 1:
         lo.define(inst, Splat(_one(lo, window, lo.scalar(inst.other)), inst.tile.dtype))
     else:
-        place = _tile(lo, window, inst)
+        place = _filling(lo, window, inst, order) or _tile(lo, window, inst)
         lo.define(inst, permute(place, [order.index(axis) for axis in range(len(order))]))
     lo.used(inst)
 
@@ -43,6 +49,18 @@ def _neighbours_last(array: ArrayPlace, shape: Shape) -> tuple[int, ...]:
     if array.packed or not unit:
         return tuple(axes)
     return (*(axis for axis in axes if axis != unit[-1]), unit[-1])
+
+
+def _filling(lo: Lowering, window: Window, inst: memory.Load, order: tuple[int, ...]) -> Ref | None:
+    """A copy right in the shared memory that it fills."""
+    if inst not in filled(lo.func).loads:
+        return None
+    target, strides = filled(lo.func).loads[inst]
+    alloc(lo, target)
+    permuted = tuple(strides[axis] for axis in order)
+    into = Ref(lo.array(target).base, inst.tile.dtype, window.shape, permuted)
+    _fetch(lo, window, lo.scalar(inst.other), into)
+    return into
 
 
 def _tile(lo: Lowering, window: Window, inst: memory.Load) -> Ref:
@@ -168,10 +186,16 @@ def _through(lo: Lowering, window: Window, waiting: Cluster, inst: memory.Store)
 def _put_anywhere(lo: Lowering, window: Window, tile: Value) -> None:
     """Stores a tile that has been computed."""
     place = lo.place(tile)
+    if isinstance(place, Ref) and place.base == window.base and _lies(place, window.array.strides):
+        return  # it was loaded right there
     if window.plain and window.inside == "true":
         lo.copy(place, TileType(window.array.dtype, window.shape), window.ref(tile))
     else:
         _put(lo, window, place)
+
+
+def _lies(place: Ref, strides: Sequence[Index]) -> bool:
+    return all(n == 1 or a == b for n, a, b in zip(place.shape, place.strides, strides, strict=True))
 
 
 def _put(lo: Lowering, window: Window, place: Place) -> None:
