@@ -11,6 +11,7 @@ this module (`dtype.u4`); `ALL` lists them; `dtype(x)` finds one by our name, a 
 import difflib
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -252,6 +253,7 @@ def _name_of(x: object) -> str:
     return str(x).removeprefix("torch.") if type(x).__module__ == "torch" else ""
 
 
+@cache
 def _numpy_name(x: Any) -> str:
     try:
         return str(np.dtype(x).name)

@@ -104,7 +104,9 @@ class CpuKernel:
             if threads == 1:
                 run(words, state, tables)
             else:
-                for done in [_pool().submit(run, words, state, tables) for _ in range(threads)]:
+                others = [_pool().submit(run, words, state, tables) for _ in range(threads - 1)]
+                run(words, state, tables)  # this thread need not be woken
+                for done in others:
                     done.result()
             if state[effects.FAILED]:
                 self._raise(state)
