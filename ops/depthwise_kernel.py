@@ -44,7 +44,8 @@ class Conv(NamedTuple):
 
 class Cut(NamedTuple):
     """What a block computes: so many channels, sums of a thread, rows of each sum, and columns. `taps`
-    rows of the kernel are unrolled. Not `staged`: windows are read where they are, those too large to copy.
+    rows of the kernel are unrolled, and its columns where that is `across`. Not `staged`: windows are read
+    where they are, those too large to copy.
     """
 
     channels: int
@@ -52,6 +53,7 @@ class Cut(NamedTuple):
     rows: int
     columns: int
     taps: int
+    across: bool = True
     staged: bool = True
     warps: int = 4
 
@@ -131,19 +133,42 @@ def some_rows(
     count: int,
 ) -> tuple[tc.Tile, ...]:
     """acc with `count` rows of the kernel, `done` rows behind those of this turn, column after column."""
+    if seen.cut.across:
+        for q in tc.static_range(size[1]):
+            acc = one_column(acc, seen, weight, c, size, turn, done, count, q)
+    else:
+        for q in tc.range(size[1]):
+            acc = one_column(acc, seen, weight, c, size, turn, done, count, q)
+    return acc
+
+
+def one_column(
+    acc: tuple[tc.Tile, ...],
+    seen: Window,
+    weight: tc.Array,
+    c: Any,
+    size: tuple[int, int],
+    turn: Any,
+    done: int,
+    count: int,
+    q: Any,
+) -> tuple[tc.Tile, ...]:
+    """acc with the products of one column: from row to row of the image, each of which is read once."""
     conv, cut, sums = seen.conv, seen.cut, list(acc)
-    for q in tc.static_range(size[1]):
-        read: dict[int, Any] = {}
-        for t in tc.static_range(done, done + count):
-            row = turn * cut.taps + t
-            tap = (size[0] - 1 - row, size[1] - 1 - q) if conv.flipped else (row, q)
-            w = weight.load(conv.ordered(c, *tap), conv.ordered(cut.channels, 1, 1))
-            w = w.to(seen.kind).reshape(conv.cut_up(cut.channels, 1, 1, 1, 1))
-            for k in tc.static_range(cut.sums):
-                row = t * conv.dilation[0] + k * conv.stride[0]
-                if row not in read:
-                    read[row] = seen.part(turn, row, q * conv.dilation[1])
-                sums[k] = tc.fma(read[row], w, sums[k])
+    weights = {}
+    for t in tc.static_range(done, done + count):
+        row = turn * cut.taps + t
+        tap = (size[0] - 1 - row, size[1] - 1 - q) if conv.flipped else (row, q)
+        w = weight.load(conv.ordered(c, *tap), conv.ordered(cut.channels, 1, 1))
+        weights[t] = w.to(seen.kind).reshape(conv.cut_up(cut.channels, 1, 1, 1, 1))
+    rows: dict[int, list[tuple[int, int]]] = {}
+    for t in tc.static_range(done, done + count):
+        for k in tc.static_range(cut.sums):
+            rows.setdefault(t * conv.dilation[0] + k * conv.stride[0], []).append((t, k))
+    for row in sorted(rows):
+        read = seen.part(turn, row, q * conv.dilation[1])
+        for t, k in rows[row]:
+            sums[k] = tc.fma(read, weights[t], sums[k])
     return tuple(sums)
 
 

@@ -14,6 +14,7 @@ from tilec.ops.depthwise_kernel import Conv, Cut, spans
 from tilec.ops.tiling import has_threads
 
 STRAIGHT = 400  # products that are unrolled
+LINES = 16  # rows of a kernel whose elements stay in a CPU's registers
 WARPS = 4
 SUMS = 24  # tiles of sums that stay in registers
 BLOCKS = 4  # that share the work, at least
@@ -25,7 +26,8 @@ def depthwise_cut(geometry: Geometry, channels: int, conv: Conv, accumulator: DT
     """Blocks for results of these extents."""
     threads = has_threads(target)
     cut = (_on_threads if threads else _on_vectors)(geometry, channels, conv)
-    cut = _unrolled(cut, geometry, conv)
+    cut = _unrolled(cut, geometry, conv, STRAIGHT // geometry.size[1] if threads else LINES * cut.sums)
+    cut = cut._replace(across=threads)
     room = ROOM if threads else parse_target(target).target.shared_bytes_per_block >> 4  # type: ignore[union-attr]
     while threads and _bytes(cut, geometry, conv, accumulator) > room and max(cut.channels, cut.rows) > 1:
         many = cut.channels > 1
@@ -42,9 +44,9 @@ def _bytes(cut: Cut, geometry: Geometry, conv: Conv, accumulator: DType) -> int:
 def _on_vectors(geometry: Geometry, channels: int, conv: Conv) -> Cut:
     """CPU: whole rows of a channel, or a vector of channels."""
     rows, columns = geometry.extents
-    sums = _sums(rows, _most(geometry))
+    sums = _sums(rows, 8)
     if conv.channels_last:
-        return Cut(min(channels, 64), sums, 1, min(columns, 32), 0)
+        return Cut(min(channels, 16), sums, 1, min(columns, 32), 0)
     return Cut(1, sums, min(-(-rows // sums), max(1, 64 // sums)), min(columns, 256), 0)
 
 
@@ -79,12 +81,14 @@ def _power(n: int, most: int) -> int:
     return int(min(most, 1 << max(0, n - 1).bit_length()))
 
 
-def _unrolled(cut: Cut, geometry: Geometry, conv: Conv) -> Cut:
-    """All rows of a small kernel; of a large one as few as start anew at the same row of a step."""
-    kh, kw = geometry.size
+def _unrolled(cut: Cut, geometry: Geometry, conv: Conv, most: int) -> Cut:
+    """All rows of a small kernel: at most so many products of a column; of a large one as few as start anew
+    at the same row of a step.
+    """
+    kh = geometry.size[0]
     step = cut.sums * conv.stride[0]
     taps = step // gcd(step, conv.dilation[0])
-    whole = kh * kw * cut.sums <= STRAIGHT or taps >= kh
+    whole = kh * cut.sums <= most or taps >= kh
     return cut._replace(taps=kh if whole else taps)
 
 
