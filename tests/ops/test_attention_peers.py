@@ -2,13 +2,14 @@
 
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.ops.attention_cases import normal, tensors
+from tests.ops.attention_cases import hash_of, mask_of, normal, recorded_masks, tensors
 from tilec import ops
-from tilec.ops.attention_windows import Axis, window_of
+from tilec.ops.attention_windows import Axis
 from tilec.ops.neighborhood_reference import Window
 from tilec.ops.reference import relative_error
 
@@ -37,29 +38,22 @@ def per_axis(axes: tuple[Axis, ...], name: str) -> tuple:
     return tuple(getattr(axis, name) for axis in axes)
 
 
-def mask_of(extents: tuple[int, ...], axes: tuple[Axis, ...]) -> np.ndarray:
-    """Which token sees which, from the function that kernels compute windows with."""
-    mask = np.ones((1, 1), bool)
-    for n, axis in zip(extents, axes, strict=True):
-        own = np.zeros((n, n), bool)
-        for i in range(n):
-            group = i % axis.dilation
-            first, end = window_of(i // axis.dilation, len(range(group, n, axis.dilation)), axis)
-            own[i, np.arange(first, end) * axis.dilation + group] = True
-        mask = np.kron(mask, own)
-    return mask
+def natten_mask(flex: Any, extents: tuple[int, ...], axes: tuple[Axis, ...]) -> np.ndarray:
+    theirs = flex.get_na_flex_mask(
+        "cpu", len(axes), extents, per_axis(axes, "window"), per_axis(axes, "stride"),
+        per_axis(axes, "dilation"), per_axis(axes, "causal"),
+    )  # fmt: skip
+    tokens, zero = torch.arange(prod(extents)), torch.tensor(0)
+    return theirs.mask_mod(zero, zero, tokens[:, None], tokens[None, :]).numpy()
 
 
-def test_masks_are_nattens(full):
+def test_masks_are_nattens():
+    """That those in natten_masks.txt are, which test_attention_windows.py holds ours against."""
     flex = pytest.importorskip("natten.backends.flex")
-    for extents, axes in settings(600 if full else 60):
-        theirs = flex.get_na_flex_mask(
-            "cpu", len(axes), extents, per_axis(axes, "window"), per_axis(axes, "stride"),
-            per_axis(axes, "dilation"), per_axis(axes, "causal"),
-        )  # fmt: skip
-        tokens, zero = torch.arange(prod(extents)), torch.tensor(0)
-        expected = theirs.mask_mod(zero, zero, tokens[:, None], tokens[None, :]).numpy()
+    for extents, axes, wanted in recorded_masks():
+        expected = natten_mask(flex, extents, axes)
         assert np.array_equal(mask_of(extents, axes), expected), (extents, axes)
+        assert hash_of(expected) == wanted
 
 
 def test_outputs_are_nattens(full):

@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 
+from tests.ops.attention_cases import hash_of, mask_of, recorded_masks
 from tilec.ops.attention_tiling import group_lengths, tiled, visited
 from tilec.ops.attention_windows import Axis, queries_of, unravel, window_of
 from tilec.ops.neighborhood_reference import Window
@@ -25,6 +26,14 @@ def test_windows_are_those_of_the_definition():
         for p in range(length):
             found = window_of(p, length, axis)
             assert range(found.first, found.end) == window.positions(p, length), (length, axis, p)
+
+
+def test_masks_are_nattens():
+    """Bit by bit those of NATTEN 0.21.7, of which natten_masks.txt keeps hashes."""
+    masks = recorded_masks()
+    assert len(masks) == 600
+    for extents, axes, wanted in masks:
+        assert hash_of(mask_of(extents, axes)) == wanted, (extents, axes)
 
 
 def test_inverse_windows():
