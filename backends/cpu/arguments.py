@@ -76,7 +76,7 @@ class Parameter:
         if not isinstance(self.type, ArrayType):
             assert isinstance(self.type, TileType), "a parameter is an array or a scalar"
             return Seen(scalar_code(arg, self.type.dtype))
-        if isinstance(arg, PackedArray) != self.type.packed or not isinstance(arg, PackedArray | np.ndarray):
+        if not isinstance(arg, PackedArray if self.type.packed else PackedArray | np.ndarray):
             what = "a packed" if self.type.packed else "an"
             raise TilecError(f"{self.name}: expected {what} array {self.type}, found {type(arg).__name__}")
         self._check_elements(arg, self.type)
