@@ -63,7 +63,7 @@ def _look(x: Any, kind: type, found: list[Any]) -> bool:
         return inner is not None
     elif issubclass(kind, np.generic):
         found += kind, x.tobytes()
-    elif kind in FROZEN:
+    elif kind in FROZEN or issubclass(kind, tuple):
         try:
             found += kind, constant_key(x)
         except TilecError:  # said where the kernel looks at it

@@ -71,8 +71,10 @@ def bind(
 
 def constant_key(value: Any) -> Any:
     """A key that tells 1, 1.0 and True apart, and -0.0 from 0.0."""
+    if type(value) is tuple:
+        return (tuple, *(constant_key(each) for each in value))
     if isinstance(value, tuple):
-        return (type(value), *(constant_key(each) for each in value))
+        return _named_tuple_key(value)
     if isinstance(value, float):
         return (type(value), repr(value))
     try:
@@ -82,6 +84,20 @@ def constant_key(value: Any) -> Any:
             f"constants of a kernel are hashable, found {value!r}: a tuple instead of a list"
         ) from None
     return (type(value), value)
+
+
+def _named_tuple_key(value: Any) -> Any:
+    """That of a NamedTuple, kept for this very one: operators describe schedules by them, call after call."""
+    found = _keys.get(id(value))
+    if found is None or found[0] is not value:
+        if len(_keys) >= REMEMBERED:
+            _keys.clear()
+        found = _keys[id(value)] = value, (type(value), *(constant_key(each) for each in value))
+    return found[1]
+
+
+_keys: dict[int, tuple[Any, Any]] = {}  # by id, with what has it, so that no other gets it
+REMEMBERED = 1024
 
 
 def fast_key(held: Sequence[Any]) -> tuple[Any, ...]:
