@@ -4,6 +4,7 @@
 Arguments, order and defaults are those of torch's conv2d with groups=C. Channels may come last, and stay so.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import tilec as tc
@@ -156,6 +157,7 @@ def _moved(x: Any, name: str, call: Call) -> Array:
     return given.transpose(0, 2, 3, 1)
 
 
+@lru_cache(maxsize=1024)
 def _conv(geometry: Geometry, multiplier: int, last: bool, activation: str | None) -> Conv:
     before = (geometry.padding[0][0], geometry.padding[1][0])
     return Conv(geometry.stride, geometry.dilation, before, multiplier, last, activation)
