@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.backends.emulator import hardware
 from tilec.backends import emulator
 from tilec.backends.emulator.ptx_types import numpy_type
+from tilec.backends.ptx import driver
 
 REGISTER = {1: "b16", 2: "b16", 4: "b32", 8: "b64"}
 HEADER = ".version 8.8\n.target sm_100a\n.address_size 64\n"
@@ -87,3 +89,44 @@ def launch():
         return module.launch("k", grid, block, args, **options)
 
     return run
+
+
+# The instruction tests, once more on a GPU: see hardware.py.
+
+_recorded: dict[str, hardware.Record] = {}
+
+
+def pytest_generate_tests(metafunc):
+    if metafunc.module.__name__.rpartition("test_")[2] in hardware.MODULES:
+        metafunc.fixturenames.append("replayed")
+        both = [pytest.param("", id="here"), pytest.param("gpu", id="gpu", marks=pytest.mark.gpu)]
+        metafunc.parametrize("replayed", both, indirect=True)
+
+
+@pytest.fixture
+def replayed(request, monkeypatch):
+    """Launches of a test on the emulator alone, held against records; or on a GPU as well, and recorded."""
+    plain, load, test = emulator.Module.launch, emulator.load, name_of(request.node)
+    if request.param:
+        gpu = driver.device(0)
+        record = _recorded.setdefault(gpu.target.name, hardware.Record(gpu.target.name))
+        replay = hardware.Replay(test, gpu, record, plain)
+        monkeypatch.setattr(emulator, "load", lambda ptx: hardware.with_text(load(ptx), ptx))
+        monkeypatch.setattr(
+            emulator.Module, "launch", lambda *args, **options: replay.launch(*args, **options)
+        )
+    elif records := hardware.stored():
+        monkeypatch.setattr(emulator.Module, "launch", hardware.held(records, test, plain))
+
+
+def name_of(node) -> str:
+    """The test's name, the same with and without a GPU."""
+    name: str = node.name
+    for where in ("gpu", "here"):
+        name = name.replace(f"[{where}]", "").replace(f"[{where}-", "[")
+    return name
+
+
+def pytest_sessionfinish():
+    for record in _recorded.values():
+        record.write()
