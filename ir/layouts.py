@@ -26,7 +26,7 @@ from tilec.ir.layout import (
 
 __all__ = [
     "blocked", "column_local", "column_spatial", "full_mma_atom", "interleaved", "ldmatrix_atom", "local",
-    "mma_a", "mma_atom", "mma_b", "mma_c", "replicas", "spatial", "wgmma_atom",
+    "mma_a", "mma_atom", "mma_b", "mma_c", "replicas", "spatial", "wgmma_a", "wgmma_atom", "wgmma_c",
 ]  # fmt: skip
 
 Warps = int | tuple[int, int]
@@ -61,6 +61,22 @@ def mma_c(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
     atom = full_mma_atom(64 if dtype.bits == 64 else 16).c
     rows, columns = _repeats(shape, (wm, wn), atom)
     return (spatial(wm, wn) * local(rows, columns) * atom).with_shape(shape)
+
+
+def wgmma_a(dtype: DType, shape: tuple[int, int], groups: tuple[int, int] = (1, 1)) -> Layout:
+    """The left operand (m, k) of wgmma in registers, over warpgroups below and beside each other; slots
+    (m-subtile, k-step, atom).
+    """
+    atom = wgmma_atom(8, dtype.bits).a
+    rows, steps = _repeats(shape, (groups[0], 1), atom)
+    return (spatial(groups[0], 1) * replicas(2, groups[1]) * local(rows, steps) * atom).with_shape(shape)
+
+
+def wgmma_c(shape: tuple[int, int], groups: tuple[int, int] = (1, 1)) -> Layout:
+    """The accumulator (m, n) of wgmma, slots (m-subtile, n-subtile of 8, atom)."""
+    atom = wgmma_atom(8, 16).c
+    rows, columns = _repeats(shape, groups, atom)
+    return (spatial(*groups) * local(rows, columns) * atom).with_shape(shape)
 
 
 def _grid(warps: tuple[int, int]) -> tuple[int, int]:

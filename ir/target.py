@@ -92,6 +92,7 @@ class Target:
     oldest_ptx_version: int = 0  # the first that knows this target
     features: frozenset[str] = frozenset()
     mma: tuple[Mma, ...] = ()
+    wgmma: tuple[Mma, ...] = ()  # for four warps: n is the step of its own, up to WGMMA_COLUMNS
     atomic_add: frozenset[str] = frozenset()  # dtypes with an add of their own in global memory
     warp_size: int = 1
     max_threads: int = 1  # of a block
@@ -162,6 +163,15 @@ _MMA_80 = (
     *_products(16, 8, 64, "i4 u4 i4*u4 u4*i4", "i32"),
 )
 _MMA_89 = (*_MMA_80, *_products(16, 8, 32, _F8, "f32"))
+
+WGMMA_COLUMNS = 256
+_WGMMA = (
+    *_products(64, 8, 16, "f16", "f32", "f16"),
+    *_products(64, 8, 16, "bf16", "f32"),
+    *_products(64, 8, 8, "tf32", "f32"),
+    *_products(64, 8, 32, "i8 u8 i8*u8 u8*i8", "i32"),
+    *_products(64, 8, 32, _F8, "f32"),
+)
 
 _80 = frozenset(("cp_async", "ldmatrix", "mma", "mbarrier", "bf16_fma", "redux", "cvt_tf32", "cvt_bf16x2"))
 _89 = _80 | {"cvt_f8"}
@@ -239,7 +249,7 @@ SM_90 = replace(
     shared_bytes_per_sm=228 * KIB,
     rates=_H100,
 )
-SM_90A = replace(SM_90, name="sm_90a", oldest_ptx_version=80, features=_90A)
+SM_90A = replace(SM_90, name="sm_90a", oldest_ptx_version=80, features=_90A, wgmma=_WGMMA)
 SM_100A = replace(
     SM_90,
     name="sm_100a",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tilec.backends import emit
-from tilec.backends.ptx import approx, memory, mma, moves, reduce
+from tilec.backends.ptx import approx, memory, mma, moves, reduce, wgmma
 from tilec.backends.ptx.elementwise import elementwise
 from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token
 from tilec.backends.ptx.locations import mark
@@ -125,6 +125,10 @@ def _item(e: Emitter, inst: Item) -> Any:
 
 def _barrier(e: Emitter, inst: sync.Barrier) -> None:
     e.call("llvm.nvvm.barrier0", "void")  # the name that LLVM 20 knows too
+
+
+def _proxy_fence(e: Emitter, inst: sync.ProxyFence) -> None:
+    e.line('call void asm sideeffect "fence.proxy.async.shared::cta;", "~{memory}"()')
 
 
 def _nothing(e: Emitter, inst: Inst) -> None:
@@ -302,11 +306,13 @@ HANDLERS: dict[type[Inst], Callable[..., Any]] = {
     shape.Annotate: _same, shape.View: moves.view,
     reductions.Reduce: reduce.reduce, reductions.Partial: reduce.reduce,
     reductions.ArgReduce: reduce.arg_reduce, reductions.Scan: reduce.scan, products.Dot: mma.dot,
+    products.GroupDot: wgmma.group_dot, products.HeldDot: wgmma.group_dot,
+    products.GroupWait: wgmma.group_wait,
     mem.Size: _size, mem.ArraySlice: memory.array_slice, mem.Alloc: _alloc, mem.Stage: _stage,
     mem.ArrayReshape: _array_reshape, mem.Load: memory.load, mem.Store: memory.store,
     mem.Gather: memory.gather, mem.Scatter: memory.scatter, mem.Atomic: memory.atomic,
     mem.Copy: memory.copy, mem.Wait: memory.wait,
-    sync.BlockIndex: _block_index, sync.Barrier: _barrier, sync.Require: _nothing,
-    sync.Breakpoint: _nothing, sync.Assert: _assert, sync.Print: _print,
+    sync.BlockIndex: _block_index, sync.Barrier: _barrier, sync.ProxyFence: _proxy_fence,
+    sync.Require: _nothing, sync.Breakpoint: _nothing, sync.Assert: _assert, sync.Print: _print,
     control.For: _for, control.While: _while, control.If: _if, Item: _item,
 }  # fmt: skip

@@ -87,6 +87,7 @@ def _attributes(func: Func, e: Emitter) -> list[str]:
     return [
         "attributes #0 = { nounwind }",
         "attributes #1 = { convergent nounwind memory(none) }",
+        "attributes #2 = { convergent nounwind }",
         "!1 = !{}",
         "!2 = distinct !{!2, !3}",
         '!3 = !{!"llvm.loop.unroll.disable"}',

@@ -22,6 +22,7 @@ from tilec.ir.errors import TilecError
 from tilec.ir.func import Value, root
 from tilec.ir.inst import memory
 from tilec.ir.inst.arith import Full
+from tilec.ir.layout import Layout
 from tilec.ir.layouts import blocked
 from tilec.ir.tile import ArrayType
 
@@ -186,7 +187,7 @@ def copy(e: Emitter, inst: memory.Copy) -> Token:
     """
     kind = inst.array.array_type
     bits = memory_bits(kind.dtype)
-    layout = blocked(inst.shape, e.threads, max(1, 128 // bits))
+    layout = _along(inst.buffer.array_type, inst.shape, e.threads, max(1, 128 // bits))
     source = Window(inst.array, inst.at, layout, inst.masked)
     taking = layout.owner_mask()
     there = shared.byte_offsets(inst.buffer.array_type, layout, [0] * len(inst.shape))
@@ -205,6 +206,16 @@ def copy(e: Emitter, inst: memory.Copy) -> Token:
         access.copy_async(e, targets[run.start // length], pointer, size, inside, who)
     _commit(e)
     return Token()
+
+
+def _along(buffer: ArrayType, shape: tuple[int, ...], threads: int, vector: int) -> Layout:
+    """Threads side by side along the axis whose neighbours are neighbours in the buffer."""
+    digits = buffer.layout.parts if buffer.layout else ()
+    last = len(shape) - 1
+    axis = next((a for a, part in enumerate(digits) if any(d.stride == (1,) for d in part)), last)
+    order = (*(a for a in range(len(shape)) if a != axis), axis)
+    found = blocked(tuple(shape[a] for a in order), threads, vector)
+    return found if axis == last else found.permute(tuple(order.index(a) for a in range(len(shape))))
 
 
 def _commit(e: Emitter) -> None:

@@ -1,18 +1,20 @@
-"""The matrix product."""
+"""The matrix product, and the same by warpgroups, which work on it while threads go on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tilec.ir import codec
+from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
-from tilec.ir.func import Inst, Value
+from tilec.ir.func import Effects, Inst, Value
 from tilec.ir.inst.rules import demand_kind, kind_of, wrap
-from tilec.ir.run import State
-from tilec.ir.tile import TileType
+from tilec.ir.run import Memory, State
+from tilec.ir.tile import ArrayType, TileType
 
 Array = np.ndarray[Any, Any]
 
@@ -22,8 +24,8 @@ class Dot(Inst):
     """a @ b + c over one tile: a (m, k), b (k, n), c (m, n). Operands exact in their dtype, summed in c's,
     any order.
 
-    The pass that chooses layouts fills in `atom`: the shape (m, n, k) of the target's matrix instruction, ()
-    for FMA.
+    A pass fills in `atom`: the shape (m, n, k) of the target's matrix instruction, () for FMA; where m or n
+    is 64, warpgroups do it, and their rows are those of a or, transposed, the columns of b.
     """
 
     a: Value
@@ -57,9 +59,99 @@ class Dot(Inst):
             raise TilecError(f"dot accumulates in f32, i32 or wider, not in {c.dtype.name}")
 
     def meaning(self, state: State, a: Array, b: Array, c: Array) -> Array:
-        dtype = self.c.tile.dtype
-        if dtype.is_integer:
-            with np.errstate(all="ignore"):
-                return wrap(a.astype(np.int64) @ b.astype(np.int64) + c.astype(np.int64), dtype)
+        return product(a, b, c, self.c.tile.dtype)
+
+
+def product(a: Array, b: Array, c: Array, dtype: DType) -> Array:
+    """a @ b + c, rounded once."""
+    if dtype.is_integer:
         with np.errstate(all="ignore"):
-            return codec.round_to(a.astype(np.float64) @ b.astype(np.float64) + c.astype(np.float64), dtype)
+            return wrap(a.astype(np.int64) @ b.astype(np.int64) + c.astype(np.int64), dtype)
+    with np.errstate(all="ignore"):
+        return codec.round_to(a.astype(np.float64) @ b.astype(np.float64) + c.astype(np.float64), dtype)
+
+
+# -- by warpgroups, while they do something else ------------------------------------------------------
+
+Turned = tuple[bool, bool, bool]  # whether a, b, c are held as their transposes
+
+
+def matrix(x: Array) -> Array:
+    """An array's elements as a matrix: its last axis, and the others as rows."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def matrix_shape(shape: tuple[Any, ...], turned: bool) -> tuple[int, int]:
+    """The shape of an operand that is held so, or as its transpose."""
+    rows, columns = prod(shape[:-1]), shape[-1]
+    return (columns, rows) if turned else (rows, columns)
+
+
+@dataclass(frozen=True, eq=False)
+class _GroupDot(Inst):
+    """Starts a @ b + c: the sums are there, and what is read may be overwritten, after GroupWait.
+
+    a (m, k) and b (k, n) are shared arrays whose last axis are the columns; of each operand, and c, `turned`
+    says whether it is held as its transpose. The sums are held as c is.
+    """
+
+    a: Value
+    b: Value
+    c: Value
+    turned: Turned = (False, False, False)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(m, n, k)"""
+        m, k = matrix_shape(_extents(self.a), self.turned[0])
+        return m, matrix_shape(_extents(self.b), self.turned[1])[1], k
+
+    def result(self) -> TileType:
+        m, n, k = self.shape
+        assert matrix_shape(_extents(self.b), self.turned[1]) == (k, n), "a's columns are b's rows"
+        assert matrix_shape(self.c.tile.shape, self.turned[2]) == (m, n), "c is the product's shape"
+        return self.c.tile
+
+    def _product(self, *operands: Array) -> Array:
+        a, b, c = (x.T if t else x for x, t in zip(operands, self.turned, strict=True))
+        done = product(a, b, c, self.c.tile.dtype)
+        return done.T if self.turned[2] else done
+
+
+def _extents(v: Value) -> tuple[Any, ...]:
+    return v.array_type.shape if isinstance(v.type, ArrayType) else v.tile.shape
+
+
+@dataclass(frozen=True, eq=False)
+class GroupDot(_GroupDot):
+    """wgmma with both operands in shared memory."""
+
+    effects: ClassVar[Effects] = Effects(reads=("a", "b"))
+
+    def meaning(self, state: State, a: Memory, b: Memory, c: Array) -> Array:
+        return self._product(matrix(a.read(...)), matrix(b.read(...)), c)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldDot(_GroupDot):
+    """wgmma with a in registers."""
+
+    effects: ClassVar[Effects] = Effects(reads=("b",))
+
+    def meaning(self, state: State, a: Array, b: Memory, c: Array) -> Array:
+        return self._product(a, matrix(b.read(...)), c)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupWait(Inst):
+    """The sums of a product that was started: it is over, but for the last `pending` ones started since."""
+
+    x: Value
+    pending: int = 0
+    effects: ClassVar[Effects] = Effects(ordered=True)
+
+    def result(self) -> TileType:
+        return self.x.tile
+
+    def meaning(self, state: State, x: Array) -> Array:
+        return x

@@ -63,6 +63,19 @@ class Barrier(Inst):
 
 
 @dataclass(frozen=True, eq=False)
+class ProxyFence(Inst):
+    """What this thread wrote to shared memory is there for wgmma and TMA, in all threads after a barrier."""
+
+    effects: ClassVar[Effects] = Effects(ordered=True)
+
+    def result(self) -> TupleType:
+        return UNIT
+
+    def meaning(self, state: State) -> None:
+        return None
+
+
+@dataclass(frozen=True, eq=False)
 class Assert(Inst):
     """Fails the launch when any element of the condition is false."""
 

@@ -1,7 +1,7 @@
 """What proposes layouts, and what each costs: matrix atoms, wide accesses to memory, reductions, views.
 
-Prices are in cycles of one SM for one warp, as in tilec.ir.conversion: an access of a warp costs one cycle
-per 32-byte sector or shared wavefront that it touches.
+Prices are in cycles of one SM for one warp, as in tilec.ir.conversion: an access of a warp costs one cycle,
+and one for every two 32-byte sectors that it touches.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from tilec.ir.digits import Digit
 from tilec.ir.dtype import DType
 from tilec.ir.facts import Facts
 from tilec.ir.inst.memory import Load, Store
-from tilec.ir.inst.mma import Dot
+from tilec.ir.inst.mma import Dot, GroupDot, HeldDot
 from tilec.ir.layout import Layout, local, register, spatial
-from tilec.ir.layouts import blocked, mma_a, mma_b, mma_c
+from tilec.ir.layouts import blocked, mma_a, mma_b, mma_c, wgmma_a, wgmma_c
 from tilec.ir.tile import ArrayType
 
-WARP, SECTOR = 32, 32  # threads; bytes
+WARP, SECTOR, SECTORS = 32, 32, 2  # threads; bytes; that come from L2 in a cycle
+GROUP, ROWS = 4, 64  # warps of a warpgroup, and rows of its product
 Trio = tuple[Layout, Layout, Layout]
 Split = tuple[int, int]  # warps below each other, and beside each other
 
@@ -76,6 +77,21 @@ def _fma_layouts(shape: tuple[int, int, int], threads: int) -> Trio:
         (Digit(rows, (1, 0)), Digit(columns, (0, 1))),
     )
     return a, b, c
+
+
+def layouts_of_group_dot(dot: GroupDot | HeldDot, threads: int) -> tuple[Layout, Layout]:
+    """What threads hold of the left operand, if they do, and of the sums."""
+    (m, n, k), groups = dot.shape, split(dot.shape[0], threads // (WARP * GROUP))
+    dtype = dot.a.array_type.dtype if isinstance(dot, GroupDot) else dot.a.tile.dtype
+    found = wgmma_a(dtype, (m, k), groups), wgmma_c((m, n), groups)
+    a, c = (x.permute((1, 0)) if t else x for x, t in zip(found, dot.turned[::2], strict=True))
+    return a, c
+
+
+def split(m: int, groups: int) -> Split:
+    """How warpgroups share out a product of m rows: below each other while there are rows, then beside."""
+    below = gcd(m // ROWS, groups)
+    return below, groups // below
 
 
 def layouts_of_dot(dot: Dot, across: Split) -> Trio:
@@ -148,7 +164,7 @@ def access_cost(layout: Layout, kind: ArrayType, vector_limit: int) -> float:
     )
     warps = np.sort(sectors.reshape(-1, WARP, sectors.shape[1]), axis=1)
     touched = (np.diff(warps, axis=1) != 0).sum() + warps.shape[0] * warps.shape[2]
-    return float(touched / warps.shape[0] + sectors.shape[1])
+    return float(touched / warps.shape[0] / SECTORS + sectors.shape[1])
 
 
 def _contiguous(slots: np.ndarray, run: int, axis: int) -> bool:

@@ -1,20 +1,46 @@
 """Barriers, where one thread's write and another's access to the same memory must not be reordered.
 
 The pass keeps what has been read and written since the last barrier and puts a barrier before an instruction
-that conflicts with it. A copy's data arrives at its wait. Atomics are free among themselves. It runs after
-shared memory is planned, as buffers that share bytes conflict.
+that conflicts with it. A copy's data arrives at its wait, and a warpgroup's product reads until it is waited
+for. Atomics are free among themselves. It runs after shared memory is planned, as buffers that share bytes
+conflict.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from tilec.ir.func import Block, Func, Inst, Item, Value, memory_of
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Alloc, Atomic, Copy, Wait
-from tilec.ir.inst.sync import Barrier
+from tilec.ir.inst.mma import GroupDot, GroupWait, HeldDot, _GroupDot
+from tilec.ir.inst.sync import Barrier, ProxyFence
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.target import Target
+
+Made = TypeVar("Made", bound=Inst)
+
+
+def proxy_fences(func: Func, target: Target) -> Func:
+    """A fence after what threads write to shared memory for warpgroups: these read it another way than
+    threads do. A copy's data is fenced at its wait."""
+    read = {memory_of(func, getattr(dot, name)) for dot in func.walk() for name in dot.effects.reads
+            if isinstance(dot, GroupDot | HeldDot)}  # fmt: skip
+    scanner = _Scanner(func, set())
+
+    def visit(inst: Inst, emit: Emit) -> Rewritten:
+        old, written = emit.old, frozenset[Value]()
+        if isinstance(old, Wait):
+            written = scanner.memory(*(scanner.maker(token, Copy).buffer for token in old.tokens))
+        elif not isinstance(old, Copy):
+            written = scanner.accesses(old).writes
+        if not any(_same_bytes(a, b) for a in written for b in read):
+            return None
+        emit.place(inst)
+        return ProxyFence()
+
+    return rebuild(func, visit) if read else func
 
 
 @dataclass(frozen=True)
@@ -81,12 +107,14 @@ class _Scanner:
 
     def step(self, inst: Inst, since: _Since) -> _Since:
         if isinstance(inst, Wait):  # copies have read their sources, and their data arrives
-            copies = [self.copy(token) for token in inst.tokens]
+            copies = [self.maker(token, Copy) for token in inst.tokens]
             sources, targets = (
                 self.memory(*(c.array for c in copies)),
                 self.memory(*(c.buffer for c in copies)),
             )
             return since | _Since(sources, targets)
+        if isinstance(inst, GroupWait):
+            return since | self.accesses(self.maker(inst.x, _GroupDot))
         mine = self.accesses(inst)
         if inst in self.before or _conflict(since, mine):
             self.before.add(inst)
@@ -102,15 +130,15 @@ class _Scanner:
         writes = self.memory(*(getattr(inst, name) for name in inst.effects.writes))
         return _Since(atomics=writes) if isinstance(inst, Atomic) else _Since(reads, writes)
 
-    def copy(self, token: Value) -> Copy:
-        """The copy of a token; a carried token is followed to the copy before the loop."""
-        while not isinstance(token, Copy):
-            match token:
+    def maker(self, v: Value, kind: type[Made]) -> Made:
+        """The copy of a token, the product of sums; a carried one is followed to before the loop."""
+        while not isinstance(v, kind):
+            match v:
                 case Item(source=For(init=init), index=i):
-                    token = init[i]
+                    v = init[i]
                 case _:
-                    token = self.first[token]
-        return token
+                    v = self.first[v]
+        return v
 
 
 def _conflict(since: _Since, mine: _Since) -> bool:

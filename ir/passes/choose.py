@@ -15,7 +15,7 @@ from tilec.ir.facts import Facts
 from tilec.ir.func import Block, Func, Inst
 from tilec.ir.inst import memory as mem
 from tilec.ir.inst.control import If
-from tilec.ir.inst.mma import Dot
+from tilec.ir.inst.mma import Dot, GroupDot, HeldDot
 from tilec.ir.inst.reduce import ArgReduce, Reduce, Scan, crosses_warps, reducible
 from tilec.ir.inst.shape import Annotate, Broadcast, Extract, Permute, Reshape, View
 from tilec.ir.layout import Layout
@@ -25,6 +25,7 @@ from tilec.ir.passes import anchors
 from tilec.ir.passes.components import ELEMENTWISE, Component, Components
 
 IMPOSSIBLE, ACROSS_WARPS, THROUGH_MEMORY = 500.0, 40.0, 60.0  # cycles: see anchors
+ELEMENT = 0.5  # an elementwise instruction of a warp: 64 lanes a cycle
 ROUNDS = 8.0  # of a loop
 
 
@@ -74,6 +75,8 @@ class Choice:
                 self.of[component] = inst.wanted
             elif isinstance(inst, Dot):
                 self.of.setdefault(component, self.dot_layouts(inst)[2])
+            elif isinstance(inst, GroupDot | HeldDot):
+                self.of.setdefault(component, anchors.layouts_of_group_dot(inst, self.threads)[1])
             elif isinstance(inst, View):
                 _check_threads(inst.layout, self.threads)
                 self.of.setdefault(component, inst.layout)
@@ -115,6 +118,8 @@ class Choice:
                 for operand, layout in zip((inst.a, inst.b), self.dot_layouts(inst)[:2], strict=True):
                     if of(operand) is c:
                         yield layout
+            case HeldDot() if of(inst.a) is c:
+                yield anchors.layouts_of_group_dot(inst, self.threads)[0]
             case View() if of(inst.x) is c:
                 yield inst.source
             case mem.Load() | mem.Store() if memory:
@@ -162,6 +167,8 @@ class Choice:
             case Dot():
                 wants = zip((inst.a, inst.b), self.dot_layouts(inst)[:2], strict=True)
                 return sum(anchors.conversion_cost(layout, want) for v, want in wants if of(v) is c)
+            case HeldDot() if of(inst.a) is c:
+                return anchors.conversion_cost(layout, anchors.layouts_of_group_dot(inst, self.threads)[0])
             case View() if of(inst.x) is c:
                 return anchors.conversion_cost(layout, inst.source)
             case mem.Load() | mem.Store():
@@ -174,7 +181,7 @@ class Choice:
             case Broadcast() | Permute() | Reshape() | Extract():
                 return self._move_price(c, inst, layout)
             case _ if isinstance(inst, ELEMENTWISE):
-                return float(layout.slots)
+                return ELEMENT * layout.slots
         return 0.0
 
     def access(self, inst: mem.Load | mem.Store, layout: Layout) -> tuple[float, Layout]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tilec.ir.func import Func, Inst, Item, Value
 from tilec.ir.inst import arith, control
 from tilec.ir.inst.memory import Atomic, Gather, Scatter
-from tilec.ir.inst.mma import Dot
+from tilec.ir.inst.mma import Dot, GroupDot, GroupWait, HeldDot
 from tilec.ir.inst.reduce import Scan
 from tilec.ir.inst.shape import Annotate, Broadcast, Permute, Reshape
 from tilec.ir.rewrite import uses
@@ -97,9 +97,9 @@ class Components:
 
     def _tie_one(self, inst: Inst) -> None:
         match inst:
-            case Dot(c=c):
+            case Dot(c=c) | GroupDot(c=c) | HeldDot(c=c):
                 self._join(inst, c)
-            case Scan() | Annotate():
+            case Scan() | Annotate() | GroupWait():
                 self._join(inst, inst.x)
             case Gather(indices=indices):
                 self._join(inst, *indices)

@@ -14,7 +14,7 @@ from tilec.ir.facts import analyse
 from tilec.ir.func import Func, Inst, Value
 from tilec.ir.inst import arith, control
 from tilec.ir.inst import memory as mem
-from tilec.ir.inst.mma import Dot
+from tilec.ir.inst.mma import Dot, GroupDot, HeldDot
 from tilec.ir.inst.reduce import ArgReduce, Partial, Reduce, Scan, crosses_warps, reducible
 from tilec.ir.inst.shape import Annotate, Broadcast, Convert, Extract, Permute, Reshape, Stack, View
 from tilec.ir.layout import Layout, local
@@ -152,6 +152,8 @@ class _Assignment:
                 return self.settle(replace(inst, x=x), emit)
             case Dot():
                 return self._dot(inst, emit)
+            case GroupDot() | HeldDot():
+                return self._group_dot(inst, emit)
         return None
 
     def _memory(self, inst: Inst, emit: Emit) -> Rewritten:
@@ -182,6 +184,12 @@ class _Assignment:
         a, b, c = self.choice.dot_layouts(emit.old)
         left, right = self.adapt(inst.a, a, emit), self.adapt(inst.b, b, emit)
         return self.settle(replace(inst, a=left, b=right, c=self.adapt(inst.c, c, emit)), emit)
+
+    def _group_dot(self, inst: GroupDot | HeldDot, emit: Emit) -> Value:
+        a, c = anchors.layouts_of_group_dot(inst, self.threads)
+        if isinstance(inst, HeldDot):
+            inst = replace(inst, a=self.adapt(inst.a, a, emit))
+        return self.settle(replace(inst, c=self.adapt(inst.c, c, emit)), emit)
 
     def _reduce(self, inst: Reduce | ArgReduce, emit: Emit) -> Value:
         x, axis = inst.x, inst.axis

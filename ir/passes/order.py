@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tilec.ir import debug
 from tilec.ir.func import Func
-from tilec.ir.passes.barriers import insert_barriers
+from tilec.ir.passes.barriers import insert_barriers, proxy_fences
 from tilec.ir.passes.bounds import bounds
 from tilec.ir.passes.exchange import exchange
 from tilec.ir.passes.expand_math import expand_math
@@ -21,6 +21,7 @@ from tilec.ir.passes.places import places, widen_dots
 from tilec.ir.passes.registers import check_registers
 from tilec.ir.passes.shared_memory import plan_shared_memory
 from tilec.ir.passes.simplify import simplify
+from tilec.ir.passes.warpgroups import warpgroups
 from tilec.ir.target import Target
 
 
@@ -45,11 +46,13 @@ PASSES = (
     Pass(places, threads=True),  # before layouts: operands of products choose theirs by where they live
     Pass(pipeline, threads=True),  # after places: copies are what runs ahead
     Pass(late_loads, threads=True),
+    Pass(warpgroups, threads=True),  # after late_loads: products read buffers where they stand
     Pass(assign_layouts, threads=True),
     Pass(check_registers, threads=True),
     Pass(exchange, threads=True),  # after layouts: writes out the conversions that cross warps
     Pass(simplify, threads=True),  # after exchange: the same conversion twice is one
     Pass(plan_shared_memory, threads=True),  # before barriers: buffers that share bytes conflict
+    Pass(proxy_fences, threads=True),  # before barriers: they show to all what was fenced
     Pass(insert_barriers, threads=True),
 )
 

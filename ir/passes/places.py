@@ -3,7 +3,8 @@ memory.
 
     dot(load(a), ...)  ->  token = copy(a, buffer); wait(token); dot(load(buffer), ...)
 The matrix units of sm_80 take their operands from registers, in fragments that ldmatrix fills from shared
-memory. The copy is one wide, coalesced access per element; every warp then reads what it needs.
+memory. The copy is one wide, coalesced access per element; every warp then reads what it needs. Warpgroups
+read buffers themselves, in panels.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from tilec.ir.inst.control import For
 from tilec.ir.inst.memory import Alloc, Copy, Load, Wait
 from tilec.ir.inst.mma import Dot
 from tilec.ir.inst.shape import Permute, Reshape, View
+from tilec.ir.layout import Layout
 from tilec.ir.memory_layout import row_major
+from tilec.ir.passes.anchors import ROWS
+from tilec.ir.passes.warpgroups import choose, staged
 from tilec.ir.rewrite import Emit, Rewritten, rebuild, uses
 from tilec.ir.swizzle import swizzle_for
 from tilec.ir.target import Target
@@ -37,7 +41,8 @@ def widen_dots(func: Func, target: Target) -> Func:
         if not atom:
             return None
         wide = [v if v.tile.dtype == d else Cast(v, d) for v, d in ((inst.a, a), (inst.b, b))]
-        return replace(inst, a=wide[0], b=wide[1], atom=atom)
+        made = replace(inst, a=wide[0], b=wide[1], atom=atom)
+        return replace(made, atom=choose(made, target, func.warps) or atom)
 
     return rebuild(func, visit)
 
@@ -67,15 +72,13 @@ def places(func: Func, target: Target) -> Func:
     users = uses(func)
     loops = [inst for inst in func.walk() if isinstance(inst, For) and inst.stages > 1]
     ahead = {inst for loop in loops for inst in loop.body.walk()}
-    staged = {i for i in func.walk() if isinstance(i, Load) and _is_operand(i, users, i in ahead)}
+    to_buffers = {i for i in func.walk() if isinstance(i, Load) and _is_operand(i, users, i in ahead)}
+    in_panels = _in_panels(func)
 
     def visit(inst: Inst, emit: Emit) -> Rewritten:
-        if not isinstance(inst, Load) or emit.old not in staged:
+        if not isinstance(inst, Load) or emit.old not in to_buffers:
             return None
-        dtype = inst.tile.dtype
-        rows = prod(inst.shape[:-1]) > 1
-        swizzle = swizzle_for(inst.shape, dtype.bytes) if rows and dtype.bits >= 8 else None
-        buffer = emit(Alloc(dtype, inst.shape, row_major(inst.shape, swizzle)))
+        buffer = emit(Alloc(inst.tile.dtype, inst.shape, in_panels.get(emit.old) or _in_rows(inst)))
         token = emit(Copy(inst.array, inst.at, buffer, inst.other, inside=inst.inside))
         emit(Wait((token,)))
         zero = Full(0, dt.i32)
@@ -83,6 +86,20 @@ def places(func: Func, target: Target) -> Func:
         return Load(buffer, (zero,) * len(inst.shape), inst.shape, inst.other, True, everything)
 
     return rebuild(func, visit)
+
+
+def _in_rows(load: Load) -> Layout:
+    """A buffer for ldmatrix."""
+    dtype, rows = load.tile.dtype, prod(load.shape[:-1]) > 1
+    swizzle = swizzle_for(load.shape, dtype.bytes) if rows and dtype.bits >= 8 else None
+    return row_major(load.shape, swizzle)
+
+
+def _in_panels(func: Func) -> dict[Value, Layout]:
+    """The layouts of the buffers that warpgroups read."""
+    dots = [inst for inst in func.walk() if isinstance(inst, Dot) and ROWS in inst.atom[:2]]
+    found = [staged(v, k_axis) for dot in dots for v, k_axis in ((dot.a, 1), (dot.b, 0))]
+    return dict(reversed([each for each in found if each]))
 
 
 def _is_operand(load: Load, users: dict[Value, list[Inst]], ahead: bool) -> bool:

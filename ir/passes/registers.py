@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Func, Inst
-from tilec.ir.inst.mma import Dot
+from tilec.ir.inst.mma import Dot, GroupDot, HeldDot
 from tilec.ir.passes.components import ELEMENTWISE, is_tile, remade
 from tilec.ir.target import Target
 
@@ -19,7 +19,7 @@ WORD = 32
 def check_registers(func: Func, target: Target) -> Func:
     """Raises TilecError at the line of the first tile that needs more registers than a thread has."""
     for inst in func.walk():
-        if is_tile(inst) and isinstance(inst, (*ELEMENTWISE, Dot)) and not remade(inst):
+        if is_tile(inst) and isinstance(inst, (*ELEMENTWISE, Dot, GroupDot, HeldDot)) and not remade(inst):
             _check(inst, func, target)
     return func
 

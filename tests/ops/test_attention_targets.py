@@ -18,13 +18,13 @@ PROBLEMS = [
 ]
 
 
-@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize(("target", "product"), [("sm_80", "mma.sync"), ("sm_90a", "wgmma.mma_async")])
 @pytest.mark.parametrize(("op", "problem"), PROBLEMS, ids=["2-D", "1-D", "3-D", "dense"])
-def test_code(op, problem, target):
+def test_code(op, problem, target, product):
     """Products on the matrix units, and probabilities that reach the second one in registers: what goes
     through shared memory are copies and nothing else."""
     compiled = op.compile(**problem, target=target)
-    assert "mma.sync" in compiled.ptx and "cp.async" in compiled.ptx
+    assert product in compiled.ptx and "cp.async" in compiled.ptx
     assert "st.shared" not in compiled.ptx and "ld.shared" not in compiled.ptx
     if find("ptxas"):
         assert compiled.resources.spill_bytes == 0
@@ -39,7 +39,7 @@ def test_names_of_ops():
 )
 def test_options_compile(options):
     done = ops.na2d.compile(shape=(9, 11), kernel_size=5, heads=4, dim=24, value_dim=40, **options)
-    assert "mma.sync" in done.ptx
+    assert "mma.sync" in done.ptx or "wgmma.mma_async" in done.ptx
 
 
 CASES = [
