@@ -14,6 +14,9 @@ from tilec.ops.callers import no_copies as no_copies
 from tilec.ops.causal_conv import causal_conv1d as causal_conv1d
 from tilec.ops.depthwise import depthwise_conv as depthwise_conv
 from tilec.ops.depthwise_backward import depthwise_conv_backward as depthwise_conv_backward
+from tilec.ops.fft_conv import fft_conv as fft_conv
+from tilec.ops.fft_conv import fft_conv_spectrum as fft_conv_spectrum
+from tilec.ops.fft_conv_backward import fft_conv_backward as fft_conv_backward
 from tilec.ops.linear import linear as linear
 from tilec.ops.matmul import matmul as matmul
 from tilec.ops.neighborhood import na1d as na1d

@@ -84,8 +84,10 @@ def long_convolution(x: Float64, kernel: Float64, mode: str, flipped: bool = Fal
         if period:
             for turn in (-period, period):
                 inside = np.abs(apart + turn) <= length
-                matrix = matrix + np.where(inside, kernel[:, np.clip(length + apart + turn, 0, 2 * length)], 0)
-        return np.einsum("hts,bhs->bht", matrix, x)
+                matrix = matrix + np.where(
+                    inside, kernel[:, np.clip(length + apart + turn, 0, 2 * length)], 0
+                )
+        return np.asarray(np.einsum("hts,bhs->bht", matrix, x))
     size = 4 * length
     spectrum = np.fft.rfft(np.roll(_padded(kernel, size), -length, axis=-1))
     y = np.fft.irfft(np.fft.rfft(_padded(x, size)) * spectrum, size)

@@ -270,7 +270,10 @@ class Lowering:
         for stack in (inst for inst in block.body if isinstance(inst, sh.Stack)):
             parts = {self.same(tile): (stack, i) for i, tile in enumerate(stack.tiles)}
             self.slices |= {v: at for v, at in parts.items() if v in own and self.uses[v] == 1}
-        self.cut_up |= {self.same(inst.x) for inst in block.body if isinstance(inst, sh.Extract)}
+        for inst in reversed(block.body):
+            whole = isinstance(inst, sh.Reshape | sh.Permute) and inst not in self.cut_up
+            if isinstance(inst, sh.Extract | sh.Reshape | sh.Permute) and not whole:
+                self.cut_up.add(self.same(inst.x))
 
     def body(self, block: Block) -> None:
         """Writes a block's instructions; its values stay readable until `leave`."""

@@ -17,7 +17,6 @@ from tilec.backends.cpu.nest import held_from
 from tilec.backends.cpu.places import Ref
 from tilec.backends.writer import Writer
 
-
 WORTH = 8  # rows and columns from which blocks pay
 
 
@@ -32,7 +31,8 @@ def _unit(place: Ref) -> int:
     *outer, last = place.strides
     if last in (0, 1) or place.shape[-1] == 1:
         return -1
-    return max((axis for axis, stride in enumerate(outer) if stride == 1 and place.shape[axis] > 1), default=-1)
+    units = [axis for axis, stride in enumerate(outer) if stride == 1 and place.shape[axis] > 1]
+    return max(units, default=-1)
 
 
 def turned(lo: Lowering, source: Ref, into: Ref) -> None:
@@ -53,8 +53,8 @@ def turned(lo: Lowering, source: Ref, into: Ref) -> None:
 
 
 def _plane(ref: Ref, axes: tuple[int, int]) -> Ref:
-    shape, strides = (tuple(x[axis] for axis in axes) for x in (ref.shape, ref.strides))
-    return replace(ref, shape=shape, strides=strides)
+    shape = tuple(ref.shape[axis] for axis in axes)
+    return replace(ref, shape=shape, strides=tuple(ref.strides[axis] for axis in axes))
 
 
 def _stepped(w: Writer, ref: Ref, axis: int, index: Index) -> Ref:

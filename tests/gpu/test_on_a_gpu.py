@@ -51,7 +51,16 @@ def neighborhood_backward() -> Any:
     return ops.neighborhood_attention_backward(q, k, v, out, lse, normal(*q.shape, seed=4), 5)
 
 
+def fft_conv_spectrum() -> Any:
+    return ops.fft_conv(normal(3, 2, 50), ops.fft_conv_spectrum(normal(2, 50, seed=1, dtype=np.float32), 50))
+
+
 CASES: dict[str, Callable[[], Any]] = {
+    "fft_conv": lambda: ops.fft_conv(normal(3, 2, 50), normal(2, 50, seed=1), skip=normal(2)),
+    "fft_conv_spectrum": fft_conv_spectrum,
+    "fft_conv_backward": lambda: ops.fft_conv_backward(
+        normal(3, 2, 50), normal(3, 2, 50, seed=1), normal(2, 50, seed=2)
+    ),
     **{f"linear {dtype} {m}": linear(dtype, m) for dtype in ("u4", "i3", "u1", "f6e3m2") for m in (1, 33)},
     "linear dense": lambda: ops.linear(normal(33, 128), normal(65, 128, seed=1)),
     **{
