@@ -45,7 +45,7 @@ class Conv(NamedTuple):
 class Cut(NamedTuple):
     """What a block computes: so many channels, sums of a thread, rows of each sum, and columns. `taps`
     rows of the kernel are unrolled, and its columns where that is `across`. Not `staged`: windows are read
-    where they are, those too large to copy.
+    where they are, those too large to copy; nor `held`: so are kernels.
     """
 
     channels: int
@@ -55,6 +55,7 @@ class Cut(NamedTuple):
     taps: int
     across: bool = True
     staged: bool = True
+    held: bool = True
     warps: int = 4
 
 
@@ -86,6 +87,33 @@ class Window(NamedTuple):
         )
         found = self.source.gather(*(along(axis, *place) for axis, place in enumerate(places)))
         return found.to(self.kind).reshape(conv.cut_up(cut.channels, cut.rows, 1, 1, cut.columns))
+
+
+class Filter(NamedTuple):
+    """The kernels of a block's channels, [C, kh, kw] in memory's order, from channel `at` on: where they are,
+    or a copy.
+    """
+
+    source: tc.Array
+    at: Any
+    conv: Conv
+    cut: Cut
+    kind: DType
+
+    def tap(self, row: Any, column: Any) -> tc.Tile:
+        """One element of each kernel, to be multiplied with a part of a window."""
+        conv, channels = self.conv, self.cut.channels
+        found = self.source.load(conv.ordered(self.at, row, column), conv.ordered(channels, 1, 1))
+        return found.to(self.kind).reshape(conv.cut_up(channels, 1, 1, 1, 1))
+
+
+def kernels(weight: tc.Array, at: Any, size: tuple[int, int], conv: Conv, cut: Cut, kind: DType) -> Filter:
+    """Those of the channels from `at` on, copied if there is room for it."""
+    if not cut.held:
+        return Filter(weight, at, conv, cut, kind)
+    copy = tc.shared(conv.ordered(cut.channels, *size), kind)
+    copy.store((0, 0, 0), weight.load(conv.ordered(at, 0, 0), copy.shape).to(kind))
+    return Filter(copy, 0, conv, cut, kind)
 
 
 def along(axis: int, start: Any, count: int, step: int) -> tc.Tile:
@@ -125,8 +153,7 @@ def spans(size: tuple[int, int], conv: Conv, cut: Cut) -> tuple[tuple[int, int],
 def some_rows(
     acc: tuple[tc.Tile, ...],
     seen: Window,
-    weight: tc.Array,
-    c: Any,
+    weight: Filter,
     size: tuple[int, int],
     turn: Any,
     done: int,
@@ -135,18 +162,17 @@ def some_rows(
     """acc with `count` rows of the kernel, `done` rows behind those of this turn, column after column."""
     if seen.cut.across:
         for q in tc.static_range(size[1]):
-            acc = one_column(acc, seen, weight, c, size, turn, done, count, q)
+            acc = one_column(acc, seen, weight, size, turn, done, count, q)
     else:
         for q in tc.range(size[1]):
-            acc = one_column(acc, seen, weight, c, size, turn, done, count, q)
+            acc = one_column(acc, seen, weight, size, turn, done, count, q)
     return acc
 
 
 def one_column(
     acc: tuple[tc.Tile, ...],
     seen: Window,
-    weight: tc.Array,
-    c: Any,
+    weight: Filter,
     size: tuple[int, int],
     turn: Any,
     done: int,
@@ -159,8 +185,7 @@ def one_column(
     for t in tc.static_range(done, done + count):
         row = turn * cut.taps + t
         tap = (size[0] - 1 - row, size[1] - 1 - q) if conv.flipped else (row, q)
-        w = weight.load(conv.ordered(c, *tap), conv.ordered(cut.channels, 1, 1))
-        weights[t] = w.to(seen.kind).reshape(conv.cut_up(cut.channels, 1, 1, 1, 1))
+        weights[t] = weight.tap(*tap)
     rows: dict[int, list[tuple[int, int]]] = {}
     for t in tc.static_range(done, done + count):
         for k in tc.static_range(cut.sums):
@@ -173,17 +198,17 @@ def one_column(
 
 
 def filtered(
-    acc: tuple[tc.Tile, ...], seen: Window, weight: tc.Array, c: Any, size: tuple[int, int]
+    acc: tuple[tc.Tile, ...], seen: Window, weight: Filter, size: tuple[int, int]
 ) -> tuple[tc.Tile, ...]:
     """acc with all rows of the kernel."""
     taps = seen.cut.taps
     turns, rest = divmod(size[0], taps)
     if turns == 1:
-        acc = some_rows(acc, seen, weight, c, size, 0, 0, taps)
+        acc = some_rows(acc, seen, weight, size, 0, 0, taps)
     else:
         for turn in tc.range(turns):
-            acc = some_rows(acc, seen, weight, c, size, turn, 0, taps)
-    return some_rows(acc, seen, weight, c, size, 0, turns * taps, rest) if rest else acc
+            acc = some_rows(acc, seen, weight, size, turn, 0, taps)
+    return some_rows(acc, seen, weight, size, 0, turns * taps, rest) if rest else acc
 
 
 @tc.kernel
@@ -209,12 +234,13 @@ def depthwise_kernel(
     acc = (tc.zeros(conv.cut_up(cut.channels, cut.rows, 1, 1, cut.columns), accumulator),) * cut.sums
     if conv.summed == 1:
         filters = weight[conv.ordered(every, slice(None), slice(None))]
-        acc = filtered(acc, window(x[n], before, at, size, conv, cut, accumulator), filters, at[0], size)
+        seen = window(x[n], before, at, size, conv, cut, accumulator)
+        acc = filtered(acc, seen, kernels(filters, at[0], size, conv, cut, accumulator), size)
     else:
         for s in tc.range(conv.summed):
             part = conv.ordered(slice(s, None, conv.summed), slice(None), slice(None))
             seen = window(x[n][part], before, at, size, conv, cut, accumulator)
-            acc = filtered(acc, seen, weight[part], at[0], size)
+            acc = filtered(acc, seen, kernels(weight[part], at[0], size, conv, cut, accumulator), size)
     for k in tc.static_range(cut.sums):
         here = conv.ordered(every, slice(k, None, cut.sums), slice(None))
         place = conv.ordered(at[0], i * cut.rows, at[2])

@@ -4,7 +4,7 @@ depthwise_cut(geometry, channels=64, conv, f32, "cpu")     Cut(channels=1, sums=
 """
 
 from functools import lru_cache
-from math import gcd
+from math import gcd, prod
 
 from tilec.ir.dtype import DType
 from tilec.ir.target import parse_target
@@ -32,7 +32,8 @@ def depthwise_cut(geometry: Geometry, channels: int, conv: Conv, accumulator: DT
     while threads and _bytes(cut, geometry, conv, accumulator) > room and max(cut.channels, cut.rows) > 1:
         many = cut.channels > 1
         cut = cut._replace(channels=cut.channels // 2) if many else cut._replace(rows=cut.rows // 2)
-    return cut._replace(staged=_bytes(cut, geometry, conv, accumulator) <= room)
+    taps = cut.channels * prod(geometry.size) * accumulator.bytes
+    return cut._replace(staged=_bytes(cut, geometry, conv, accumulator) <= room, held=taps <= room // 4)
 
 
 def _bytes(cut: Cut, geometry: Geometry, conv: Conv, accumulator: DType) -> int:
@@ -46,7 +47,7 @@ def _on_vectors(geometry: Geometry, channels: int, conv: Conv) -> Cut:
     rows, columns = geometry.extents
     sums = _sums(rows, 8)
     if conv.channels_last:
-        return Cut(min(channels, 16), sums, 1, min(columns, 32), 0)
+        return Cut(min(channels, 16), sums, 1, -(-columns // -(-columns // 32)), 0)
     return Cut(1, sums, min(-(-rows // sums), max(1, 64 // sums)), min(columns, 256), 0)
 
 
