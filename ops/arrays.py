@@ -140,7 +140,7 @@ def written_flat(y: Array, rank: int) -> Iterator[Array]:
 def empty(shape: tuple[int, ...], dtype: DType) -> Array:
     """A new array, row-major, where the caller's arrays are."""
     made: Any = device_memory(shape, dtype)
-    return np.empty(shape, numpy_dtype(dtype)) if made is None else made  # type: ignore[no-any-return]
+    return np.empty(shape, numpy_dtype(dtype)) if made is None else made
 
 
 def empty_like(x: Array) -> Array:
@@ -160,8 +160,9 @@ def _zero(dtype: DType) -> Array:
 
 def broadcast(x: Array, shape: tuple[int, ...]) -> Array:
     """A view of x in this shape, to be read."""
-    held: Any = x
-    return held.broadcast_to(shape) if isinstance(held, DeviceArray) else np.broadcast_to(held, shape)
+    given: Any = x
+    view: Any = given.broadcast_to(shape) if isinstance(given, DeviceArray) else np.broadcast_to(x, shape)
+    return view  # type: ignore[no-any-return]
 
 
 def contiguous(x: Array, name: str) -> Array:
@@ -182,9 +183,10 @@ def copied(x: Array, dtype: DType | None = None) -> Array:
 
 def assign(y: Array, x: Array) -> None:
     """y[...] = x, cast to y's dtype."""
-    if isinstance(y, np.ndarray):
-        y[...] = x
-    elif y.size:
+    to: Any = y
+    if isinstance(to, np.ndarray):
+        to[...] = x
+    elif to.size:
         rows = (y[None], x[None]) if y.ndim == 0 else (y, x)
         copy_kernel(*rows)
 

@@ -12,8 +12,8 @@ import sys
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from math import prod
 from itertools import count
+from math import prod
 from typing import Any
 
 import numpy as np

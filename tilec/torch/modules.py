@@ -1,0 +1,135 @@
+"""Modules: neighborhood attention with NATTEN's parameters, depthwise convolution with nn.Conv2d's.
+
+layer = NeighborhoodAttention2D(embed_dim=64, num_heads=2, kernel_size=7)
+layer.load_state_dict(natten_layer.state_dict())
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tilec.ir.errors import TilecError
+from tilec.ops.attention_call import per_axis
+from tilec.torch.attention import neighborhood_attention
+from tilec.torch.convolutions import depthwise_conv
+from tilec.torch.register import Tensor
+
+
+class _NeighborhoodAttention(nn.Module):
+    """x [B, X.., embed_dim] -> the same shape: a projection to query, key and value, attention, and another.
+
+    Parameters, their order and the state's names (qkv, proj) are NATTEN's. With `rel_pos_bias` also `rpb`
+    [num_heads, 2 * kernel_size - 1 ..], which NATTEN had until 0.17.
+    """
+
+    rank = 0
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        dilation: Any = 1,
+        is_causal: Any = False,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        proj_drop: float = 0.0,
+        *,
+        rel_pos_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise TilecError(f"num_heads must divide embed_dim: found {num_heads} heads of {embed_dim}")
+        self.embed_dim, self.num_heads, self.scale = embed_dim, num_heads, qk_scale
+        self.kernel_size = per_axis(kernel_size, "kernel_size", self.rank)
+        self.stride = per_axis(stride, "stride", self.rank)
+        self.dilation = per_axis(dilation, "dilation", self.rank)
+        self.is_causal = per_axis(is_causal, "is_causal", self.rank, bool)
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
+        if rel_pos_bias:
+            self.rpb = nn.Parameter(torch.zeros(num_heads, *(2 * size - 1 for size in self.kernel_size)))
+            nn.init.trunc_normal_(self.rpb, std=0.02)
+        else:
+            self.register_parameter("rpb", None)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != self.rank + 2:
+            axes = ", ".join("XYZ"[: self.rank])
+            raise TilecError(f"{type(self).__name__} takes x [B, {axes}, C], found {list(x.shape)}")
+        heads = (3, self.num_heads, self.embed_dim // self.num_heads)
+        query, key, value = self.qkv(x).reshape(*x.shape[:-1], *heads).unbind(-3)
+        out = neighborhood_attention(
+            query, key, value, self.kernel_size, self.stride, self.dilation, self.is_causal, self.scale,
+            bias=None if self.rpb is None else self.rpb.to(query.dtype),
+        )  # fmt: skip
+        return self.proj_drop(self.proj(out.reshape(x.shape)))
+
+    def extra_repr(self) -> str:
+        names = ("kernel_size", "stride", "dilation", "is_causal")
+        more = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+        return f"{self.embed_dim}, num_heads={self.num_heads}, {more}"
+
+
+class NeighborhoodAttention1D(_NeighborhoodAttention):
+    """Along sequences, x [B, X, embed_dim]; parameters as NATTEN's NeighborhoodAttention1D."""
+
+    rank = 1
+
+
+class NeighborhoodAttention2D(_NeighborhoodAttention):
+    """On images, x [B, X, Y, embed_dim]; parameters as NATTEN's NeighborhoodAttention2D."""
+
+    rank = 2
+
+
+class NeighborhoodAttention3D(_NeighborhoodAttention):
+    """On volumes and films, x [B, X, Y, Z, embed_dim]; parameters as NATTEN's NeighborhoodAttention3D."""
+
+    rank = 3
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """nn.Conv2d with groups=in_channels, by ops.depthwise_conv: its parameters, state and meaning.
+
+    `out_channels` None is in_channels; else a multiple of it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: Any = 3,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        bias: bool = True,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        outs = in_channels if out_channels is None else out_channels
+        super().__init__(
+            in_channels, outs, kernel_size, stride, padding, dilation, in_channels, bias,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+
+    @classmethod
+    def from_conv(cls, conv: Any) -> "DepthwiseConv2d":
+        """With the parameters of an nn.Conv2d, shared. TilecError for one that is not depthwise."""
+        if conv.groups != conv.in_channels or conv.padding_mode != "zeros":
+            raise TilecError(
+                f"DepthwiseConv2d takes convolutions with groups = in_channels and zeros around: found {conv}"
+            )
+        made = cls(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+                   conv.dilation, conv.bias is not None, device="meta")  # fmt: skip
+        made.weight, made.bias = conv.weight, conv.bias
+        made.train(conv.training)
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, C, H, W] -> [N, out_channels, H', W']."""
+        return depthwise_conv(x, self.weight, self.bias, self.stride, self.padding, self.dilation)

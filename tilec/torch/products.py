@@ -1,0 +1,182 @@
+"""Products in torch: matmul, and linear layers with dense weights or quantised ones.
+
+y = linear(x, weight, bias, activation="gelu")      # weight [N, K]: a tensor, or an ops.QuantizedWeight
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tilec import ops
+from tilec.ir.errors import TilecError
+from tilec.ops import QuantizedWeight
+from tilec.torch.register import Gradient, Tensor, cast, check_no_gradient, dtype_name, register, writing
+from tilec.torch.weights import Codes, dequantize, tensors_of, weight_of
+
+# matmul.
+
+MATMUL = "(Tensor a, Tensor b, ScalarType? out_dtype) -> Tensor"
+
+
+def _matmul(a: Tensor, b: Tensor, out_dtype: Any = None, out: Tensor = None) -> Tensor:
+    return ops.matmul(a, b, out_dtype=dtype_name(out_dtype), out=out)
+
+
+def _matmul_shape(a: Tensor, b: Tensor, out_dtype: Any) -> Tensor:
+    lead = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return a.new_empty((*lead, a.shape[-2], b.shape[-1]), dtype=out_dtype or a.dtype)
+
+
+def _matmul_backward(saved: Any, rest: Any, d: Tensor) -> tuple[Any, ...]:
+    a, b = saved
+    d = d.to(a.dtype)
+    d_a = _matmul_op(d, b.mT, None).sum_to_size(a.shape)
+    return d_a, _matmul_op(a.mT, d, None).sum_to_size(b.shape), None
+
+
+_matmul_op = register(
+    "matmul", MATMUL, _matmul, _matmul_shape, Gradient(lambda given, _: given[:2], _matmul_backward)
+)
+_matmul_out = writing("matmul", MATMUL, _matmul)
+
+
+def matmul(a: Tensor, b: Tensor, *, out_dtype: Any = None, out: Tensor = None) -> Tensor:
+    """ops.matmul on tensors, with a gradient; `out_dtype` is torch's."""
+    a, b = cast(a, b)
+    if out is None:
+        return _matmul_op(a, b, out_dtype)
+    check_no_gradient(out, (a, b))
+    _matmul_out(a, b, out.dtype, out)
+    return out
+
+
+# linear.
+
+FINISH = (
+    "Tensor? bias, str? activation, Tensor? residual, Tensor? a, Tensor? b, Tensor? x_scale,"
+    " ScalarType? out_dtype"
+)
+CODES = "Tensor codes, Tensor scales, Tensor? zeros, str dtype, int group_size"
+LINEAR = f"(Tensor x, Tensor weight, {FINISH}) -> Tensor"
+QUANTIZED = f"(Tensor x, {CODES}, {FINISH}) -> Tensor"
+
+
+def _linear(x: Tensor, weight: Any, bias: Tensor, activation: Any, residual: Tensor, a: Tensor, b: Tensor,
+            x_scale: Tensor, out_dtype: Any, *, out: Tensor = None) -> Tensor:  # fmt: skip
+    return ops.linear(
+        x, weight, bias, activation=activation, residual=residual, low_rank=None if a is None else (a, b),
+        x_scale=x_scale, out_dtype=dtype_name(out_dtype), out=out,
+    )  # fmt: skip
+
+
+def _quantized(x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, dtype: str, group_size: int,
+               *rest: Any, out: Tensor = None) -> Tensor:  # fmt: skip
+    weight = weight_of(Codes(codes, scales, zeros, dtype, group_size, x.shape[-1]))
+    return _linear(x, weight, *rest, out=out)
+
+
+def _result(x: Tensor, outputs: int, x_scale: Tensor, out_dtype: Any) -> Tensor:
+    kind = torch.float16 if x.dtype.itemsize == 1 else x.dtype
+    return x.new_empty((*x.shape[:-1], outputs), dtype=out_dtype or kind)
+
+
+def _linear_shape(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    return _result(x, weight.shape[0], *rest[-2:])
+
+
+def _quantized_shape(x: Tensor, codes: Tensor, scales: Tensor, *rest: Any) -> Tensor:
+    return _result(x, scales.shape[0], *rest[-2:])
+
+
+def slope(activation: str | None, d: Tensor, before: Tensor) -> Tensor:
+    """The gradient of what went into an activation."""
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(d, before, 0)
+    if activation == "gelu":
+        return torch.ops.aten.gelu_backward(d, before)
+    return torch.ops.aten.silu_backward(d, before) if activation == "silu" else d
+
+
+def _finish_backward(
+    x: Tensor, weight: Tensor, finish: Sequence[Any], d: Tensor, again: Any
+) -> tuple[Any, ...]:
+    """Gradients of x, of the product of both (for the weight's), and of what finishes a linear layer."""
+    bias, activation, residual, a, b, x_scale, _ = finish
+    if x_scale is not None:
+        raise TilecError("linear with x_scale has no gradient: x is of codes; detach it")
+    d_residual = None if residual is None else d.to(residual.dtype)
+    d = d.to(x.dtype)
+    if activation is not None:
+        d = slope(activation, d, again(bias, None, None, a, b, None, x.dtype))
+    rows, above = x.reshape(-1, x.shape[-1]), d.reshape(-1, d.shape[-1])
+    d_x, d_a, d_b = _matmul_op(above, weight, None), None, None
+    if a is not None:
+        inner = _matmul_op(above, b, None)
+        d_x = d_x + _matmul_op(inner, a, None)
+        d_a, d_b = _matmul_op(inner.mT, rows, None), _matmul_op(above.mT, _matmul_op(rows, a.mT, None), None)
+    d_bias = None if bias is None else above.sum(0).to(bias.dtype)
+    return d_x.reshape(x.shape), (above, rows), (d_bias, None, d_residual, d_a, d_b, None, None)
+
+
+def _merged(tensors: Sequence[Any], rest: Sequence[Any]) -> tuple[Any, ...]:
+    """The inputs again: tensors where there were any, the others between them."""
+    return tuple(other if x is None else x for x, other in zip(tensors, rest, strict=True))
+
+
+def _kept(given: tuple[Any, ...], _: Any) -> list[Any]:
+    return [x if isinstance(x, torch.Tensor) else None for x in given]
+
+
+def _linear_backward(saved: Any, rest: Any, d: Tensor) -> tuple[Any, ...]:
+    x, weight, *finish = _merged(saved, rest)
+    d_x, (above, rows), more = _finish_backward(
+        x, weight, finish, d, lambda *plain: _linear_op(x, weight, *plain)
+    )
+    return d_x, _matmul_op(above.mT, rows, None), *more
+
+
+def _quantized_backward(saved: Any, rest: Any, d: Tensor) -> tuple[Any, ...]:
+    x, *quantised = _merged(saved, rest)
+    codes, finish = quantised[:5], quantised[5:]
+    weight = dequantize(*codes, x.shape[-1], x.dtype)
+    d_x, _, more = _finish_backward(x, weight, finish, d, lambda *plain: _quantized_op(x, *codes, *plain))
+    return d_x, None, None, None, None, None, *more
+
+
+_linear_op = register("linear", LINEAR, _linear, _linear_shape, Gradient(_kept, _linear_backward))
+_quantized_op = register(
+    "quantized_linear", QUANTIZED, _quantized, _quantized_shape, Gradient(_kept, _quantized_backward)
+)
+_linear_out = writing("linear", LINEAR, _linear)
+_quantized_out = writing("quantized_linear", QUANTIZED, _quantized)
+
+
+def linear(
+    x: Tensor,
+    weight: Any,
+    bias: Tensor = None,
+    *,
+    activation: str | None = None,
+    residual: Tensor = None,
+    low_rank: Any = None,
+    x_scale: Tensor = None,
+    out_dtype: Any = None,
+    out: Tensor = None,
+) -> Tensor:
+    """ops.linear on tensors, with a gradient (of all but quantised weights); `out_dtype` is torch's.
+
+    `weight` is a tensor [N, K], an ops.QuantizedWeight, or its tensors (tilec.torch.weights.Codes).
+    """
+    a, b = (None, None) if low_rank is None else low_rank
+    if isinstance(weight, QuantizedWeight):
+        weight = tensors_of(weight, x.device)
+    quantised = isinstance(weight, Codes)
+    x, dense, bias, residual, a, b = cast(x, None if quantised else weight, bias, residual, a, b)
+    finish = (bias, activation, residual, a, b, x_scale, out_dtype if out is None else out.dtype)
+    operands = (x, *weight[:5], *finish) if quantised else (x, dense, *finish)
+    if out is None:
+        return (_quantized_op if quantised else _linear_op)(*operands)
+    check_no_gradient(out, (x, dense, bias, residual, a, b))
+    (_quantized_out if quantised else _linear_out)(*operands, out)
+    return out

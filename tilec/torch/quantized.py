@@ -1,0 +1,241 @@
+"""Linear layers with quantised weights, and quantising those of a model.
+
+layer = QuantizedLinear.from_linear(torch.nn.Linear(512, 256), "u4", group_size=128)
+print(quantize_(model, "u3", filter=lambda name, layer: "head" not in name))
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from tilec import ops
+from tilec.ir.errors import TilecError
+from tilec.ir.packing import packed_bytes
+from tilec.ops import QuantizedWeight
+from tilec.ops.quantize import weight_dtype
+from tilec.torch.products import linear
+from tilec.torch.register import Tensor
+from tilec.torch.weights import Codes, dequantize, forget, new_tensors
+
+
+class QuantizedLinear(nn.Module):
+    """y = x @ weight^T + bias, the weight [out_features, in_features] of 1 to 8 bits; it takes no gradient.
+
+    Its state: `codes` uint8, packed row after row without gaps (tilec.pack), `scales` [out_features, groups],
+    `zeros` of the same shape where `zero_point`, and `bias`. `dtype`: u4, i3, f6e3m2 ...; `scale_dtype` is
+    torch's. A new one has weights of 0: load a state, or use `from_linear` or `from_weight`.
+    """
+
+    codes: Any
+    scales: Any
+    zeros: Any
+    bias: Any
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        dtype: str = "u4",
+        group_size: int | None = 128,
+        zero_point: bool = False,
+        scale_dtype: Any = torch.float16,
+        device: Any = None,
+    ) -> None:
+        super().__init__()
+        kind = weight_dtype(dtype)
+        self.in_features, self.out_features, self.dtype = in_features, out_features, kind.name
+        self.group_size = in_features if group_size is None else min(group_size, in_features)
+        groups = -(-in_features // self.group_size)
+        nbytes = packed_bytes(in_features * out_features, kind.bits)
+        integers = torch.int16 if kind.is_float else getattr(torch, f"{'' if kind.is_signed else 'u'}int8")
+        self.register_buffer("codes", torch.zeros(nbytes, dtype=torch.uint8, device=device))
+        scales = torch.zeros(out_features, groups, device=device).to(scale_dtype)
+        self.register_buffer("scales", scales)
+        zeros = torch.zeros(out_features, groups, dtype=integers, device=device) if zero_point else None
+        self.register_buffer("zeros", zeros)
+        self.bias = nn.Parameter(torch.zeros(out_features, device=device)) if bias else None
+
+    @classmethod
+    def from_linear(
+        cls,
+        layer: Any,
+        dtype: str = "u4",
+        *,
+        group_size: int | None = 128,
+        zero_point: bool = False,
+        scale_dtype: str = "f16",
+    ) -> "QuantizedLinear":
+        """The nearest to an nn.Linear; its bias is kept. TilecError for weights that cannot be quantised."""
+        floats = layer.weight.detach()
+        weight = ops.quantize(
+            floats, dtype, group_size=group_size, zero_point=zero_point, scale_dtype=scale_dtype
+        )
+        return cls.from_weight(weight, layer.bias, device=layer.weight.device)
+
+    @classmethod
+    def from_weight(
+        cls, weight: QuantizedWeight, bias: Any = None, *, device: Any = None
+    ) -> "QuantizedLinear":
+        """With a weight that is quantised already, of ops.quantize or of a checkpoint."""
+        held = new_tensors(weight, torch.device(device or "cpu"))
+        made = cls(
+            weight.shape[1],
+            weight.shape[0],
+            bias is not None,
+            dtype=held.dtype,
+            group_size=held.group_size,
+            zero_point=held.zeros is not None,
+            scale_dtype=held.scales.dtype,
+            device="meta",
+        )
+        made.codes, made.scales, made.zeros = held.codes, held.scales, held.zeros
+        if bias is not None:
+            given = bias if isinstance(bias, nn.Parameter) else nn.Parameter(torch.as_tensor(bias))
+            made.bias = given
+        return made
+
+    @property
+    def held(self) -> Codes:
+        """The weight as tensors."""
+        return Codes(self.codes, self.scales, self.zeros, self.dtype, self.group_size, self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in_features] of f16, bf16 or f32 -> [..., out_features] of the same dtype."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return linear(x, self.held, bias)
+
+    def dequantize(self, dtype: Any = torch.float32) -> Tensor:
+        """The weight that the codes stand for, [out_features, in_features]."""
+        return dequantize(*self.held, dtype)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves to other devices, and keeps the dtype of the scales: another would change the weights."""
+        before = self.scales
+        super()._apply(fn, recurse)
+        if self.scales.dtype != before.dtype:
+            self.scales = before.to(self.scales.device)
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **named: Any) -> None:
+        super()._load_from_state_dict(*args, **named)
+        forget(self.codes)
+
+    def extra_repr(self) -> str:
+        sizes = f"{self.in_features}, {self.out_features}, dtype={self.dtype!r}, group_size={self.group_size}"
+        return f"{sizes}, zero_point={self.zeros is not None}, bias={self.bias is not None}"
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What became of one layer; `error` is that of its weight, relative, in the norm."""
+
+    name: str
+    shape: tuple[int, int]
+    before: int
+    after: int
+    error: float
+
+    def __str__(self) -> str:
+        n, k = self.shape
+        smaller = self.before / self.after
+        return f"{self.name} [{n}, {k}]: {smaller:.1f} times smaller, weights off by {100 * self.error:.2f} %"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What quantize_ did: the linear layers that it replaced, and those that it left, with the reason."""
+
+    dtype: str
+    layers: tuple[Quantised, ...]
+    left: tuple[tuple[str, str], ...] = field(default=())
+
+    def __str__(self) -> str:
+        before, after = (sum(getattr(x, name) for x in self.layers) for name in ("before", "after"))
+        head = f"{len(self.layers)} linear layers are {self.dtype} now"
+        if self.layers:
+            head += f": {before / 1e6:.2f} MB of weights became {after / 1e6:.2f} MB"
+        return "\n".join([head, *(f"left as it was: {name}, {why}" for name, why in self.left)])
+
+
+def quantize_(
+    model: Any,
+    dtype: str = "u4",
+    *,
+    group_size: int | None = 128,
+    zero_point: bool = False,
+    scale_dtype: str = "f16",
+    filter: Callable[[str, Any], bool] | None = None,  # noqa: A002
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Replaces the nn.Linear layers in a model by QuantizedLinear, in place, and says what it did.
+
+    `filter(name, layer)` says which; all of them without one. `progress` is called with a line per layer
+    (print, say). A layer that stands in several places is quantised once. TilecError where the model is a
+    linear layer itself, or weights cannot be quantised; it names the layer.
+    """
+    kind = weight_dtype(dtype)
+    if isinstance(model, nn.Linear):
+        raise TilecError(
+            "quantize_ replaces layers inside of a model: use QuantizedLinear.from_linear(layer)"
+        )
+    todo, left = _chosen(model, filter)
+    done: dict[Any, QuantizedLinear] = {}
+    told: list[Quantised] = []
+    for i, (name, layer) in enumerate(todo):
+        made = done[layer] = _quantised(name, layer, kind.name, group_size, zero_point, scale_dtype)
+        told.append(_told(name, layer, made))
+        if progress is not None:
+            progress(f"{i + 1}/{len(todo)} {told[-1]}")
+    _replace(model, done)
+    return Report(kind.name, tuple(told), tuple(left))
+
+
+def _chosen(model: Any, choose: Any) -> tuple[list[tuple[str, Any]], list[tuple[str, str]]]:
+    """Linear layers to quantise, each once, and those that are not."""
+    todo, left = [], []
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.Linear):
+            continue
+        if type(layer) is not nn.Linear:
+            left.append((name, f"a {type(layer).__name__}, which may do more than a linear layer"))
+        elif choose is not None and not choose(name, layer):
+            left.append((name, "by the filter"))
+        elif layer.weight.is_meta or layer.weight.numel() == 0:
+            left.append((name, "its weight has no elements in memory"))
+        else:
+            todo.append((name, layer))
+    return todo, left
+
+
+def _quantised(name: str, layer: Any, dtype: str, group_size: int | None, zero_point: bool,
+               scale_dtype: str) -> QuantizedLinear:  # fmt: skip
+    try:
+        made = QuantizedLinear.from_linear(
+            layer, dtype, group_size=group_size, zero_point=zero_point, scale_dtype=scale_dtype
+        )
+    except TilecError as error:
+        error.message = f"{name}: {error.message}"
+        raise
+    made.train(layer.training)
+    return made
+
+
+def _told(name: str, layer: Any, made: QuantizedLinear) -> Quantised:
+    weight = layer.weight.detach().float()
+    length = float(weight.norm()) or 1.0
+    error = float((made.dequantize().to(weight.device) - weight).norm()) / length
+    after = sum(x.nbytes for x in (made.codes, made.scales, made.zeros) if x is not None)
+    return Quantised(name, tuple(weight.shape), layer.weight.nbytes, after, error)
+
+
+def _replace(model: Any, done: dict[Any, QuantizedLinear]) -> None:
+    """At every place where a layer stands."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if child in done:
+                setattr(parent, name, done[child])
