@@ -321,12 +321,13 @@ def test_bench_emulator(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None
     small = bench_emulator.cases(n=64, length=1000)
     monkeypatch.setattr(bench_emulator, "cases", lambda: small)
     assert main(["bench", "emulator", "--runs", "1"]) == 0
-    head, *rows, foot = capsys.readouterr().out.splitlines()
+    head, *rows, foot, warm = capsys.readouterr().out.splitlines()
     assert re.sub(r"  +", "|", head) == "seconds on the emulator|all checks|bare|M instr.|M/s bare"
     assert [row.split(":")[0].split(" of ")[0] for row in rows] == ["f16 matmul 64^3"] * 2 + ["vector add"]
     for row in rows:
         assert re.fullmatch(r"(\s+\d+\.\d\d){2}\s+\d+\.\d\s+\d+", row[44:])
     assert foot.startswith("best of 1, after one run")
+    assert re.fullmatch(r"warm-up \d+\.\d\d s, from the cache on disk \d+\.\d\d s; \d+\.\d\d GB .*", warm)
 
 
 def test_bench_emulator_is_for_checkouts(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:

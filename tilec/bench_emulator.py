@@ -2,11 +2,17 @@
 
 Three kernels that nvcc compiled, whose PTX is stored with the tests: a product with cp.async, ldmatrix and
 mma.sync, one with TMA and wgmma, and a vector sum. Each runs with all checks, and with none ("bare").
-Numbers are the best of several runs; they are printed, and never asserted.
+Numbers are the best of several runs; they are printed, and never asserted. The last line says what the first
+launch of a process pays for compiled code, and how much memory it all took.
 """
 
 from __future__ import annotations
 
+import os
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,6 +58,36 @@ def speeds(runs: int, chosen: tuple[Case, ...] | None = None) -> Iterator[str]:
     for case in chosen or cases():
         yield row(case, runs)
     yield f"best of {runs}, after one run that is not counted; instructions are those of threads"
+    yield warm_up()
+
+
+def warm_up() -> str:
+    """What the first long launch waits for: fixed machine code, compiled once per machine. And the memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        first, later = (_machine_code(folder) for _ in range(2))
+    unit = 1 << (30 if sys.platform == "darwin" else 20)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return f"warm-up {first:.2f} s, from the cache on disk {later:.2f} s; {memory:.2f} GB of memory at most"
+
+
+WARM_UP = """
+import time
+import tilec
+from tilec.backends.emulator import fast, fast_shadow
+start = time.perf_counter()
+fast.matrix_product("f16")
+fast_shadow.shadow_check()
+print(time.perf_counter() - start)
+"""
+
+
+def _machine_code(cache: str) -> float:
+    """Seconds until the compiled code of an f16 product and of its checks is there, in a new process."""
+    environment = {**os.environ, "TILEC_CACHE_DIR": cache}
+    command = [sys.executable, "-c", WARM_UP]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 def row(case: Case, runs: int) -> str:
