@@ -188,7 +188,10 @@ def _strides_like(extents: Sequence[int], shape: Extents) -> list[Extent]:
 
 def _strides(x: np.ndarray[Any, Any], name: str, shape: Extents) -> Extents:
     size, dense = x.dtype.itemsize, _strides_like(x.shape, shape)
-    return tuple(_stride(x, axis, size, dense[axis], name) for axis in range(x.ndim))
+    found = [_stride(x, axis, size, dense[axis], name) for axis in range(x.ndim)]
+    if x.ndim > 1 and found[-1] == 1 and x.strides[-2] == x.shape[-1] * size and x.shape[-2] > 1:
+        found[-2] = shape[-1]  # rows follow each other: one number, and it fits 32 bits
+    return tuple(found)
 
 
 def _stride(x: np.ndarray[Any, Any], axis: int, size: int, dense: Extent, name: str) -> Extent:

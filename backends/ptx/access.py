@@ -91,24 +91,28 @@ def _address(e: Emitter, pointer: str, space: str) -> str:
 
 
 def copy_async(e: Emitter, target: str, source: str, size: int, inside: str | None, who: str | None) -> None:
-    """cp.async by the threads of `who`: 4, 8 or 16 bytes to shared memory, zeros where not `inside`."""
+    """cp.async by the threads of `who`: 4, 8 or 16 bytes to shared memory, zeros where not `inside`.
+
+    The number of bytes to read is chosen next to the copy: only there does the assembler see that it is a
+    predicate's.
+    """
     level = "cg" if size == 16 else "ca"
-    if who is None:
+    if inside is None and who is None:
         both = f"ptr addrspace(3) {target}", f"ptr addrspace(1) {source}"
-        name = f"llvm.nvvm.cp.async.{level}.shared.global.{size}"
-        if inside is None:
-            e.call(name, "void", *both)
-        else:
-            e.call(f"{name}.s", "void", *both, f"i32 {_taken(e, inside, size)}")
+        e.call(f"llvm.nvvm.cp.async.{level}.shared.global.{size}", "void", *both)
         return
-    text = f"@$0 cp.async.{level}.shared.global [$1], [$2], {size}{', $3' if inside else ''};"
-    more = f", i32 {_taken(e, inside, size)}" if inside else ""
-    given = f"i1 {who}, {_address(e, target, 'shared')}, {_address(e, source, 'global')}{more}"
-    e.line(f'call void asm sideeffect "{text}", "b,r,l{",r" if inside else ""},~{{memory}}"({given})')
-
-
-def _taken(e: Emitter, inside: str, size: int) -> str:
-    return e.let(f"select i1 {inside}, i32 {size}, i32 0")
+    given = [_address(e, target, "shared"), _address(e, source, "global")]
+    constraints, under, choice, taken = ["r", "l"], "", "", ""
+    if inside is not None:
+        choice, taken = f".reg .b32 taken; selp.b32 taken, {size}, 0, ${len(given)}; ", ", taken"
+        given.append(f"i1 {inside}")
+        constraints.append("b")
+    if who is not None:
+        under = f"@${len(given)} "
+        given.append(f"i1 {who}")
+        constraints.append("b")
+    text = f"{{ {choice}{under}cp.async.{level}.shared.global [$0], [$1], {size}{taken}; }}"
+    e.line(f'call void asm sideeffect "{text}", "{",".join(constraints)},~{{memory}}"({", ".join(given)})')
 
 
 def reduce_if(

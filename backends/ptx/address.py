@@ -16,6 +16,7 @@ import numpy as np
 from tilec.backends.ptx.emitter import memory_bits
 from tilec.backends.ptx.threads import per_thread, predicate
 from tilec.ir.func import Value
+from tilec.ir.inequalities import Range
 from tilec.ir.layout import Layout
 from tilec.ir.tile import ArrayType
 
@@ -126,21 +127,30 @@ class Coordinates:
     def base(self) -> str:
         """Byte pointer of slot coordinates 0: the uniform part first, then the thread's."""
         if self._base is None:
-            self._base = self._pointer(self._pointer(self.ref.base, self.at), self.threads)
+            there = self._pointer(self.ref.base, self.at, [self.e.facts.range(v) for v in self.w.at])
+            own = self.w.layout.thread_part()
+            limits = list(zip(own.min(axis=0).tolist(), own.max(axis=0).tolist(), strict=True))
+            self._base = self._pointer(there, self.threads, limits)
         return self._base
 
-    def _pointer(self, pointer: str, coordinates: Sequence[str]) -> str:
+    def _pointer(self, pointer: str, coordinates: Sequence[str], limits: Sequence[Range]) -> str:
         size = memory_bits(self.w.type.dtype) // 8
-        for coordinate, stride in zip(coordinates, self.ref.strides, strict=True):
+        for coordinate, stride, limit in zip(coordinates, self.ref.strides, limits, strict=True):
             if coordinate == "0" or stride == 0:
                 continue
-            offset = self._scaled(coordinate, stride, size)
+            offset = self._scaled(coordinate, stride, size, limit)
             pointer = self.e.let(f"getelementptr i8, {self.space} {pointer}, i64 {offset}")
         return pointer
 
-    def _scaled(self, coordinate: str, stride: str | int, size: int) -> str:
-        e = self.e
-        wide = coordinate if coordinate.lstrip("-").isdigit() else e.let(f"sext i32 {coordinate} to i64")
+    def _scaled(self, coordinate: str, stride: str | int, size: int, limit: Range) -> str:
+        """coordinate * stride * size: one multiplication of 32-bit numbers where both factors are such."""
+        e, positive = self.e, limit[0] >= 0
+        narrow = e.narrow.get(stride) if isinstance(stride, str) else None
+        if narrow and positive and limit[1] * size < 1 << 32:
+            scaled = coordinate if size == 1 else e.let(f"mul nuw i32 {coordinate}, {size}")
+            return e.let(f'call i64 asm "mul.wide.u32 $0, $1, $2;", "=l,r,r"(i32 {scaled}, i32 {narrow})')
+        extend = "zext nneg" if positive else "sext"
+        wide = coordinate if coordinate.lstrip("-").isdigit() else e.let(f"{extend} i32 {coordinate} to i64")
         if isinstance(stride, int):
             return wide if stride * size == 1 else e.let(f"mul nsw i64 {wide}, {stride * size}")
         return e.let(f"mul nsw i64 {e.let(f'mul nsw i64 {wide}, {stride}')}, {size}")
@@ -172,10 +182,16 @@ class Coordinates:
         return [self._axis_inside(axis, int(slot[axis])) for axis in self.w.masked]
 
     def _axis_inside(self, axis: int, c: int) -> str:
-        """0 <= coordinate < extent in one comparison: unsigned, as a negative coordinate is a huge one."""
+        """0 <= coordinate < extent in one comparison: unsigned, as a negative coordinate is a huge one. Where
+        none is negative, c is taken from the extent instead, outside loops.
+        """
         if (axis, c) not in self._inside:
-            coordinate = self._sum32(self.starts[axis], str(c))
-            self._inside[axis, c] = self.e.let(f"icmp ult i32 {coordinate}, {self.ref.extents[axis]}")
+            start, extent = self.starts[axis], self.ref.extents[axis]
+            if c and isinstance(extent, str) and self.e.facts.range(self.w.at[axis])[0] >= 0:
+                extent = self.e.call("llvm.usub.sat.i32", "i32", f"i32 {extent}", f"i32 {c}")
+            elif c:
+                start = self._sum32(start, str(c))
+            self._inside[axis, c] = self.e.let(f"icmp ult i32 {start}, {extent}")
         return self._inside[axis, c]
 
 

@@ -69,6 +69,7 @@ class Emitter:
         default_factory=dict
     )  # an element of a view -> (word, first bit)
     at_field: dict[tuple[str, int], str] = field(default_factory=dict)  # and back
+    narrow: dict[str, str] = field(default_factory=dict)  # an i64 -> the i32 that it is, zero-extended
     globals: list[str] = field(default_factory=list)
     read_only: frozenset[Value] = frozenset()
     users: dict[Value, list[Inst]] = field(default_factory=dict)

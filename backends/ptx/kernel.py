@@ -23,7 +23,7 @@ from tilec.ir.inst.memory import Alloc
 from tilec.ir.rewrite import uses
 from tilec.ir.signature import signature
 from tilec.ir.target import Target
-from tilec.ir.tile import ArrayType
+from tilec.ir.tile import ArrayType, Dim
 
 SHARED = "@shared"
 
@@ -108,6 +108,11 @@ def _parameters(e: Emitter) -> list[str]:
             found.append(f"ptr addrspace(1) {noalias}align {gcd(align, 128)} {name}")
         else:
             found.append(f"{stored(slot.dtype)} {name}")
+    known = {
+        n.name: names["extent", i, axis]
+        for i, param in enumerate(e.func.params) if isinstance(param.type, ArrayType)
+        for axis, n in enumerate(param.type.shape) if isinstance(n, Dim)
+    }  # fmt: skip
     for i, param in enumerate(e.func.params):
         if not isinstance(param.type, ArrayType):
             with e.at_entry():
@@ -115,8 +120,17 @@ def _parameters(e: Emitter) -> list[str]:
             continue
         kind = param.type
         extents = tuple(n if isinstance(n, int) else names["extent", i, a] for a, n in enumerate(kind.shape))
-        strides = tuple(
-            n if isinstance(n, int) else names["stride", i, a] for a, n in enumerate(kind.strides)
-        )
+        strides = tuple(_stride(e, n, names["stride", i, a], known) if isinstance(n, Dim) else n
+                        for a, n in enumerate(kind.strides))  # fmt: skip
         e.values[param] = ArrayRef(names["pointer", i, 0], extents, strides)
     return found
+
+
+def _stride(e: Emitter, stride: Dim, given: str, known: dict[str, str]) -> str:
+    """A stride that is an extent too is not negative and fits 32 bits, which multiplications gain from."""
+    if stride.name not in known:
+        return given
+    with e.at_entry():
+        wide = e.let(f"zext i32 {known[stride.name]} to i64")
+    e.narrow[wide] = known[stride.name]
+    return wide

@@ -19,7 +19,7 @@ from functools import partial
 from tilec.ir import debug
 from tilec.ir import dtype as dt
 from tilec.ir.func import Arg, Block, Func, Inst, Item, Value, field_names, memory_of
-from tilec.ir.inst.arith import Add, Compare, Full, Mul, Sub, Where
+from tilec.ir.inst.arith import Add, Compare, Full, Maximum, Minimum, Mul, Sub, Where
 from tilec.ir.inst.control import For
 from tilec.ir.inst.memory import Alloc, Copy, Load, Stage, Wait
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
@@ -113,11 +113,21 @@ class _Pipelined:
             at = emit(Add(old.start, self._steps(p, emit)))
             tokens += self._copies(at, emit(Compare("lt", at, old.stop)), emit(Full(p, dt.i32)), emit)
         lead = emit(Sub(old.stop, self._steps(n - 1, emit)))
-        init = (*old.init, *tokens, emit(Full(0, dt.i32)))
-        loop = emit(replace(old, init=init, body=self._body(lead, len(tokens)), stages=1))
+        last = self._last()
+        init = (*old.init, *tokens, emit(Full(0, dt.i32)), emit(Full(n - 1, dt.i32)))
+        loop = emit(replace(old, init=init, body=self._body(lead, last, len(tokens)), stages=1))
         left = tuple(emit(Item(loop, len(old.init) + i)) for i in range(len(tokens)))
         emit(Wait(left))  # copies that were switched off still write their buffers
         return tuple(emit(Item(loop, i)) for i in range(len(old.init)))
+
+    def _last(self) -> Value | None:
+        """The last round's index, where rounds count by one: with it the places of copies that are switched
+        off stay those of some round, and are known to be small and not negative.
+        """
+        if not (isinstance(self.old.step, Full) and self.old.step.value == 1):
+            return None
+        before_stop = self.emit(Sub(self.old.stop, self.old.step))
+        return self.emit(Maximum(before_stop, self.old.start))
 
     def _steps(self, count: int, place: Place) -> Value:
         """The distance to the round that comes `count` rounds later."""
@@ -134,11 +144,11 @@ class _Pipelined:
             found.append(place(replace(moved, buffer=place(Stage(ring, slot)), when=when)))  # type: ignore[call-arg]
         return found
 
-    def _body(self, lead: Value, tokens: int) -> Block:
+    def _body(self, lead: Value, last_round: Value | None, tokens: int) -> Block:
         """A round: wait for its own data, start the copies of a later round, and do what it did."""
         old, n, count = self.old.body, self.stages, len(self.ahead)
         under_way = tuple(Arg(TokenType(), f"token{i}") for i in range(tokens))
-        read = Arg(TileType(dt.i32), "read")
+        read, write = (Arg(TileType(dt.i32), name) for name in ("read", "write"))  # two buffers
         body: list[Inst] = []
 
         def place(inst: Inst) -> Inst:
@@ -147,10 +157,9 @@ class _Pipelined:
 
         place(Wait(under_way[:count], pending=(n - 2) * count, loc=self.ahead[0].wait.loc))
         zero, one, last = (place(Full(i, dt.i32)) for i in (0, 1, n - 1))
-        first = place(Compare("eq", read, zero))
-        write = place(Where(first, last, place(Sub(read, one))))
         more = place(Compare("lt", old.args[0], lead))
         at = place(Add(old.args[0], self._steps(n - 1, place)))
+        at = place(Minimum(at, last_round)) if last_round else at
         started = self._copies(at, more, write, place)
         new: dict[Value, Value] = {
             a.buffer: place(Stage(r, read)) for a, r in zip(self.ahead, self.rings, strict=True)
@@ -161,8 +170,8 @@ class _Pipelined:
                 new[inst] = place(_rebuilt(inst, new))
         full = place(Compare("eq", read, last))
         following = place(Where(full, zero, place(Add(read, one))))
-        results = (*(new.get(v, v) for v in old.results), *under_way[count:], *started, following)
-        return Block((*old.args, *under_way, read), tuple(body), results)
+        results = (*(new.get(v, v) for v in old.results), *under_way[count:], *started, following, read)
+        return Block((*old.args, *under_way, read, write), tuple(body), results)
 
 
 def _newer(new: dict[Value, Value], v: Value) -> Value:
