@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tilec.ir.dtype import DType
 from tilec.ir.layout import Layout, local
-from tilec.ir.layouts import interleaved, mma_b
+from tilec.ir.layouts import interleaved, mma_b, wgmma_a
 from tilec.ir.target import parse_target
 from tilec.ir.tile import Dim
 
@@ -41,6 +41,12 @@ def has_threads(target: str) -> bool:
     return machine is None or machine.needs_layouts
 
 
+def has_warpgroups(target: str) -> bool:
+    """Do four warps of the target multiply matrices together? Weights are the left operand then."""
+    machine = parse_target(target).target
+    return machine is not None and machine.has("wgmma")
+
+
 def dense_tiling(m: Extent, n: Extent, dtype: DType, target: str) -> Dense:
     """For a [m, k] @ [k, n]."""
     if not has_threads(target):
@@ -58,6 +64,11 @@ def linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int = 
     if dtype.bits == 32:  # no matrix instruction is exact enough
         bm = _rows(m, MMA_ROWS, 32)
         return Weighted(bm, mma_b(dtype, (_steps(group, 512 // bm), 64), WARPS))
+    if has_warpgroups(target):
+        bm = _rows(m, MMA_ROWS, 128)
+        warps = 2 * WARPS if bm > 32 else WARPS
+        rows = wgmma_a(dtype, (128, _steps(group, 128 if bm == MMA_ROWS else 64)), (warps // WARPS, 1))
+        return Weighted(bm, interleaved(rows.permute((1, 0)), bits), warps=warps)
     bm = _rows(m, MMA_ROWS, 64)
     warps = 2 * WARPS if bm == 64 and group else WARPS  # a group's sums take as many registers again
     fragment = mma_b(dtype, (_steps(group, 128 if bm == MMA_ROWS else 64), 128), warps)

@@ -78,3 +78,14 @@ def test_weights_reach_the_matrix_units_in_registers(weight: str, m: int):
     assert re.search(r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.f16", ptx)
     assert "ldmatrix." in ptx and "ld.shared.v4" in ptx
     assert "st.shared" not in ptx
+
+
+@pytest.mark.parametrize(("weight", "m"), [("u4", 16), ("i3", 16), ("f6e3m2", 32), ("u4", "m")])
+def test_weights_reach_warpgroups_in_registers(weight: str, m):
+    """On sm_90a they are wgmma's left operand: its columns are rows of x, which it reads where copies put
+    them."""
+    ptx = ops.linear.compile(m=m, n=4096, k=4096, weight=weight, target="sm_90a").ptx
+    columns = 128 if m == "m" else m
+    assert re.search(rf"wgmma\.mma_async\.sync\.aligned\.m64n{columns}k16\.f32\.f16\.f16 \{{[^}}]*\}}, \{{", ptx)
+    assert "ld.shared.v4" in ptx
+    assert not re.search(r"mma\.sync|ldmatrix|st\.shared", ptx)
