@@ -7,6 +7,7 @@ that leaves it is copied with a mask. Which of the two it is, is decided once pe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tilec.backends.convert import from_memory, to_memory
 from tilec.backends.cpu import packed
@@ -14,11 +15,12 @@ from tilec.backends.cpu.arrays import alloc
 from tilec.backends.cpu.cluster import APART, Cluster, flush
 from tilec.backends.cpu.filled import filled
 from tilec.backends.cpu.lanes import Lanes, lane, memory_type, read, safe, write
-from tilec.backends.cpu.loops import Index, add, mul, phi
+from tilec.backends.cpu.loops import Index, add, loop, mul, phi, step_pointer
 from tilec.backends.cpu.lower import ArrayPlace, Lowering
 from tilec.backends.cpu.nest import Point, nest, ramp
 from tilec.backends.cpu.places import Place, Ref, Shape, Splat, permute
 from tilec.backends.cpu.windows import Window, spread
+from tilec.backends.writer import Writer
 from tilec.ir.func import Value, root
 from tilec.ir.inst import memory
 from tilec.ir.tile import TileType, row_major
@@ -109,15 +111,41 @@ def _either_stride(lo: Lowering, a: Index, b: Index, before: str, after: str) ->
 
 
 def _fetch(lo: Lowering, window: Window, other: str, into: Ref) -> None:
-    """Copies a window, with `other` outside the array."""
-    w, array = lo.w, window.array
+    """Copies a window, with `other` outside the array: along each axis what lies before the array, what lies
+    inside, what lies behind, so that only lanes are masked.
+    """
+    w, array, last = lo.w, window.array, len(window.shape) - 1
+    filler, width = Splat(other, array.dtype), _width(lo, window)
 
-    def body(args: list[str], point: Point) -> list[str]:
-        offset, lanes = window.lanes(point)
-        value = _lanes(lo, window, offset, lanes)
-        return [value if lanes.mask is None else w.select(lanes.mask, w.held(array.dtype), value, args[0])]
+    def row(at: tuple[Index, ...], into: Ref) -> None:
+        def body(args: list[str], point: Point) -> list[str]:
+            offset, lanes = window.lanes(Point((*at, *point.at), point.lanes), clipped=True)
+            value = _lanes(lo, window, offset, lanes)
+            return [value if lanes.mask is None else w.select(lanes.mask, w.held(array.dtype), value, args[0])]
 
-    nest(w, window.shape, [Splat(other, array.dtype)], [into], _width(lo, window), body, merge=False)
+        nest(w, window.shape[-1:], [filler], [into], width, body, merge=False)
+
+    def level(at: tuple[Index, ...], into: Ref) -> None:
+        axis = len(at)
+        if axis >= last:
+            row(at, into)
+            return
+        first, end = window.clipped(axis)
+        sides: list[tuple[Index, Index]] = [(0, first), (end, window.shape[axis])]
+        for start, stop in sides if axis not in window.proven else ():
+            with loop(w, start, stop) as run:
+                part = _part(w, into, run.index)
+                nest(w, part.shape, [filler], [part], width, lambda args, point: args)
+        with loop(w, first, end) as run:
+            level((*at, run.index), _part(w, into, run.index))
+
+    level((), into)
+
+
+def _part(w: Writer, ref: Ref, index: Index) -> Ref:
+    """One of the parts along the first axis."""
+    base = step_pointer(w, ref.base, ref.element, mul(w, index, ref.strides[0]))
+    return replace(ref, base=base, shape=ref.shape[1:], strides=ref.strides[1:])
 
 
 def _width(lo: Lowering, window: Window) -> int:

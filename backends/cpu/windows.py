@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tilec.backends.cpu.lanes import Lanes, memory_type
-from tilec.backends.cpu.loops import Index, add, both, mul, step_pointer, test
+from tilec.backends.cpu.loops import Index, add, both, clamp, mul, step_pointer, sub, test
 from tilec.backends.cpu.lower import ArrayPlace, Lowering
 from tilec.backends.cpu.nest import Point, ramp
 from tilec.backends.cpu.places import Ref, Shape
@@ -51,13 +51,23 @@ class Window:
             self.base, self.array.dtype, self.shape, self.array.strides, None, self.array.raw, root(owner)
         )
 
-    def lanes(self, point: Point) -> tuple[Index, Lanes]:
-        """The element offset of a vector's first lane, and which lanes lie inside the array."""
+    def clipped(self, axis: int) -> tuple[Index, Index]:
+        """The first place of the tile along an axis that lies inside the array, and the first behind it."""
+        w, n = self.lo.w, self.shape[axis]
+        if axis in self.proven:
+            return 0, n
+        first = clamp(w, sub(w, 0, self.at[axis]), 0, n)
+        return first, clamp(w, sub(w, self.array.extents[axis], self.at[axis]), first, n)
+
+    def lanes(self, point: Point, clipped: bool = False) -> tuple[Index, Lanes]:
+        """The element offset of a vector's first lane, and which lanes lie inside the array; `clipped`: along
+        the other axes it does.
+        """
         w, valid = self.lo.w, "true"
         offset: Index = 0 if not self.array.packed else self.offset
         for axis, (at, stride) in enumerate(zip(point.at, self.array.strides, strict=True)):
             offset = add(w, offset, mul(w, at, stride))
-            if axis not in self.proven and axis < len(self.shape) - 1:
+            if axis not in self.proven and axis < len(self.shape) - 1 and not clipped:
                 place = add(w, self.at[axis], at)
                 valid = both(
                     w, valid, test(w, "sge", place, 0), test(w, "slt", place, self.array.extents[axis])
