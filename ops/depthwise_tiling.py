@@ -47,7 +47,7 @@ def _on_vectors(geometry: Geometry, channels: int, conv: Conv) -> Cut:
     rows, columns = geometry.extents
     sums = _sums(rows, 8)
     if conv.channels_last:
-        return Cut(min(channels, 16), sums, 1, -(-columns // -(-columns // 32)), 0)
+        return Cut(32 if channels % 32 == 0 else min(channels, 16), sums, 1, _evenly(columns, 32), 0)
     return Cut(1, sums, min(-(-rows // sums), max(1, 64 // sums)), min(columns, 256), 0)
 
 
@@ -75,6 +75,11 @@ def _sums(rows: int, most: int) -> int:
     return min(
         range(min(rows, most), max(0, min(rows, most) // 2 - 1), -1), key=lambda k: (-(-rows // k) * k, -k)
     )
+
+
+def _evenly(n: int, most: int) -> int:
+    """Parts of at most so many that are as equal as can be."""
+    return -(-n // -(-n // most))
 
 
 def _power(n: int, most: int) -> int:
