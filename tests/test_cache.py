@@ -56,8 +56,14 @@ def test_an_older_format_is_not_there(folder: Path) -> None:
     assert cache.fetch("name") is None
 
 
+def test_another_entry_under_this_name_is_not_there(folder: Path) -> None:
+    cache.keep("name", {"ptx": b"text"})
+    (folder / "name.tilec").rename(folder / "other.tilec")
+    assert cache.fetch("other") is None
+
+
 def test_the_least_recently_used_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "LIMIT", 3500)
+    monkeypatch.setattr(cache, "limit", lambda: 3500)
     for i in range(3):
         cache.keep(f"e{i}", {"data": b"x" * 1000})
         time.sleep(0.01)
@@ -67,6 +73,41 @@ def test_the_least_recently_used_go_first(monkeypatch: pytest.MonkeyPatch) -> No
     assert [bool(cache.fetch(f"e{i}")) for i in range(4)] == [True, False, True, True]
     assert cache.clear() == 3
     assert cache.size() == 0
+
+
+def test_what_a_killed_writer_left_goes_after_an_hour(folder: Path) -> None:
+    cache.keep("name", {"data": b"x"})
+    left = folder / ".new-abc"
+    left.write_bytes(b"half of an entry")
+    assert cache.prune() == 0
+    os.utime(left, (time.time() - 4000,) * 2)
+    assert cache.prune() == 1 and not left.exists() and cache.fetch("name")
+
+
+def test_the_limit_is_in_mebibytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache.limit() == 512 << 20
+    monkeypatch.setenv("TILEC_CACHE_LIMIT", "3")
+    assert cache.limit() == 3 << 20
+    monkeypatch.setenv("TILEC_CACHE_LIMIT", "much")
+    assert cache.limit() == 512 << 20
+
+
+def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tilec.__main__ import main
+
+    for i in range(3):
+        cache.keep(f"e{i}", {"data": b"x" * (1 << 20)})
+        time.sleep(0.01)
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out.startswith(f"3 entries, 3.0 of at most 512 MiB, in {folder}\n")
+    assert main(["cache", "prune"]) == 0
+    assert capsys.readouterr().out.startswith("0 entries removed")
+    assert main(["cache", "prune", "--to", "2"]) == 0
+    assert capsys.readouterr().out.startswith("2 entries removed, the least recently used ones, from")
+    assert cache.fetch("e2") and not cache.fetch("e1")
+    assert main(["cache", "clear"]) == 0
+    assert capsys.readouterr().out == f"1 entries removed from {folder}\n"
+    assert not cache.entries()
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +170,45 @@ def test_sixteen_writers_and_a_killed_one_leave_whole_entries(folder: Path) -> N
     assert [writer.wait(timeout=60) for writer in writers] == [0] * 16
     for i in range(7):
         assert cache.fetch(f"e{i}") == {"data": bytes([i]) * 50_000}
+
+
+SAME = """
+import os, sys
+os.environ["TILEC_CACHE_DIR"] = sys.argv[1]
+import numpy as np
+import tilec as tc
+from tests.test_cache import halves
+x = np.arange(100, dtype=np.float32)
+for target in ("cpu", "emulator:sm_80", "cpu"):
+    y = np.zeros_like(x)
+    with tc.target(target):
+        halves(x, y)
+    assert (y == x / 2).all(), target
+print(halves.compile(x, x, target="sm_80").ptx)
+"""
+
+
+def test_processes_that_compile_one_kernel_at_once(folder: Path) -> None:
+    command = [sys.executable, "-c", SAME, str(folder)]
+    around = {**os.environ, "PYTHONPATH": str(ROOT)}
+    children = [subprocess.Popen(command, cwd=ROOT, env=around, stdout=subprocess.PIPE) for _ in range(3)]
+    assert len({child.communicate(timeout=120)[0] for child in children}) == 1
+    assert [child.returncode for child in children] == [0] * 3
+    whole = [path for path in folder.iterdir() if path.suffix == ".tilec"]
+    assert len(whole) == 2 and all(cache.fetch(path.stem) for path in whole)  # of the CPU, of sm_80
+
+
+def test_what_was_damaged_or_belongs_to_another_kernel_is_compiled_again(folder: Path) -> None:
+    x = np.arange(100, dtype=np.float32)
+    _fresh()(x, y := np.zeros_like(x))
+    (path,) = folder.glob("*.tilec")
+    good = path.read_bytes()
+    for bad in (good[:-3], good[: len(good) // 2], b"", b"MZ" + good[2:], good[:300] + b"\xff" + good[301:]):
+        path.write_bytes(bad)
+        y[:] = 0
+        _fresh()(x, y)
+        np.testing.assert_array_equal(y, x / 2)
+        assert path.read_bytes()[: len(cache.MAGIC)] == cache.MAGIC and cache.fetch(path.stem)
 
 
 def test_a_key_tells_apart_what_is_compiled() -> None:

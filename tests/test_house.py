@@ -16,7 +16,11 @@ ROOMS: dict[str, str] = SETUPTOOLS["package-dir"]
 FLOORS = {"tilec.ir": 0, "tilec.backends": 1, "tilec": 2, "tilec.ops": 3, "tilec.torch": 4}  # imports go down
 LONGEST, LONGEST_EXAMPLE = 400, 80
 HEAVY = {"llvmlite", "sympy", "ml_dtypes", "cuda", "hypothesis", "sklearn", "torch"}  # only inside functions
-ONLY_IN = {"llvmlite": "tilec.backends.llvm", "cuda": "tilec.backends.ptx.driver"}
+ONLY_IN = {
+    "llvmlite": "tilec.backends.llvm",
+    "cuda.bindings.driver": "tilec.backends.ptx.driver",
+    "cuda.bindings.nvjitlink": "tilec.backends.ptx.link",
+}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -107,8 +111,9 @@ def test_heavy_imports_wait(module: str, path: Path) -> None:
 @each_module
 def test_one_door_to_each_library(module: str, path: Path) -> None:
     for name in imports(path):
-        door = ONLY_IN.get(name.split(".")[0], module)
-        assert door == module, f"{module} imports {name}: only {door} may"
+        assert name.split(".")[0] != "cuda" or name in ONLY_IN, f"{module} imports {name}: no door"
+        doors = [door for library, door in ONLY_IN.items() if inside(name, library)]
+        assert doors in ([], [module]), f"{module} imports {name}: only {doors[0]} may"
 
 
 @each_module

@@ -5,8 +5,10 @@ tilec show matmul.py:matmul --stage ptx         a kernel's text at any stage
 tilec check matmul.py                           a script's kernels on the emulator
 tilec check --ptx add.ptx --args "f32[9] i32=9" PTX of any compiler on the emulator
 tilec bench compile                             what a compile costs
+tilec bench call                                what a call costs
 tilec bench emulator                            how fast the emulator is
 tilec bench neighborhood                        neighborhood attention on this CPU, beside its peers
+tilec cache                                     what is kept on disk, where, how much; clear, prune
 tilec doctor                                    what is installed, what works
 """
 
@@ -25,7 +27,7 @@ ARGS = (
     "one entry per argument: f32[100, 64] is an array of random numbers, f32[100, 64]=0 one of zeros, "
     "i32=1000 a scalar, f16[512, 512]:box[64, 64]:128B a tensor map with its box and swizzle"
 )
-BENCHES = ("compile", "emulator", "neighborhood")
+BENCHES = ("compile", "call", "emulator", "neighborhood")
 
 
 def demo(options: Namespace) -> int:
@@ -85,12 +87,32 @@ def _table(options: Namespace) -> Iterator[str]:
         from tilec.bench_emulator import speeds
 
         return speeds(options.runs)
+    if options.name == "call":
+        from tilec.bench_call import table
+
+        return table(options.runs)
     if options.name != "compile":  # an operator, which lives a floor above
         lines: Iterator[str] = import_module(f"tilec.ops.{options.name}_bench").table(options.runs)
         return lines
     from tilec.bench import compile_times
 
     return compile_times(options.files, options.target, options.runs)
+
+
+def cache(options: Namespace) -> int:
+    """Says what compiling has left on disk, and removes it where it is asked to."""
+    from tilec import cache as kept
+
+    if options.what == "clear":
+        print(f"{kept.clear()} entries removed from {kept.directory()}")
+    elif options.what == "prune":
+        gone = kept.prune(None if options.to is None else options.to << 20)
+        print(f"{gone} entries removed, the least recently used ones, from {kept.directory()}")
+    else:
+        size, most = kept.size() / 2**20, kept.limit() >> 20
+        print(f"{len(kept.entries())} entries, {size:.1f} of at most {most} MiB, in {kept.directory()}")
+        print("TILEC_CACHE_DIR chooses another folder, TILEC_CACHE_LIMIT another limit in MiB")
+    return 0
 
 
 def doctor(options: Namespace) -> int:
@@ -119,6 +141,7 @@ def parser() -> ArgumentParser:
     _show_options(command("show", show, "Prints the text of a kernel at one stage of its compilation."))
     _check_options(command("check", check, "Runs a script's kernels on the emulator; prints what is wrong."))
     _bench_options(command("bench", bench, "Measures something, and prints a table."))
+    _cache_options(command("cache", cache, "Says what is kept on disk; removes it."))
     command("doctor", doctor, "Says what is installed, and what works as a consequence.")
     return top
 
@@ -160,6 +183,14 @@ def _bench_options(made: ArgumentParser) -> None:
     made.add_argument("files", metavar="FILE", nargs="*", type=Path, help="scripts (those of examples/)")
     made.add_argument("--target", default="sm_90a", help="(%(default)s)")
     made.add_argument("--runs", type=_positive, default=5, help="how often to measure (%(default)s)")
+
+
+def _cache_options(made: ArgumentParser) -> None:
+    made.add_argument(
+        "what", metavar="WHAT", nargs="?", choices=("show", "clear", "prune"), default="show",
+        help="show (the default), clear: remove all, prune: remove the least recently used",
+    )  # fmt: skip
+    made.add_argument("--to", type=_positive, metavar="MIB", help="what prune leaves at most (the limit)")
 
 
 def _positive(text: str) -> int:

@@ -1,6 +1,7 @@
 """What things cost, measured: `tilec bench NAME`.
 
-    tilec bench compile                   milliseconds of every stage, for the kernels of examples/
+    tilec bench compile                   milliseconds of every stage, for the kernels of examples/; then what
+                                          a process takes that has just started, beside installed peers
     tilec bench compile matmul.py         for the first kernel that a script calls
 Numbers are medians; they are printed, and never asserted.
 """
@@ -15,7 +16,7 @@ from typing import Any
 
 from tilec import cache
 from tilec.backends import llvm
-from tilec.backends.ptx.assemble import find
+from tilec.backends.ptx.assemble import assembler
 from tilec.ir.errors import TilecError
 from tilec.kernels import Kernel
 from tilec.scripts import Call, first_call, replaced
@@ -32,9 +33,14 @@ def compile_times(files: Sequence[Path], target: str, runs: int) -> Iterator[str
         raise TilecError("bench compile: there is no folder examples/ beside this tilec: name the files")
     yield f"{'milliseconds for ' + target:<40}" + "".join(f"{stage:>9}" for stage in (*STAGES, "sum"))
     for path in scripts:
-        call = first_call(path)
+        call = first_call(path, own=False)
         yield row(f"{path.name}:{call.kernel.definition.name}", medians(call, target, runs))
     yield f"medians of {runs}, after one run that is not counted; nothing is kept between runs"
+    if not files:
+        from tilec import bench_cold
+
+        yield ""
+        yield from bench_cold.table(target, runs)
 
 
 def row(name: str, seconds: Seconds) -> str:
@@ -62,7 +68,7 @@ def measured(call: Call, target: str) -> Seconds:
         replaced(cache, "keep", lambda name, parts: None),
     ):
         timed(seconds, "emit", lambda: done.code)
-        if find("ptxas"):
+        if assembler():
             timed(seconds, "ptxas", lambda: done.resources)
     seconds["emit"] -= seconds["llvm"]
     return seconds

@@ -2,14 +2,15 @@
 
     keep(key, {"ptx": b"..."});  fetch(key) == {"ptx": b"..."}
 An entry is one file, written under another name and then moved, so that readers see all of it or nothing. It
-begins with a magic number, the version of this format and a digest of the rest: what is damaged, foreign or
-older is not there. The least recently used entries go when the folder grows past its limit. A cache that
+begins with a magic number, the version of this format, its own key and a digest of the rest: what is damaged,
+foreign, renamed or older is not there. The least recently used entries go when the folder grows past its limit. A cache that
 cannot be read or written is no error: everything is compiled anew.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -19,8 +20,9 @@ from tilec import container
 from tilec.container import Parts
 
 MAGIC = b"tilec\x00\x00\x01"  # the last byte counts versions of this format
-LIMIT = 512 << 20  # bytes of the folder
+LIMIT = 512  # MiB of the folder, unless TILEC_CACHE_LIMIT says otherwise
 SUFFIX = ".tilec"
+ABANDONED = 3600  # seconds after which an entry that is still being written is not
 ROOMS = ("ir", "backends")  # folders whose sources decide what is compiled
 
 
@@ -48,7 +50,7 @@ def fetch(name: str) -> Parts | None:
         data = path.read_bytes()
     except OSError:
         return None
-    found = container.unpacked(MAGIC, data)
+    found = container.unpacked(MAGIC + name.encode(), data)
     with suppress(OSError):
         if found is None:
             path.unlink()
@@ -67,12 +69,18 @@ def keep(name: str, parts: Parts) -> None:
         handle, written = tempfile.mkstemp(dir=folder, prefix=".new-")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(container.packed(MAGIC, parts))
+                file.write(container.packed(MAGIC + name.encode(), parts))
             os.replace(written, folder / (name + SUFFIX))
         except BaseException:
             os.unlink(written)
             raise
-        _prune(folder)
+        prune()
+
+
+def limit() -> int:
+    """Bytes that the folder may take: TILEC_CACHE_LIMIT in MiB, or LIMIT."""
+    chosen = os.environ.get("TILEC_CACHE_LIMIT", "")
+    return (int(chosen) if chosen.isdecimal() else LIMIT) << 20
 
 
 def entries() -> list[Path]:
@@ -105,17 +113,26 @@ def _size(path: Path) -> int:
     return 0
 
 
-def _prune(folder: Path) -> None:
-    """Removes the least recently used entries until the folder is within its limit."""
+def prune(most: int | None = None) -> int:
+    """Removes the least recently used entries until the rest takes at most so many bytes, the limit unless
+    given; gives how many went. What a writer that was killed left behind goes after an hour."""
     paths = entries()
     sizes = [_size(path) for path in paths]
-    excess = sum(sizes) - LIMIT
+    excess, gone = sum(sizes) - (limit() if most is None else most), 0
     for path, taken in zip(paths, sizes, strict=True):
-        if excess <= 0:
-            return
-        with suppress(OSError):
-            path.unlink()
-        excess -= taken
+        if excess > 0 or _abandoned(path):
+            with suppress(OSError):
+                path.unlink()
+            excess, gone = excess - taken, gone + 1
+    return gone
+
+
+def _abandoned(path: Path) -> bool:
+    if not path.name.startswith(".new-"):
+        return False
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime > ABANDONED
+    return False
 
 
 @cache

@@ -164,11 +164,10 @@ class Compiled:
     @cached_property
     def _assembled(self) -> Any:
         """What ptxas makes of the PTX, kept on disk too."""
-        from tilec.backends.ptx.assemble import find, restored
+        from tilec.backends.ptx.assemble import assembler, restored
 
-        tool = find("ptxas")
-        stamp = f"{tool} {tool.stat().st_mtime_ns}" if tool else ""
-        name = cache.key("cubin", stamp, self.code.target.name, self.code.ptx)
+        tool = assembler()
+        name = cache.key("cubin", tool, self.code.target.name, self.code.ptx)
         kept = cache.fetch(name) if tool and not debug.level() else None
         if kept is not None:
             return restored(kept)
@@ -204,9 +203,9 @@ class Compiled:
     @cached_property
     def cubin(self) -> bytes | None:
         """Machine code, where there is an assembler."""
-        from tilec.backends.ptx.assemble import find
+        from tilec.backends.ptx.assemble import assembler
 
-        return self._assembled.cubin if find("ptxas") else None
+        return self._assembled.cubin if assembler() else None
 
     @cached_property
     def written(self) -> tuple[int, ...]:

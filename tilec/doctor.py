@@ -23,6 +23,7 @@ from tilec import cache
 PACKAGES = ("numpy", "llvmlite", "sympy", "ml_dtypes", "cuda-python")
 USES = {
     "ptxas": ".resources, cubins and .sass: pip install 'tilec[ptxas]'",
+    "nvjitlink": "cubins without ptxas: pip install cuda-python nvidia-nvjitlink",
     "nvdisasm": ".sass: pip install 'tilec[ptxas]'",
     "cuobjdump": ".sass where there is no nvdisasm",
 }

@@ -182,10 +182,10 @@ def build(text: str, name: str) -> Built:
 
 
 def _resources(code: Any, machine: Target) -> dict[str, int]:
-    from tilec.backends.ptx.assemble import find
+    from tilec.backends.ptx.assemble import assembler
 
     found = {"shared_bytes": code.shared_bytes}
-    if find("ptxas") is not None:
+    if assembler():
         usage = code.assembled
         found |= {"registers": usage.registers, "spill_bytes": usage.spill_bytes}
     held = warps_per_sm(machine, code.func.warps, code.shared_bytes, found.get("registers", 0))

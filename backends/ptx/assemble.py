@@ -1,6 +1,6 @@
-"""PTX to a cubin, with ptxas, and a cubin to SASS, with nvdisasm.
+"""PTX to a cubin, with ptxas or nvJitLink, and a cubin to SASS, with nvdisasm.
 
-Both come from PATH or from NVIDIA's wheels (pip install 'tilec[ptxas]').
+The tools come from PATH or from NVIDIA's wheels (pip install 'tilec[ptxas]').
     done = assemble(ptx, target("sm_90a"))
     done.registers, done.spill_bytes, sass(done.cubin)
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from tilec.backends.ptx import link
 from tilec.ir.errors import TilecError
 from tilec.ir.target import Target
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import subprocess
     import tempfile
 
-TOOLS = ("ptxas", "nvdisasm", "cuobjdump")
+TOOLS = ("ptxas", "nvjitlink", "nvdisasm", "cuobjdump")
 # What a ptxas says that is older than the target; then the next one is asked.
 TOO_OLD = re.compile(r"Unsupported \.version|is not defined for option 'gpu-name'")
 
@@ -100,17 +101,39 @@ def restored(parts: Mapping[str, bytes]) -> Assembled:
 
 def assemble(ptx: str, target: Target, options: tuple[str, ...] = ()) -> Assembled:
     """The cubin of PTX text. TilecError where ptxas is missing or refuses the text (with its lines)."""
-    first = _need("ptxas", "the cubin")
-    for ptxas in _places("ptxas"):
-        cubin, log = _run(ptxas, ptx, (f"-arch={target.name}", "-v", *options))
+    tools = list(_assemblers()) or [_need("ptxas", "the cubin")]
+    for tool in tools:
+        cubin, log = _run(tool, ptx, target, options)
         if cubin is not None:
             return Assembled(cubin, MappingProxyType(_usage(log)), log)
         if not TOO_OLD.search(log):
-            raise TilecError(f"ptxas ({ptxas}) refuses the PTX for {target.name}:\n{_with_lines(log, ptx)}")
+            raise TilecError(f"{_named(tool)} refuses the PTX for {target.name}:\n{_with_lines(log, ptx)}")
     raise TilecError(
-        f"ptxas {_version(first)} ({first}) is too old for {target.name}, written as PTX "
+        f"{_named(tools[0])} is too old for {target.name}, written as PTX "
         f"{target.ptx_version / 10}: pip install 'tilec[ptxas]', or put a newer CUDA toolkit on PATH"
     )
+
+
+def assembler() -> str:
+    """What would assemble here, told apart from all others; "" where there is none."""
+    ptxas = find("ptxas")
+    if ptxas is not None:
+        return f"{ptxas} {ptxas.stat().st_mtime_ns}"
+    return f"nvJitLink {link.version()}" if find("nvjitlink") else ""
+
+
+def _assemblers() -> Iterator[Path]:
+    """What assembles, the fastest first: nvJitLink where this process has loaded it, else ptxas."""
+    early = link.loaded()
+    if early:
+        yield from _places("nvjitlink")
+    yield from _places("ptxas")
+    if not early:
+        yield from _places("nvjitlink")
+
+
+def _named(tool: Path) -> str:
+    return f"nvJitLink {link.version()}" if tool.stem == "nvjitlink" else f"ptxas {_version(tool)} ({tool})"
 
 
 def sass(cubin: bytes) -> str:
@@ -127,6 +150,10 @@ def sass(cubin: bytes) -> str:
 
 
 def _places(tool: str) -> Iterator[Path]:
+    if tool == "nvjitlink":
+        spec = find_spec("cuda") and find_spec(link.BINDING)
+        yield from [Path(str(spec.origin)).with_name("nvjitlink")] if spec and link.version() else []
+        return
     from shutil import which
 
     on_path = which(tool)
@@ -148,12 +175,14 @@ def _need(tool: str, what: str) -> Path:
     return path
 
 
-def _run(ptxas: Path, ptx: str, options: tuple[str, ...]) -> tuple[bytes | None, str]:
-    """(cubin, log); (None, log) where ptxas refuses."""
+def _run(tool: Path, ptx: str, target: Target, options: tuple[str, ...]) -> tuple[bytes | None, str]:
+    """(cubin, log); (None, log) where the tool refuses."""
+    if tool.stem == "nvjitlink":
+        return link.linked(ptx, target, options)
     with _folder() as folder:
         source, cubin = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
         source.write_text(ptx)
-        command = [str(ptxas), *options, "-o", str(cubin), str(source)]
+        command = [str(tool), f"-arch={target.name}", "-v", *options, "-o", str(cubin), str(source)]
         done = _said(command)
         log = (done.stdout + done.stderr).replace(str(source), "kernel.ptx")
         return (None if done.returncode else cubin.read_bytes()), log
@@ -174,6 +203,8 @@ def _said(command: list[str]) -> "subprocess.CompletedProcess[str]":
 
 
 def _version(tool: Path) -> str:
+    if tool.stem == "nvjitlink":
+        return link.version()
     text = _said([str(tool), "--version"]).stdout
     found = re.search(r"V(\d+\.\d+\.\d+)", text)
     return found[1] if found else "unknown"

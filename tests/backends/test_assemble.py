@@ -2,11 +2,16 @@
 
 import re
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tilec.backends.ptx import assemble as module
+from tilec.backends.ptx import link
 from tilec.backends.ptx.assemble import Assembled, Usage, assemble, describe_tools, find, sass
 from tilec.ir.errors import TilecError
 from tilec.ir.target import Target, target
@@ -74,7 +79,7 @@ ptxas info    : Used 255 registers, used 2 barriers, 48 bytes cumulative stack s
 
 @needs_ptxas
 def test_refused_text_is_shown() -> None:
-    said = r"(?s)ptxas \(.*\) refuses the PTX for sm_80:.*line 9.*\n    bogus.f32 f0, f1;"
+    said = r"(?s)ptxas .* \(.*\) refuses the PTX for sm_80:.*line 9.*\n    bogus.f32 f0, f1;"
     with pytest.raises(TilecError, match=said):
         assemble(frame(target("sm_80"), "bogus.f32 f0, f1;"), target("sm_80"))
 
@@ -107,7 +112,7 @@ def test_no_assembler(bare: Path) -> None:
         assemble("", target("sm_80"))
     with pytest.raises(TilecError, match=r"SASS needs nvdisasm, .* pip install 'tilec\[ptxas\]'"):
         sass(b"")
-    assert describe_tools() == [("ptxas", None, ""), ("nvdisasm", None, ""), ("cuobjdump", None, "")]
+    assert describe_tools() == [(name, None, "") for name in ("ptxas", "nvjitlink", "nvdisasm", "cuobjdump")]
 
 
 def test_cuobjdump_serves_where_nvdisasm_is_not(bare: Path) -> None:
@@ -124,7 +129,7 @@ def test_a_disassembler_that_fails_is_our_fault(bare: Path) -> None:
 def test_versions_of_tools(bare: Path) -> None:
     ptxas = fake(bare, "ptxas", "echo Cuda compilation tools, release 12.9, V12.9.86")
     odd = fake(bare, "nvdisasm", "echo something else")
-    assert describe_tools()[:2] == [("ptxas", ptxas, "12.9.86"), ("nvdisasm", odd, "unknown")]
+    assert describe_tools()[:3:2] == [("ptxas", ptxas, "12.9.86"), ("nvdisasm", odd, "unknown")]
 
 
 def test_the_wheels_tools(tmp_path: Path, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,3 +168,83 @@ def test_the_tools_here_are_described() -> None:
         if path is not None:
             assert re.fullmatch(r"\d+\.\d+\.\d+", version), name
             assert subprocess.run([path, "--version"], capture_output=True).returncode == 0
+
+
+class Linker:
+    """cuda.bindings.nvjitlink as far as it is used; `status` is what the link ends with."""
+
+    nvJitLinkError = type("nvJitLinkError", (Exception,), {})
+    InputType = SimpleNamespace(PTX=1)
+
+    def __init__(self, log: bytes, error: bytes = b"") -> None:
+        self.log, self.error, self.open = log, error, 0
+
+    def version(self) -> tuple[int, int]:
+        return 13, 5
+
+    def create(self, count: int, options: list[str]) -> int:
+        assert count == len(options)
+        if options[0] == "-arch=sm_120":
+            raise self.nvJitLinkError("unrecognised option")
+        self.open += 1
+        return 7
+
+    def add_data(self, handle: int, kind: int, data: bytes, size: int, name: str) -> None:
+        assert (handle, kind, len(data)) == (7, 1, size)
+
+    def complete(self, handle: int) -> None:
+        if self.error:
+            raise self.nvJitLinkError("ERROR_PTX_COMPILE")
+
+    def destroy(self, handle: int) -> None:
+        self.open -= 1
+
+    def __getattr__(self, name: str) -> Any:
+        text = {"linked_cubin": b"\x7fELF", "info_log": self.log, "error_log": self.error}
+        data = text[name.removeprefix("get_").removesuffix("_size")]
+        if name.endswith("_size"):
+            return lambda handle: len(data)
+        return lambda handle, room: room.__setitem__(slice(None), data)
+
+
+@pytest.fixture
+def linker(bare: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Linker]:
+    """A machine with nvJitLink and no ptxas."""
+    made = Linker(b"ptxas info    : Compiling entry function 'k' for 'sm_80'\nUsed 12 registers\n\0")
+    monkeypatch.setattr(link, "_binding", lambda: made)
+    monkeypatch.setattr(module, "find_spec", lambda name: SimpleNamespace(origin="/there/nvjitlink.so")
+                        if name.startswith("cuda") else None)  # fmt: skip
+    link.version.cache_clear()
+    yield made
+    link.version.cache_clear()
+    assert not made.open
+
+
+def test_nvjitlink_serves_where_ptxas_is_not(linker: Linker) -> None:
+    done = assemble("text", target("sm_80"))
+    assert (done.cubin, done.registers, module.assembler()) == (b"\x7fELF", 12, "nvJitLink 13.5")
+    assert describe_tools()[1] == ("nvjitlink", Path("/there/nvjitlink"), "13.5")
+    with pytest.raises(TilecError, match=r"nvJitLink 13\.5 is too old for sm_120"):
+        assemble("text", target("sm_120"))
+    linker.error = b"ptxas kernel.ptx, line 1; error   : Not a name of any known instruction\0"
+    with pytest.raises(TilecError, match=r"(?s)nvJitLink 13\.5 refuses the PTX for sm_80:.*known.*\n  +text"):
+        assemble("text", target("sm_80"))
+
+
+def test_ptxas_goes_first_until_nvjitlink_is_loaded(
+    linker: Linker, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(bare, "ptxas", "echo Cuda compilation tools, release 13.0, V13.0.1")
+    assert [tool.name for tool in module._assemblers()] == ["ptxas", "nvjitlink"]
+    monkeypatch.setitem(sys.modules, link.BINDING, ModuleType("loaded"))
+    assert [tool.name for tool in module._assemblers()] == ["nvjitlink", "ptxas"]
+
+
+def test_a_binding_without_its_library_is_none(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise RuntimeError("libnvJitLink.so.13 was not found")
+
+    link.version.cache_clear()
+    monkeypatch.setattr(link, "_binding", missing)
+    assert link.version() == ""
+    link.version.cache_clear()

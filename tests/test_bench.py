@@ -1,0 +1,80 @@
+"""What the benches measure, and how: never how fast."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilec as tc
+from tilec import bench, bench_call, bench_cold
+from tilec.backends.ptx.assemble import assembler
+from tilec.bench_kernels import compiled, copy2
+
+
+def test_calls_reach_the_silent_driver_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = []
+    monkeypatch.setattr(bench_call.Silent, "cuLaunchKernel", lambda self, *args: reached.append(args) or (0,))
+    monkeypatch.setattr(bench_call, "CALLS", 3)
+    monkeypatch.setattr(bench_call, "TIMES", 1)
+    lines = list(bench_call.table(1))
+    assert len(reached) == 2 * (1 + 3)  # two kernels: a first call, then three
+    assert {args[1:7] for args in reached} == {(1, 1, 1, 128, 1, 1)}
+    assert [line.split()[0] for line in lines] == ["microseconds", "arrays", "numpy's", "numpy", "the"]
+    assert not copy2._compiled or all(key[0] == "cpu" for key in copy2._compiled)
+
+
+def test_a_child_measures_every_stage(tmp_path: Any) -> None:
+    seconds = bench_cold._child("tilec.bench_cold", "add", "sm_80", tmp_path)
+    stages = {*bench_cold.COLUMNS} - {"kept"} - (set() if assembler() else {"cubin"})
+    assert {name for name, x in seconds.items() if x > 0} >= stages
+    assert abs(seconds["sum"] - sum(seconds[name] for name in bench_cold.STAGES[1:])) < 1e-6
+    assert list(tmp_path.glob("*.tilec"))
+    again = bench_cold._child("tilec.bench_cold", "add", "sm_80", tmp_path)
+    assert again["passes"] < 1e-3  # nothing was compiled
+
+
+def test_the_table_of_fresh_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def child(command: list[str], env: dict[str, str], **rest: Any) -> Any:
+        asked.append((*command[2:], env["TILEC_CACHE_DIR"][-4:]))
+        return SimpleNamespace(stdout=json.dumps({"imports": 0.05, "sum": 0.1, "cpu": 0.2}))
+
+    monkeypatch.setattr(bench_cold.subprocess, "run", child)
+    monkeypatch.setattr(bench_cold, "find_spec", lambda name: object())
+    lines = list(bench_cold.table("sm_80", 1))
+    names = [line.split()[0].rstrip(",") for line in lines[:5]]
+    assert names == ["a", "vector", "triton", "matmul", "triton"]
+    assert lines[1].split()[-3:] == ["100.0", "200.0", "150.0"] and lines[2].split()[-1] == "-"
+    assert {words[0] for words in asked} == {"tilec.bench_cold", "tilec.bench_triton"}
+    assert {words[-1] for words in asked if "triton" not in words[0]} > {"kept"}
+
+
+def test_without_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_cold, "_medians", lambda *args, **words: {"imports": 1.0, "sum": 1.0})
+    monkeypatch.setattr(bench_cold, "find_spec", lambda name: None)
+    assert list(bench_cold.table("sm_80", 1))[-1] == "no peer in this run: triton is not installed"
+
+
+def test_fresh_processes_are_measured_where_no_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_cold, "table", lambda target, runs: iter([f"fresh on {target}, {runs} runs"]))
+    monkeypatch.setattr(bench, "medians", lambda call, target, runs: {"trace": 0.001})
+    assert list(bench.compile_times((), "sm_80", 2))[-1] == "fresh on sm_80, 2 runs"
+
+
+def test_the_kernels_mean_what_they_say() -> None:
+    from tilec.bench_kernels import add, matmul
+
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 300)).astype(np.float32)
+    with tc.target("reference"):
+        add(x, y, out := np.zeros_like(x))
+        a, b = rng.standard_normal((2, 8, 8)).astype(np.float16)
+        matmul(a, b, c := np.zeros((8, 8), np.float16), bm=16, bn=16, bk=16)
+    np.testing.assert_array_equal(out, x + y)
+    np.testing.assert_allclose(c, a @ b, rtol=2e-3, atol=2e-3)
+    assert "mma.sync" in compiled("matmul", "sm_80").ptx

@@ -1,0 +1,103 @@
+"""What a compile costs in a process that has just started: `tilec bench compile` prints it below the stages.
+
+    for line in table("sm_80", runs=5): print(line)
+Each number comes from processes of their own, with an empty cache, or with one that a process before has
+filled. A child is `python -m tilec.bench_cold add sm_80`; it prints its seconds as JSON. Triton, where it is
+installed, compiles the same kernels in processes of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+NAMES = {"add": "vector add, f32", "matmul": "matmul 128x128x32, f16"}
+STAGES = ("imports", "front end", "passes", "code", "cubin")
+COLUMNS = (*STAGES, "sum", "cpu", "kept")
+Seconds = dict[str, float]
+
+
+def table(target: str, runs: int) -> Iterator[str]:
+    """One line for each kernel, and for each peer that is installed."""
+    head = "".join(f"{name:>10}" for name in COLUMNS)
+    yield f"{'a fresh process, milliseconds':<32}{head}"
+    for name, words in NAMES.items():
+        yield _row(words, _ours(name, target, runs))
+        if find_spec("triton"):
+            yield _row("  triton", _medians("tilec.bench_triton", name, target, runs, fresh=True))
+    yield "imports: of tilec and llvmlite, over numpy; sum: what follows them, with nothing cached"
+    yield "cpu: its processor time, that of ptxas too, which other programs on the machine disturb less"
+    yield "kept: all that a process does over importing numpy where the disk cache has the kernel"
+    if not find_spec("triton"):
+        yield "no peer in this run: triton is not installed"
+
+
+def _ours(name: str, target: str, runs: int) -> Seconds:
+    found = _medians("tilec.bench_cold", name, target, runs, fresh=True)
+    kept = _medians("tilec.bench_cold", name, target, runs, fresh=False)
+    return found | {"kept": kept["imports"] + kept["sum"]}
+
+
+def _row(words: str, seconds: Seconds) -> str:
+    found = [seconds.get(name) for name in COLUMNS]
+    return f"{words:<32}" + "".join(f"{'-':>10}" if x is None else f"{1e3 * x:10.1f}" for x in found)
+
+
+def _medians(module: str, name: str, target: str, runs: int, *, fresh: bool) -> Seconds:
+    """Of `runs` processes, after one that is not counted: it fills the caches that are to be full."""
+    with TemporaryDirectory(prefix="tilec-") as folder:
+        found = [
+            _child(module, name, target, Path(folder, str(i) if fresh else "kept")) for i in range(runs + 1)
+        ][1:]
+    return {stage: median(each[stage] for each in found) for stage in found[0]}
+
+
+def _child(module: str, name: str, target: str, folder: Path) -> Seconds:
+    places = {"TILEC_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder)}
+    command = [sys.executable, "-m", module, name, target]
+    root = str(Path(__file__).parents[1])  # a checkout is found although nothing is installed
+    around = {**os.environ, **places, "PYTHONPATH": os.pathsep.join([root, *sys.path])}
+    done = subprocess.run(command, capture_output=True, text=True, env=around, check=True)
+    seconds: Seconds = json.loads(done.stdout)
+    return seconds
+
+
+def measured(name: str, target: str) -> Seconds:
+    """In this process, which has loaded nothing yet: a compile of one kernel, stage by stage."""
+    import numpy  # noqa: F401
+
+    marks = [perf_counter()]
+    from tilec import bench_kernels, cache
+    from tilec.backends.ptx.assemble import assembler
+
+    kept = bool(cache.entries())
+    if not kept:
+        from tilec.backends import llvm
+
+        llvm.version()  # loads llvmlite
+    marks.append(perf_counter())
+    spent = sum(os.times()[:4])
+    done = bench_kernels.compiled(name, target)
+    marks.append(perf_counter())
+    if not kept:
+        _ = done.func
+    marks.append(perf_counter())
+    _ = done.code
+    marks.append(perf_counter())
+    if assembler():
+        _ = done.cubin
+    marks.append(perf_counter())
+    stages = {name: marks[i + 1] - marks[i] for i, name in enumerate(STAGES)}
+    return stages | {"sum": marks[-1] - marks[1], "cpu": sum(os.times()[:4]) - spent}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measured(*sys.argv[1:])))
