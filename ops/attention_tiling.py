@@ -14,7 +14,9 @@ from tilec.ops.attention_windows import Axis, window_of
 from tilec.ops.tiling import has_threads
 
 MANY = 64  # boxes that stand for all along an axis
-AT_ONCE = 512  # keys that a CPU takes in one span, rather than more often the same ones
+AT_ONCE = 128  # keys that a CPU takes in one span, which stay in its nearest cache
+LANES = 16  # of a CPU's vector
+COPIES = 12  # of keys and values into order, per span: as long as so many queries' products with them
 
 
 class Tiling(NamedTuple):
@@ -40,13 +42,23 @@ def tiled(
     """For `lengths` positions in a dilation group (see group_lengths), heads of `dim`,
     elements of `size` bytes."""
     if not has_threads(target):
-        around = _around(axes, lengths, 16)
-        if prod(axis.span for axis in around) <= AT_ONCE:
-            return Tiling(around, stages=1)
-        return Tiling(_cut(axes, lengths, 64, 64), stages=1)
+        return Tiling(_for_cpu(axes, lengths, dim), stages=1)
     small = size > 2 or dim > 128 or (backward and dim > 64)
     keys = 64 if not small else 32 if size == 2 or dim <= 128 else 16
     return Tiling(_cut(axes, lengths, keys, keys), keys)
+
+
+def _for_cpu(axes: tuple[Axis, ...], lengths: tuple[int, ...], dim: int) -> tuple[Axis, ...]:
+    """Few queries with all keys that they see, where these are few; else more of them, and spans of 64."""
+
+    def cost(tried: tuple[Axis, ...]) -> float:
+        span, rows = prod(axis.span for axis in tried), prod(axis.box for axis in tried)
+        lanes = prod(map(visited, tried, lengths)) / span * (-(-span // LANES) * LANES)
+        return lanes * (1 + dim / LANES * (1 + COPIES / rows))
+
+    whole = [_around(axes, lengths, rows) for rows in (8, 16, 32)]
+    near = [tried for tried in whole if prod(axis.span for axis in tried) <= AT_ONCE]
+    return min((*near, *(_cut(axes, lengths, rows, 64) for rows in (16, 32, 64))), key=cost)
 
 
 def _around(axes: tuple[Axis, ...], lengths: Sequence[int], rows: int) -> tuple[Axis, ...]:
@@ -97,6 +109,7 @@ def visited(axis: Axis, length: int) -> float:
     return spans * axis.span * axis.box / min(length, len(boxes) * axis.box)
 
 
+@lru_cache(maxsize=4096)
 def longest(axis: Axis, length: int) -> int:
     """The most keys that a (first) box of queries sees along an axis."""
     return max(_keys(axis, length))
