@@ -121,7 +121,8 @@ def _fetch(lo: Lowering, window: Window, other: str, into: Ref) -> None:
         def body(args: list[str], point: Point) -> list[str]:
             offset, lanes = window.lanes(Point((*at, *point.at), point.lanes), clipped=True)
             value = _lanes(lo, window, offset, lanes)
-            return [value if lanes.mask is None else w.select(lanes.mask, w.held(array.dtype), value, args[0])]
+            kind = w.held(array.dtype)
+            return [value if lanes.mask is None else w.select(lanes.mask, kind, value, args[0])]
 
         nest(w, window.shape[-1:], [filler], [into], width, body, merge=False)
 
