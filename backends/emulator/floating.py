@@ -163,9 +163,15 @@ def div(f: Form) -> Step:
             return exact.div64(a, b, mode)
         if mode in ("rz", "rm", "rp"):
             return exact.narrow(np.divide(a, b, dtype=np.float64), mode)
-        return np.divide(a, b)
+        return fast_quotient(a, b) if mode == "approx" else np.divide(a, b)
 
     return elementwise(f, kind, 2, function, ftz, sat)
+
+
+def fast_quotient(a: Any, b: Any) -> Any:
+    """div.approx.f32: its reciprocal vanishes where 2^126 < |b| < 2^128, so 0, or NaN where a is infinite."""
+    huge = (np.abs(b) > 2.0**126) & np.isfinite(b)
+    return np.where(huge, a * np.copysign(np.float32(0), b), np.divide(a, b))
 
 
 def negate(f: Form) -> Step:

@@ -22,7 +22,7 @@ from tilec.ir.errors import TilecError
 from tilec.ir.signature import Slot
 
 RECORDS = Path(__file__).parents[2] / "records"
-MODULES = ("integer", "bitwise", "floating", "convert", "warp", "matrix", "mma_sparse", "async_copy",
+MODULES = ("integer", "bitwise", "floating", "convert", "warp", "matrix", "mma_sparse", "async_copy", "edges",
            "memory", "wgmma", "tma", "cluster")  # fmt: skip
 SHOWN = 8
 
