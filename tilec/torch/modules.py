@@ -14,6 +14,7 @@ from tilec.ops.attention_call import per_axis
 from tilec.torch.attention import neighborhood_attention
 from tilec.torch.convolutions import depthwise_conv
 from tilec.torch.register import Tensor
+from tilec.torch.sequences import fft_conv
 
 
 class _NeighborhoodAttention(nn.Module):
@@ -133,3 +134,45 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, out_channels, H', W']."""
         return depthwise_conv(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
+
+
+class LongConv(nn.Module):
+    """y = fft_conv(u, kernel) + skip * u along sequences u [B, channels, L], each channel with its kernel.
+
+    Parameters: `kernel` [channels, length], and with `skip` also `skip` [channels]; in "bidirectional" modes
+    `kernel_reverse` too. Sequences are up to `length` long, and what is left of the kernel is not used.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        length: int,
+        *,
+        mode: str = "causal",
+        skip: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.channels, self.length, self.mode = channels, length, mode
+
+        def taps() -> Any:
+            return nn.Parameter(torch.randn(channels, length, device=device, dtype=dtype) / length**0.5)
+
+        self.kernel = taps()
+        self.kernel_reverse = taps() if mode.startswith("bidirectional") else None
+        self.skip = nn.Parameter(torch.ones(channels, device=device, dtype=dtype)) if skip else None
+
+    def forward(self, u: Tensor, pregate: Tensor = None, postgate: Tensor = None) -> Tensor:
+        """u and gates [B, channels, L], L up to `length` -> postgate * (the convolution of pregate * u)."""
+        n = u.shape[-1]
+        if n > self.length:
+            raise TilecError(f"this LongConv takes sequences of up to {self.length}, found {n}")
+        k, reverse = self.kernel[:, :n], self.kernel_reverse
+        return fft_conv(
+            u, k, mode=self.mode, k_reverse=None if reverse is None else reverse[:, :n], skip=self.skip,
+            pregate=pregate, postgate=postgate,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, length={self.length}, mode={self.mode!r}, skip={self.skip is not None}"
