@@ -35,6 +35,7 @@ def linear_kernel(
     compute: DType,
     zero_point: bool = False,
     epilogue: Epilogue = PLAIN,
+    scaled_weights: bool = False,
     bm: int = 16,
     stages: int = 3,
     warps: int = 4,
@@ -55,8 +56,11 @@ def linear_kernel(
         if group % bk == 0:
             at = (s * bk // group if group else 0, j * bn)
             zero = zeros.load(at, (1, bn)).to(compute) if zero_point else default_zero(weight)
-            part = tc.dot(xs, w.to(compute) - zero, part)
-            if group and ends_group(s, steps, bk, group):
+            if scaled_weights:
+                acc = tc.dot(xs, (w.to(compute) - zero) * scales.load(at, (1, bn)).to(compute), acc)
+            else:
+                part = tc.dot(xs, w.to(compute) - zero, part)
+            if not scaled_weights and group and ends_group(s, steps, bk, group):
                 acc = tc.fma(part, scales.load(at, (1, bn)).to(tc.f32), acc)
                 part = tc.zeros((bm, bn), tc.f32)
         else:  # groups end within a step: each weight gets its own scale
@@ -64,7 +68,7 @@ def linear_kernel(
             zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
             scaled = (w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)
             acc = tc.dot(xs, scaled.to(compute), acc)
-    if not group:
+    if not group and not scaled_weights:
         acc = part * scales.load((0, j * bn), (1, bn)).to(tc.f32)
     acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
     Y[i, j] = acc.to(y.dtype)

@@ -3,10 +3,12 @@
 linear_tiling(16, f16, 128, "sm_90a")       Weighted(bm=16, fragment=mma_b(f16, (128, 128), 4), ...)
 """
 
+from functools import lru_cache
+from math import gcd
 from typing import NamedTuple
 
 from tilec.ir.dtype import DType
-from tilec.ir.layout import Layout, local
+from tilec.ir.layout import Layout, local, spatial
 from tilec.ir.layouts import interleaved, mma_b, wgmma_a
 from tilec.ir.target import parse_target
 from tilec.ir.tile import Dim
@@ -14,6 +16,7 @@ from tilec.ir.tile import Dim
 Extent = int | str | Dim  # names and Dims: known at the launch
 WARPS = 4
 MMA_ROWS = 16
+WORD = 32  # bits of the lanes that weights are unpacked in
 
 
 class Dense(NamedTuple):
@@ -27,10 +30,13 @@ class Dense(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """Tiles of x (bm, bk), and the layout in which weights come, over (bk, bn)."""
+    """Tiles of x (bm, bk), and the layout in which weights come, over (bk, bn). `scaled_weights`: scales are
+    applied to weights instead of sums.
+    """
 
     bm: int
     fragment: Layout
+    scaled_weights: bool = False
     stages: int = 3
     warps: int = WARPS
 
@@ -50,17 +56,19 @@ def has_warpgroups(target: str) -> bool:
 def dense_tiling(m: Extent, n: Extent, dtype: DType, target: str) -> Dense:
     """For a [m, k] @ [k, n]."""
     if not has_threads(target):
-        return Dense(_rows(m, 1, 64), _rows(n, 8, 128), 128)
+        return Dense(_rows(m, 1, 256), _rows(n, 8, 256), 128)
     if dtype.bits == 32:  # no matrix instruction is exact enough
         return Dense(_rows(m, MMA_ROWS, 64), 64, 16)
     return Dense(_rows(m, MMA_ROWS, 64), 128 if _large(n) else 64, 64 if _rows(m, 16, 64) < 64 else 32)
 
 
+@lru_cache(4096)
 def linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int = 16) -> Weighted:
     """For a [m, K] times weights of `bits` bits in groups of `group` (0: the whole row)."""
     if not has_threads(target):
         bm = _rows(m, 1, 128)
-        return Weighted(bm, local(_steps(group, 128), 64 if bm >= MMA_ROWS else 32))
+        shape = _steps(group, 128), 256 if bm > MMA_ROWS else 128
+        return Weighted(bm, columns(shape, bits), dtype.bits == 32 and bm > MMA_ROWS)
     if dtype.bits == 32:  # no matrix instruction is exact enough
         bm = _rows(m, MMA_ROWS, 32)
         return Weighted(bm, mma_b(dtype, (_steps(group, 512 // bm), 64), WARPS))
@@ -73,6 +81,14 @@ def linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int = 
     warps = 2 * WARPS if bm == 64 and group else WARPS  # a group's sums take as many registers again
     fragment = mma_b(dtype, (_steps(group, 128 if bm == MMA_ROWS else 64), 128), warps)
     return Weighted(bm, interleaved(fragment, bits), warps=warps)
+
+
+def columns(shape: tuple[int, int], bits: int) -> Layout:
+    """A fragment (k, n) for vectors: each column's next weights lie in one 32-bit word, neighbours side by
+    side.
+    """
+    run = min(WORD // gcd(WORD, bits), shape[0])
+    return spatial(shape[0] // run, shape[1]) * local(run, 1)
 
 
 def _rows(m: Extent, least: int, most: int) -> int:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tilec.backends.cpu.arena import Buffer
+from tilec.backends.cpu.codes import Codes
+from tilec.backends.cpu.fused import Fused, fusible
 from tilec.backends.cpu.lower import Lowering, size_of
 from tilec.backends.cpu.nest import Point, nest
 from tilec.backends.cpu.places import Affine, Place, Ref, Shape, Splat
@@ -36,20 +38,20 @@ class Cluster:
     shape: Shape
     insts: list[Inst] = field(default_factory=list)
 
-    def outside(self, lo: Lowering) -> dict[Value, Place]:
+    def outside(self, lo: Lowering) -> dict[Value, Place | Codes]:
         """The tiles that it reads, and where they are."""
         own = set(self.insts)
-        found: dict[Value, Place] = {}
+        found: dict[Value, Place | Codes] = {}
         for value in (lo.same(v) for inst in self.insts for v in reads(inst)):
             if value not in own:
                 place = lo.env[value]
-                assert isinstance(place, Splat | Affine | Ref), "operands from outside have been computed"
+                assert isinstance(place, Splat | Affine | Ref | Codes), "operands from outside are computed"
                 found[value] = place
         return found
 
     def roots(self, lo: Lowering) -> Iterator[Value | None]:
         """The arrays that it will read."""
-        yield from (place.root for place in self.outside(lo).values() if isinstance(place, Ref))
+        yield from (place.root for place in self.outside(lo).values() if isinstance(place, Ref | Codes))
         yield from (root(inst.array) for inst in self.insts if isinstance(inst, Gather))
 
 
@@ -60,7 +62,8 @@ def join(lo: Lowering, inst: Inst) -> None:
         return
     shape = inst.tile.shape
     for value in map(lo.same, reads(inst)):
-        if lo.env[value] is not lo.clusters.get(shape):
+        place = lo.env[value]
+        if place is not lo.clusters.get(shape) and not (isinstance(place, Codes) and place.shape == shape):
             lo.place(value)
     cluster = lo.clusters.get(shape)
     if cluster and len(cluster.insts) >= MOST:
@@ -89,7 +92,7 @@ def flush(lo: Lowering, cluster: Cluster, sink: tuple[Value, Ref] | None = None)
     """Writes the nest. `sink`: one value goes to this memory instead of the arena, and is not kept."""
     assert lo.clusters.pop(cluster.shape) is cluster, "a cluster is written once"
     outside = cluster.outside(lo)
-    inner = Counter(lo.same(v) for inst in cluster.insts for v in reads(inst))
+    inner = _inner_reads(lo, cluster)
     kept = [
         inst for inst in cluster.insts if lo.uses[inst] > inner[inst] and (not sink or inst is not sink[0])
     ]
@@ -107,9 +110,13 @@ def flush(lo: Lowering, cluster: Cluster, sink: tuple[Value, Ref] | None = None)
 
 
 def _write(
-    lo: Lowering, cluster: Cluster, outside: dict[Value, Place], results: list[Value], refs: list[Ref]
+    lo: Lowering, cluster: Cluster, outside: dict[Value, Place | Codes], results: list[Value], refs: list[Ref]
 ) -> None:
-    values = list(outside)
+    if fusible(cluster.insts, outside):
+        Fused(lo, cluster.insts, outside).write([(value, value.tile.dtype) for value in results], refs)
+        return
+    there = {value: lo.place(value) for value in outside}
+    values = list(there)
 
     def body(args: list[str], point: Point) -> list[str]:
         known = dict(zip(values, args, strict=True))
@@ -121,16 +128,51 @@ def _write(
                 known[inst] = elementwise(lo.w, inst, operands)
         return [known[value] for value in results]
 
-    places, copies = _neighbours(lo, outside)
+    places, copies = _neighbours(lo, there)
     width = lo.width(*_dtypes(cluster, lo))
     if any(isinstance(inst, Gather) for inst in cluster.insts):
         width = min(width, APART)
-    scalars = sum(isinstance(place, Splat) and place.register.startswith("%") for place in outside.values())
+    scalars = sum(isinstance(place, Splat) and place.register.startswith("%") for place in there.values())
     if scalars >= MANY:
         width = min(4 * width, WIDEST)
     nest(lo.w, cluster.shape, places, refs, width, body)
     for copied in copies:
         lo.free(copied)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A cluster that somebody computes for himself, vector by vector: `done` when that has been written."""
+
+    lo: Lowering
+    cluster: Cluster
+    fused: Fused
+
+    def done(self) -> None:
+        inner = _inner_reads(self.lo, self.cluster)
+        for inst in self.cluster.insts:
+            self.lo.uses[inst] -= inner[inst]
+        for value in self.fused.outside:
+            if value in self.lo.local[-1]:
+                self.lo.release(value, inner[value])
+
+
+def taken(lo: Lowering, value: Value) -> Taken | None:
+    """The cluster over codes that computes this value for one reader and nothing else."""
+    value = lo.same(value)
+    cluster = lo.env[value]
+    if not isinstance(cluster, Cluster):
+        return None
+    inner, outside = _inner_reads(lo, cluster), cluster.outside(lo)
+    alone = all(lo.uses[inst] == inner[inst] + (inst is value) for inst in cluster.insts)
+    if not alone or not fusible(cluster.insts, outside):
+        return None
+    assert lo.clusters.pop(cluster.shape) is cluster, "a cluster is written once"
+    return Taken(lo, cluster, Fused(lo, cluster.insts, outside))
+
+
+def _inner_reads(lo: Lowering, cluster: Cluster) -> Counter[Value]:
+    return Counter(lo.same(v) for inst in cluster.insts for v in reads(inst))
 
 
 def _neighbours(lo: Lowering, outside: dict[Value, Place]) -> tuple[list[Place], list[Buffer]]:
@@ -153,7 +195,7 @@ def _dtypes(cluster: Cluster, lo: Lowering) -> set[DType]:
 
 
 def _destination(
-    lo: Lowering, inst: Inst, outside: dict[Value, Place], inner: Counter[Value], taken: set[int]
+    lo: Lowering, inst: Inst, outside: dict[Value, Place | Codes], inner: Counter[Value], taken: set[int]
 ) -> Ref:
     """Where a result goes: where it is wanted, over an operand that dies here, or somewhere new."""
     if inst in lo.slices:
@@ -170,7 +212,7 @@ def _destination(
 
 
 def _only_here(
-    lo: Lowering, buffer: object, inst: Inst, outside: dict[Value, Place], inner: Counter[Value]
+    lo: Lowering, buffer: object, inst: Inst, outside: dict[Value, Place | Codes], inner: Counter[Value]
 ) -> bool:
     """Is a buffer empty but for values of this very arrangement that are read here for the last time?"""
     holding = [(v, p) for v, p in outside.items() if isinstance(p, Ref) and p.buffer is buffer]

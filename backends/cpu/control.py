@@ -38,6 +38,7 @@ class Slots:
 def settle(lo: Lowering, inst: Inst) -> None:
     """Everything that waits is written, and what the blocks will overwrite is read first."""
     lo.flush_all()
+    lo.unpack_all()
     for block in inst.blocks:
         for inner in block.walk():
             for name in inner.effects.writes:

@@ -13,11 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tilec.backends.convert import cast
+from tilec.backends.cpu.cluster import Taken, taken
 from tilec.backends.cpu.lanes import Lanes, read, write
 from tilec.backends.cpu.loops import Index, loop, mul, step_pointer
 from tilec.backends.cpu.lower import Lowering
 from tilec.backends.cpu.nest import Point, held_from, nest
 from tilec.backends.cpu.places import Place, Ref, Splat
+from tilec.backends.cpu.right import InMemory, Panels, Unpacked
 from tilec.backends.cpu.transpose import transposed
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
@@ -25,7 +27,8 @@ from tilec.ir.inst import mma
 from tilec.ir.tile import TileType
 
 ROWS = 8  # as many as this or fewer are a panel
-UNROLL = 4  # steps of k in the text of the inner loop
+TEXT = 128  # vectors that are unpacked in the text of one loop
+Right = InMemory | Unpacked
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,19 @@ class Panel:
 def dot(lo: Lowering, inst: mma.Dot) -> None:
     (m, k), n = inst.a.tile.shape, inst.b.tile.shape[1]
     total = summed_in(inst)
+    packed = taken(lo, inst.b) if total == dt.f32 else None
     into, start = accumulator(lo, inst, total)
-    product = Product(lo, total, k, start)
+    product = Product(lo, total, (m, n, k), start, packed)
     product.a = _left(lo, inst, total)
-    product.b = _right(lo, inst, total, m)
+    product.b = _right(lo, inst, total, packed, product.step)
     product.into = into if into.dtype == total else lo.temporary(TileType(total, (m, n)))
     if start is None and product.into is not into:
         _converted(lo, into, product.into)
-    product.run(m, n)
+    product.run()
     if product.into is not into:
         _converted(lo, product.into, into)
+    if packed:
+        packed.done()
     lo.define(inst, into)
     lo.used(inst)
 
@@ -86,20 +92,30 @@ def _dies(lo: Lowering, inst: mma.Dot, place: Place) -> bool:
 
 
 def _left(lo: Lowering, inst: mma.Dot, total: DType) -> Ref:
-    """a, read one element at a time: its own memory if it is of the right type and k runs along it."""
+    """a, read one element at a time: its own memory if it is of the right type and k runs along it.
+
+    Many rows of an array are copied, since they may lie so far apart that they push each other out of the
+    cache: a power of two.
+    """
     place = lo.place(inst.a)
-    if isinstance(place, Ref) and place.dtype == total and (place.strides[1] == 1 or not place.root):
+    near = place.strides[1] == 1 and inst.a.tile.shape[0] < ROWS if isinstance(place, Ref) else False
+    if isinstance(place, Ref) and place.dtype == total and (near or not place.root):
         return place
     return _packed(lo, place, inst.a.tile, total)
 
 
-def _right(lo: Lowering, inst: mma.Dot, total: DType, m: int) -> Ref:
-    """b, read by vectors of columns, from memory of our own where that is worth a copy."""
+def _right(lo: Lowering, inst: mma.Dot, total: DType, packed: Taken | None, step: int) -> Right:
+    """b, by vectors of columns: each panel of `step` is copied near where that is worth it."""
+    (k, n), few = inst.b.tile.shape, inst.a.tile.shape[0] <= registers(lo) // 2
+    if packed:
+        found = Unpacked(packed.fused, lo.same(inst.b), total)
+        return found if few else Panels(lo, found, k, step, total)
     place = lo.place(inst.b)
-    rowwise = isinstance(place, Ref) and (place.strides[1] == 1 or place.shape[1] == 1)
-    if isinstance(place, Ref) and rowwise and (m <= 2 * ROWS or (place.dtype == total and not place.root)):
-        return place
-    return _packed(lo, place, inst.b.tile, total)
+    if not isinstance(place, Ref) or not (1 in place.strides or n == 1):
+        place = _packed(lo, place, inst.b.tile, total)
+    if (place.strides[1] == 1 or n == 1) and (few or (place.dtype == total and not place.root and n <= step)):
+        return InMemory(lo.w, place, total)
+    return Panels(lo, InMemory(lo.w, place, total), k, step, total)
 
 
 def _packed(lo: Lowering, place: Place, kind: TileType, total: DType) -> Ref:
@@ -119,53 +135,70 @@ def _converted(lo: Lowering, place: Place, into: Ref) -> None:
     nest(lo.w, into.shape, [place], [into], lo.width(place.dtype, into.dtype), body)
 
 
+def registers(lo: Lowering) -> int:
+    """Vector registers of the machine."""
+    return 32 if lo.vector_bytes == 64 or lo.w.arch == "aarch64" else 16
+
+
 class Product:
     """One product's loops."""
 
     a: Ref
-    b: Ref
+    b: Right
     into: Ref
 
-    def __init__(self, lo: Lowering, total: DType, k: int, start: str | None) -> None:
-        self.lo, self.w, self.total, self.k, self.start = lo, lo.w, total, k, start
+    def __init__(
+        self, lo: Lowering, total: DType, shape: tuple[int, int, int], start: str | None, packed: Taken | None
+    ) -> None:
+        self.lo, self.w, self.total, self.start = lo, lo.w, total, start
+        self.m, self.n, self.k = shape
         self.element = self.w.held(total)
-        self.width = lo.vector_bytes // total.bytes
-        self.registers = 32 if lo.vector_bytes == 64 or lo.w.arch == "aarch64" else 16
+        self.registers = registers(lo)
+        self.width = min(lo.vector_bytes // total.bytes, 1 << (self.n - 1).bit_length())
+        self.period = packed.fused.codes.period if packed else 0
+        self.at_once = packed is not None and self.m <= self.registers // 2  # unpacked for all rows
+        self.across = self.vectors(-(-self.n // self.width))
+        self.step = self.across * self.width
 
-    def run(self, m: int, n: int) -> None:
+    def run(self) -> None:
         """Columns outside, so that a panel of b stays in the nearest cache."""
-        width = min(self.width, 1 << (n - 1).bit_length())
-        vectors = -(-n // width)
-        across = next(v for v in (2, 1) if vectors % v == 0 or vectors > 2 * v)
-        if m < 4:
-            across = min(vectors, 8)
-        down = self.rows(m, across)
-        step = across * width
-        whole = n - n % step
+        whole = self.n - self.n % self.step
         if whole:
-            with loop(self.w, 0, whole, step) as run:
-                self.columns(m, down, run.index, tuple([Lanes(width, width)] * across))
-        if whole < n:
-            self.columns(m, down, whole, self.last(n - whole, width))
+            with loop(self.w, 0, whole, self.step) as run:
+                self.columns(run.index, tuple([Lanes(self.width, self.width)] * self.across))
+        if whole < self.n:
+            self.columns(whole, self.last(self.n - whole, self.width))
+
+    def vectors(self, there: int) -> int:
+        """How many across: of few rows many, else about as many as rows, so that least is read."""
+        if self.at_once:
+            return min(there, max(1, TEXT // self.period), max(1, (self.registers - 4) // (self.m + 1)), 8)
+        if self.m < 4:
+            return min(there, 8)
+        return next(v for v in (self.registers // 8, 2, 1) if there % v == 0 or there > 2 * v)
 
     def last(self, left: int, width: int) -> tuple[Lanes, ...]:
         """The vectors of what is left of the columns."""
         return tuple(Lanes(width, min(width, left - first)) for first in range(0, left, width))
 
-    def rows(self, m: int, across: int) -> int:
+    def rows(self) -> int:
         """How many rows fit into the registers, preferably a divisor of m."""
-        most = max(1, (self.registers - across - 2) // across)
-        most = min(most, 12 if across > 1 else 16, m)
-        even = [rows for rows in range(most, 0, -1) if m % rows == 0 and rows * across >= min(8, m * across)]
-        return even[0] if even else most
+        if self.at_once:
+            return self.m
+        most = min(self.m, max(1, (self.registers - self.across - 2) // self.across))
+        enough = min(16, self.m * self.across)
+        even = [r for r in range(most, 0, -1) if self.m % r == 0 and r * self.across >= enough]
+        return even[0] if even and self.m < 16 * most else most
 
-    def columns(self, m: int, down: int, first: Index, lanes: tuple[Lanes, ...]) -> None:
+    def columns(self, first: Index, lanes: tuple[Lanes, ...]) -> None:
         """All rows of some columns."""
-        whole = m - m % down
+        down = self.rows()
+        whole = self.m - self.m % down
+        self.b.at_panel(first, lanes)
         with loop(self.w, 0, whole, down) as run:
             self.block(run.index, first, Panel(down, lanes))
-        if whole < m:
-            self.block(whole, first, Panel(m - whole, lanes))
+        if whole < self.m:
+            self.block(whole, first, Panel(self.m - whole, lanes))
 
     def block(self, row: Index, column: Index, panel: Panel) -> None:
         """One block of the result."""
@@ -174,18 +207,18 @@ class Product:
         a = [self.moved(self.a, self.a.base, 0, row), *[""] * (panel.rows - 1)]
         for r in range(1, panel.rows):
             a[r] = self.moved(self.a, a[0], 0, r)
-        b = self.moved(self.b, self.b.base, 1, column)
         with w.at_width(panel.lanes[0].width):
+            self.b.at_columns(column, panel.lanes)
             values = self.initial(targets, panel)
-            kind = w.vector(self.element)
-            whole = self.k - self.k % UNROLL
-            if whole > UNROLL:
-                with loop(w, 0, whole, UNROLL, [(kind, v) for v in values]) as run:
-                    run.next = self.steps(a, b, run.index, UNROLL, list(run.values), panel)
+            kind, unroll = w.vector(self.element), self.b.unroll
+            whole = self.k - self.k % unroll
+            if whole > unroll:
+                with loop(w, 0, whole, unroll, [(kind, v) for v in values]) as run:
+                    run.next = self.steps(a, run.index, unroll, list(run.values), panel)
                 values = run.values
             else:
                 whole = 0
-            values = self.steps(a, b, whole, self.k - whole, values, panel)
+            values = self.steps(a, whole, self.k - whole, values, panel)
             for target, value in zip(targets, values, strict=True):
                 write(w, value, target[0], self.element, 1, target[1])
 
@@ -206,16 +239,15 @@ class Product:
             return [self.w.spread(self.start, self.element)] * len(targets)
         return [read(self.w, pointer, self.element, 1, lanes) for pointer, lanes in targets]
 
-    def steps(
-        self, a: list[str], b: str, first: Index, count: int, values: list[str], panel: Panel
-    ) -> list[str]:
+    def steps(self, a: list[str], first: Index, count: int, values: list[str], panel: Panel) -> list[str]:
         """Some consecutive steps of k."""
+        if not count:
+            return values
         w = self.w
-        rows = [self.moved(self.a, pointer, 1, first) for pointer in a] if count else []
-        line = self.moved(self.b, b, 0, first) if count else b
+        rows = [self.moved(self.a, pointer, 1, first) for pointer in a]
+        self.b.at_rows(first)
         for i in range(count):
-            here = self.moved(self.b, line, 0, i)
-            across = [self.right(here, v, lanes) for v, lanes in enumerate(panel.lanes)]
+            across = [self.b.vector(i, v) for v in range(len(panel.lanes))]
             for r, pointer in enumerate(rows):
                 x = w.spread(self.left(self.moved(self.a, pointer, 1, i)), self.element)
                 for v, y in enumerate(across):
@@ -232,12 +264,6 @@ class Product:
                 self.a.dtype,
                 self.total,
             )
-
-    def right(self, line: str, v: int, lanes: Lanes) -> str:
-        """A vector of b."""
-        pointer = self.moved(self.b, line, 1, v * lanes.width)
-        value = held_from(self.w, read(self.w, pointer, self.b.element, 1, lanes), self.b)
-        return cast(self.w, value, self.b.dtype, self.total)
 
     def multiply(self, x: str, y: str, total: str) -> str:
         if self.total.is_float:

@@ -44,25 +44,26 @@ class Lanes:
         return f"<{', '.join('i1 ' + str(int(lane < self.count)) for lane in range(self.width))}>"
 
 
-def read(w: Writer, pointer: str, element: str, stride: Index, lanes: Lanes, other: str = "") -> str:
+def read(
+    w: Writer, pointer: str, element: str, stride: Index, lanes: Lanes, other: str = "", align: int = 0
+) -> str:
     """One vector: lanes that mean nothing are `other` (0: never poison, which would spoil a division) and
-    touch no
-    memory."""
+    touch no memory. `align`: in bytes, an element's unless said otherwise (for neighbours only).
+    """
+    align = align or SIZES[element]
     if stride == 0 and lanes.mask is None:
         return w.spread(w.let(f"load {element}, ptr {pointer}, align {SIZES[element]}"), element)
     if stride != 1:
         return _read_apart(w, pointer, element, stride, lanes, other)
     kind, other = w.vector(element), other or "zeroinitializer"
     if lanes.all:
-        return w.let(f"load {kind}, ptr {pointer}, align {SIZES[element]}")
+        return w.let(f"load {kind}, ptr {pointer}, align {align}")
     if w.width == 1:
         return _read_one(w, pointer, element, lanes.text, other)
     name = f"llvm.masked.load.{w.mangled(element)}.p0"
     masks = w.vector("i1")
     w.declare(name, kind, "ptr", "i32", masks, kind)
-    return w.let(
-        f"call {kind} @{name}(ptr {pointer}, i32 {SIZES[element]}, {masks} {lanes.text}, {kind} {other})"
-    )
+    return w.let(f"call {kind} @{name}(ptr {pointer}, i32 {align}, {masks} {lanes.text}, {kind} {other})")
 
 
 def write(w: Writer, register: str, pointer: str, element: str, stride: Index, lanes: Lanes) -> None:

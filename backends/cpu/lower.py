@@ -18,6 +18,7 @@ import numpy as np
 
 from tilec.backends.convert import resized
 from tilec.backends.cpu.arena import Arena, Buffer
+from tilec.backends.cpu.codes import Codes
 from tilec.backends.cpu.loops import Index, step_pointer
 from tilec.backends.cpu.nest import nest, width_for
 from tilec.backends.cpu.places import Affine, Place, Ref, Splat
@@ -60,6 +61,9 @@ class Several:
     places: tuple[Place, ...]
 
 
+Anywhere = Place | Codes | ArrayPlace | Several
+
+
 @dataclass(frozen=True)
 class Report:
     """A place in the kernel that talks to the host: an assertion's message, a print's label."""
@@ -77,15 +81,15 @@ class Lowering:
     w: Writer
     vector_bytes: int
     arena: Arena = field(default_factory=Arena)
-    env: dict[Value, Place | ArrayPlace | Several | Cluster] = field(default_factory=dict)
+    env: dict[Value, Anywhere | Cluster] = field(default_factory=dict)
     uses: Counter[Value] = field(default_factory=Counter)
     local: list[set[Value]] = field(default_factory=list)  # what each open block defines
-    lazy: dict[Value, None] = field(default_factory=dict)  # values that are still in an array
+    lazy: dict[Value, None] = field(default_factory=dict)  # values that are still in an array, or packed
     temporaries: list[list[Buffer]] = field(default_factory=list)  # by instruction, inner ones last
     hints: dict[Value, Buffer] = field(default_factory=dict)  # where a value had best be
     slices: dict[Value, tuple[sh.Stack, int]] = field(default_factory=dict)  # what is read by a stack alone
-    stacks: dict[Value, Ref] = field(default_factory=dict)  # stacks of which some slices are there
     cut_up: set[Value] = field(default_factory=set)  # tiles of which parts are read
+    stacks: dict[Value, Ref] = field(default_factory=dict)  # stacks of which some slices are there
     clusters: dict[tuple[int, ...], Cluster] = field(default_factory=dict)  # those open, by shape
     tables: list[Any] = field(default_factory=list)  # numpy arrays that the code reads
     reports: list[Report] = field(default_factory=list)
@@ -111,6 +115,8 @@ class Lowering:
         if isinstance(found, Cluster):
             flush(self, found)
             found = self.env[value]
+        if isinstance(found, Codes):
+            found = self._unpacked(value, found)
         assert isinstance(found, Splat | Affine | Ref), f"{value} is no tile"
         return found
 
@@ -138,22 +144,32 @@ class Lowering:
         found = self.place(value)
         return found if isinstance(found, Ref) else self.copy(found, value.tile, self.temporary(value.tile))
 
-    def define(self, value: Value, place: Place | ArrayPlace | Several) -> None:
+    def define(self, value: Value, place: Anywhere) -> None:
         """Says where a value is, for as long as it will be read."""
         self.local[-1].add(value)
         self._hold(value, place)
         if not self.uses[value]:
             self._drop(value)
 
-    def _hold(self, value: Value, place: Place | ArrayPlace | Several) -> None:
+    def _hold(self, value: Value, place: Anywhere) -> None:
         self.env[value] = place
         for part in place.places if isinstance(place, Several) else (place,):
-            if isinstance(part, Ref) and part.buffer:
+            if isinstance(part, Ref | Codes) and part.buffer:
                 part.buffer.holders += 1
-        if isinstance(place, Ref) and place.root:
+        if isinstance(place, Codes) or (isinstance(place, Ref) and place.root):
             self.lazy[value] = None
         else:
             self.lazy.pop(value, None)
+
+    def _unpacked(self, value: Value, packed: Codes) -> Ref:
+        """Writes out what is still packed."""
+        from tilec.backends.cpu.fused import Fused
+
+        into = self.new(TileType(packed.dtype, packed.shape))
+        Fused(self, (), {value: packed}).write([(value, packed.dtype)], [into])
+        self._drop(value)
+        self._hold(value, into)
+        return into
 
     def used(self, inst: Inst) -> None:
         """An instruction has been written: its operands are read once less."""
@@ -172,7 +188,7 @@ class Lowering:
         place = self.env[value]
         self.lazy.pop(value, None)
         for part in place.places if isinstance(place, Several) else (place,):
-            if isinstance(part, Ref) and part.buffer:
+            if isinstance(part, Ref | Codes) and part.buffer:
                 part.buffer.holders -= 1
                 self.free(part.buffer)
 
@@ -251,11 +267,18 @@ class Lowering:
                 flush(self, cluster)
         for value in list(self.lazy):
             place = self.env[value]
-            if isinstance(place, Ref) and concerns(place.root):
+            if isinstance(place, Codes) and concerns(place.root):
+                self._unpacked(value, place)
+            elif isinstance(place, Ref) and concerns(place.root):
                 kind = TileType(place.dtype, place.shape)
                 copied = self.copy(place, kind, self.new(kind))
                 self._drop(value)
                 self._hold(value, copied)
+
+    def unpack_all(self) -> None:
+        """Nothing stays packed: what branches and loops unpack would be so only there."""
+        for value in list(self.lazy):
+            self.place(value)
 
     # Blocks.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tilec.backends.convert import from_code, to_code
+from tilec.backends.cpu.codes import codes
 from tilec.backends.cpu.lanes import read
 from tilec.backends.cpu.loops import step_pointer
 from tilec.backends.cpu.lower import Lowering
@@ -63,6 +64,17 @@ def _flat(layout: Any) -> Table:
 
 
 def view(lo: Lowering, inst: shape.View) -> None:
+    """Left packed where rows are fields of words: whoever uses them unpacks."""
+    place = lo.place(inst.x)
+    packed = codes(inst, place) if isinstance(place, Ref) and place.dense else None
+    if packed:
+        lo.define(inst, packed)
+        lo.used(inst)
+    else:
+        _unpacked(lo, inst)
+
+
+def _unpacked(lo: Lowering, inst: shape.View) -> None:
     """By groups that look alike where there are such, else by gathers."""
     into = lo.new(inst.tile, inst)
     found = parts(inst)
@@ -89,7 +101,7 @@ def _pattern(inst: shape.View, found: list[Part]) -> Pattern | None:
 
 def _by_groups(lo: Lowering, inst: shape.View, into: Ref, alike: Pattern) -> None:
     w, source = lo.w, _codes(lo, inst)
-    table = _table(lo, alike.first)
+    table = lo.table(np.int32(alike.first))
     flat = Ref(into.base, into.dtype, (inst.tile.size,), (1,), into.buffer)
 
     def body(args: list[str], point: Point) -> list[str]:

@@ -21,9 +21,19 @@ def test_fragments(m, dtype: str, target: str, group: int):
     tiling = linear_tiling(m, dt.dtype(dtype), group, target)
     bk, bn = tiling.fragment.shape
     assert group % bk == 0 or group % 16
-    assert tiling.fragment.is_bijection and tiling.fragment.slots % 8 == 0  # whole bytes at any width
-    assert tiling.fragment.threads == (32 * tiling.warps if has_threads(target) else 1)
+    assert tiling.fragment.is_bijection
+    if has_threads(target):
+        assert tiling.fragment.slots % 8 == 0 and tiling.fragment.threads == 32 * tiling.warps
     assert tiling.bm & (tiling.bm - 1) == 0 and tiling.bm * bn >= 32
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("group", [0, 16, 24, 32, 64, 128])
+def test_fragments_of_vectors_are_whole_bytes_at_any_width(bits: int, group: int):
+    """A column's run of weights: whole 32-bit words, an odd number of them, wherever a step has so many."""
+    fragment = linear_tiling(1, dt.dtype("f32"), group, "cpu", bits).fragment
+    taken = fragment.slots * bits
+    assert taken % 8 == 0 and (taken % 64 == 32 or fragment.slots == fragment.shape[0])
 
 
 @pytest.mark.parametrize("target", TARGETS)
