@@ -5,6 +5,7 @@ Everything unknown is an error here, when a module is loaded, and names line and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -180,13 +181,20 @@ def place_shared(
     for v in [v for v in found if v.size]:
         at = aligned(at, v.align)
         context.addresses[v.name], context.spaces[v.name] = SHARED + at, "shared"
-        names.append((at, v.size, v.name.partition("@")[0]))
+        names.append((at, v.size, plain(v.name)))
         at += v.size
     at = aligned(at, max([v.align for v in dynamic], default=1))
     for v in dynamic:
         context.addresses[v.name], context.spaces[v.name] = SHARED + at, "shared"
-        names.append((at, 1 << 24, v.name.partition("@")[0]))
+        names.append((at, 1 << 24, plain(v.name)))
     return at, names, bool(dynamic)
+
+
+def plain(name: str) -> str:
+    """A variable's name in its source: without our scope, nor C++'s mangling of a function's variable."""
+    name = name.partition("@")[0]
+    local = re.search(r"E(\d+)([A-Za-z_]\w*)$", name) if name.startswith("_ZZ") else None
+    return local[2][: int(local[1])] if local else name
 
 
 def place_local(functions: list[Function], context: Context) -> int:

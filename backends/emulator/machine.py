@@ -308,7 +308,8 @@ class Machine:
 
     def line_of(self, pc: int) -> str:
         i = self.program.steps[pc].instruction
-        return f"line {i.line} ({i.text})"
+        place = self.program.source_place(i)
+        return f"line {i.line} ({i.text})" + (f" of {place[0]}:{place[1]}" if place and place[1] else "")
 
     # --- metrics
     def sample(self, sel: Sel) -> Array | None:

@@ -98,6 +98,12 @@ class SharedRace:
         whose = f" of the cluster's block {self.rank[block]}" if m.cluster_size > 1 else ""
         return m.shared_name(offset) + whose, offset
 
+    def who(self, agent: int) -> str:
+        """An agent in words."""
+        rank, warp = divmod(agent, self.each)
+        name = f"warp {warp}" if warp < self.each - 1 else "an asynchronous copy"
+        return name + (f" of the cluster's block {rank}" if self.agents > self.each else "")
+
     def engine(self, block: Any) -> Any:
         """The row of a block's asynchronous engine."""
         return block * self.each + self.each - 1
@@ -177,6 +183,8 @@ class SharedRace:
             f"{verb} {name} at shared offset {offset} with no synchronisation after the {before} "
             f"at {m.line_of(other)}"
         )
+        if before == "write":
+            message += f" by {self.who(int(stamp.author(self.written[granule[n]])))}"
         m.record(
             "race",
             int(lanes[n]),

@@ -7,7 +7,10 @@ print(report.table())
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tilec.backends.emulator.metrics import Metrics
 from tilec.ir.errors import TilecError
@@ -50,6 +53,15 @@ class Finding:
         return "\n".join(lines)
 
 
+def told(first: Finding, *more: Finding) -> str:
+    if not more:
+        return str(first)
+    lines = sorted({f.line for f in more})
+    shown = ", ".join(map(str, lines[:4])) + (", ..." if len(lines) > 4 else "")
+    many = f"{len(more)} more instruction{'s' * (len(more) > 1)}"
+    return f"{first}\n    and the same at {many} of that line (PTX {shown})"
+
+
 @dataclass
 class Report:
     """Findings in the order in which they came; completed is False after a deadlock.
@@ -71,10 +83,23 @@ class Report:
     def raise_if_any(self) -> None:
         """TilecError with this report as .report when there is a finding that is more than a warning."""
         if self.errors:
-            raise TilecError(f"the emulator found {len(self.errors)} errors\n{self.describe()}", report=self)
+            many = len(self.errors)
+            found = f"the emulator found {many} error{'s' * (many > 1)}\n{self.describe()}"
+            raise TilecError(found, report=self)
 
     def describe(self) -> str:
-        return "\n".join(str(f) for f in self.findings) or "no findings"
+        """The findings; of those of one source line, kind and array, as unrolled code has many, the first."""
+        groups: dict[Any, list[Finding]] = {}
+        for n, f in enumerate(self.findings):
+            groups.setdefault((f.kind, f.warning, f.array, f.source or n), []).append(f)
+        return "\n".join(told(*group) for group in groups.values()) or "no findings"
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Calls arrays by the names that their kernel knows: {"argument 2": "out"}."""
+        any_of = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in names) or "(?!)")
+        for n, f in enumerate(self.findings):
+            message = any_of.sub(lambda found: names[found.group()], f.message)
+            self.findings[n] = replace(f, message=message, array=names.get(f.array or "", f.array))
 
     def table(self) -> str:
         """Findings, then the metrics, then what never ran."""

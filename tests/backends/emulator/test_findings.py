@@ -1,5 +1,7 @@
 """What the emulator must notice, and what it must not."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -182,6 +184,38 @@ def test_report_reads_well(launch):
         "race: reads s at shared offset" in text and "with no synchronisation after the write at line" in text
     )
     assert "first in block (0, 0, 0), warp" in text and "thread instructions" in text
+
+
+def test_findings_of_one_line_are_told_once(launch):
+    """Unrolled: four reads of one source line that nobody wrote."""
+    body = SHARED + ".loc 1 7 3\n" + "".join(f"ld.shared.u32 %r1, [%a0+{4 * n}];\n" for n in range(4))
+    report = launch(".loc 1 6 1\n" + body)
+    assert len(report.findings) == 4
+    text = report.describe()
+    assert text.count("uninitialised: reads s at shared offset 0") == 1 and "offset 4" not in text
+    assert "and the same at 3 more instructions of that line (PTX " in text
+    assert len(launch(body.replace(".loc 1 7 3", "")).describe().split("uninitialised")) == 5
+
+
+def test_the_other_access_has_its_line_and_its_warp(launch):
+    body = EXCHANGE.format(first=".loc 1 9 1\n", second="bar.sync 0;").replace(
+        "st.shared", ".loc 1 8 1\nst.shared"
+    )
+    text = launch(body, block=64).describe()
+    assert re.search(r"after the write at line \d+ \(st.shared.u32 .*\) of file 1:8 by warp [01]\n", text)
+    assert "from file 1:9" in text
+
+
+def test_arrays_by_the_names_of_the_source(launch):
+    report = launch(SHARED.replace("s[", "_ZZ4softPfE4rows[").replace("%a0, s;", "%a0, _ZZ4softPfE4rows;")
+                    + "ld.shared.u32 %r1, [%a1];")  # fmt: skip
+    assert report.findings[0].array == "rows" and "reads rows at" in report.describe()
+    x = np.zeros(30, np.uint32)
+    report = launch("mad.wide.u32 %a0, %r0, 4, %p1; st.global.u32 [%a0], %r0;", (np.zeros(4, np.uint32), x))
+    report.rename({"argument 1": "out"})
+    assert report.findings[0].array == "out" and "past the end of out (120 bytes)" in str(report.findings[0])
+    with pytest.raises(Exception, match=r"the emulator found 1 error\n"):
+        report.raise_if_any()
 
 
 def test_unexecuted_lines_are_listed(launch):
