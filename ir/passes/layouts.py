@@ -14,7 +14,7 @@ from tilec.ir.facts import analyse
 from tilec.ir.func import Func, Inst, Value
 from tilec.ir.inst import arith, control
 from tilec.ir.inst import memory as mem
-from tilec.ir.inst.mma import Dot, GroupDot, HeldDot
+from tilec.ir.inst.mma import Dot, GroupDot, GroupWait, HeldDot
 from tilec.ir.inst.reduce import ArgReduce, Partial, Reduce, Scan, crosses_warps, reducible
 from tilec.ir.inst.shape import Annotate, Broadcast, Convert, Extract, Permute, Reshape, Stack, View
 from tilec.ir.layout import Layout, local
@@ -154,6 +154,8 @@ class _Assignment:
                 return self._dot(inst, emit)
             case GroupDot() | HeldDot():
                 return self._group_dot(inst, emit)
+            case GroupWait():
+                return self.settle(inst, emit)
         return None
 
     def _memory(self, inst: Inst, emit: Emit) -> Rewritten:
@@ -189,7 +191,7 @@ class _Assignment:
         a, c = anchors.layouts_of_group_dot(inst, self.threads)
         if isinstance(inst, HeldDot):
             inst = replace(inst, a=self.adapt(inst.a, a, emit))
-        return self.settle(replace(inst, c=self.adapt(inst.c, c, emit)), emit)
+        return replace(inst, c=self.adapt(inst.c, c, emit))  # its wait settles: until then nothing is there
 
     def _reduce(self, inst: Reduce | ArgReduce, emit: Emit) -> Value:
         x, axis = inst.x, inst.axis
