@@ -18,7 +18,7 @@ from tilec.backends.cpu.lanes import Lanes, lane, memory_type, read, safe, write
 from tilec.backends.cpu.loops import Index, add, loop, mul, phi, step_pointer
 from tilec.backends.cpu.lower import ArrayPlace, Lowering
 from tilec.backends.cpu.nest import Point, nest, ramp
-from tilec.backends.cpu.places import Place, Ref, Shape, Splat, permute
+from tilec.backends.cpu.places import Affine, Place, Ref, Shape, Splat, permute
 from tilec.backends.cpu.windows import Window, spread
 from tilec.backends.writer import Writer
 from tilec.ir.func import Value, root
@@ -228,11 +228,20 @@ def _lies(place: Ref, strides: Sequence[Index]) -> bool:
 
 
 def _put(lo: Lowering, window: Window, place: Place) -> None:
-    """Stores with a mask; what lies outside vanishes."""
-    w, array = lo.w, window.array
+    """Stores what lies inside, row after row; only lanes are masked."""
+    w, array, last = lo.w, window.array, len(window.shape) - 1
+    if isinstance(place, Affine):
+        kind = TileType(place.dtype, window.shape)
+        place = lo.copy(place, kind, lo.temporary(kind))
+
+    def row(at: tuple[Index, ...], place: Ref | Splat) -> None:
+        nest(
+            w, window.shape[-1:], [place], [], _width(lo, window),
+            lambda args, point: body(args, Point((*at, *point.at), point.lanes)), merge=False,
+        )  # fmt: skip
 
     def body(args: list[str], point: Point) -> list[str]:
-        offset, lanes = window.lanes(point)
+        offset, lanes = window.lanes(point, clipped=True)
         value = to_memory(w, args[0], array.dtype)
         if array.packed:
             _put_packed(lo, window, value, offset, lanes)
@@ -240,7 +249,14 @@ def _put(lo: Lowering, window: Window, place: Place) -> None:
             write(w, value, window.element(offset), memory_type(array.dtype), _lane_stride(window), lanes)
         return []
 
-    nest(w, window.shape, [place], [], _width(lo, window), body, merge=False)
+    def level(at: tuple[Index, ...], place: Ref | Splat) -> None:
+        if len(at) >= last:
+            row(at, place)
+            return
+        with loop(w, *window.clipped(len(at))) as run:
+            level((*at, run.index), _part(w, place, run.index) if isinstance(place, Ref) else place)
+
+    level((), place)
 
 
 def _put_packed(lo: Lowering, window: Window, value: str, offset: Index, lanes: Lanes) -> None:
