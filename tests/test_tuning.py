@@ -14,6 +14,7 @@ import tilec as tc
 from tests.backends.ptx.stub import installed
 from tilec import tuning
 from tilec.backends.ptx import assemble
+from tilec.estimate import NOMINAL
 from tilec.ir.target import SM_80, SM_90
 from tilec.tuning import Candidate, warps_per_sm
 
@@ -64,7 +65,7 @@ def test_measured_on_the_cpu_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best.candidates[0].seconds <= best.candidates[1].seconds
     scaled(x, y, 2.0, **best.constants)
     assert (y == 2).all()
-    monkeypatch.setattr(tuning, "build", None)
+    monkeypatch.setattr(tuning, "begin", None)
     assert scaled.tune(x, y, 2.0, block=[64, 256]) == best  # as it was kept
     with pytest.raises(TypeError):
         scaled.tune(x[:100], y[:100], 2.0, block=[64, 256])  # another problem
@@ -139,7 +140,40 @@ def test_warps_that_an_sm_holds() -> None:
     assert warps_per_sm(SM_80, 8, 163 << 10, 0) == 8
 
 
+def test_what_moves_fewer_bytes_goes_first() -> None:
+    """Of blocks of one warp's work, the larger ones read less often."""
+    best = matmul.tune(*MATRICES, target="sm_80", bm=[32, 64], bn=[32, 64], bk=32)
+    assert best.constants["bm"] == best.constants["bn"] == 64
+    moved = {(c.constants["bm"], c.constants["bn"]): c.bytes for c in best.candidates}
+    rows = -(-NOMINAL // 32)
+    assert moved[32, 32] == rows * rows * (2 * rows * 32 * 32 * 2 + 32 * 32 * 2)
+    assert moved[64, 32] == moved[32, 64] < moved[32, 32] and "MB moved" in str(best)
+
+
+def test_where_only_the_launch_could_tell_nothing_is_ranked_by_bytes() -> None:
+    @tc.kernel
+    def upto(x: tc.Array, y: tc.Array, n: tc.i32, *, block=64):
+        i = tc.blocks(tc.cdiv(n, block))
+        y.store(i * block, x.load(i * block, block))
+
+    rows = (tc.Spec("f32", ("n",)),) * 2
+    assert upto.tune(*rows, target="sm_80", block=[64, 128]).candidates[0].bytes == 0
+    x = np.zeros(256, np.float32)
+    assert upto.tune(x, x.copy(), 256, target="sm_80", block=[64]).candidates[0].bytes == 2 * x.nbytes
+
+
+def test_progress_is_shown_to_whoever_looks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    scaled.tune(*(tc.Spec("f32", ("n",)),) * 2, target="sm_80", block=[64, 128])
+    assert capsys.readouterr().err.startswith("1 of 2: block=64")
+
+
 def test_rank() -> None:
+    few, many = Candidate({}, bytes=1000, warps_per_sm=8), Candidate({}, bytes=2000, warps_per_sm=64)
+    alike, idle = Candidate({}, bytes=1020, warps_per_sm=4), Candidate({}, bytes=1000, idle=27.0)
+    assert sorted([idle, many, alike, few], key=lambda each: each.rank) == [few, alike, many, idle]
     fast, slow = Candidate({}, seconds=1e-6), Candidate({}, seconds=2e-6)
     spills, fits = Candidate({}, spill_bytes=8, warps_per_sm=64), Candidate({}, warps_per_sm=8)
     order = [fast, slow, fits, spills, Candidate({}, refused="too large")]

@@ -3,8 +3,8 @@
     keep(key, {"ptx": b"..."});  fetch(key) == {"ptx": b"..."}
 An entry is one file, written under another name and then moved, so that readers see all of it or nothing. It
 begins with a magic number, the version of this format, its own key and a digest of the rest: what is damaged,
-foreign, renamed or older is not there. The least recently used entries go when the folder grows past its limit. A cache that
-cannot be read or written is no error: everything is compiled anew.
+foreign, renamed or older is not there. The least recently used entries go when the folder grows past its
+limit. A cache that cannot be read or written is no error: everything is compiled anew.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from tilec import container
 from tilec.container import Parts
 
 MAGIC = b"tilec\x00\x00\x01"  # the last byte counts versions of this format
 LIMIT = 512  # MiB of the folder, unless TILEC_CACHE_LIMIT says otherwise
-SUFFIX = ".tilec"
+SUFFIX, WRITING = ".tilec", ".new-"  # what entries end with, and begin with while they are written
 ABANDONED = 3600  # seconds after which an entry that is still being written is not
 ROOMS = ("ir", "backends")  # folders whose sources decide what is compiled
 
@@ -59,6 +60,11 @@ def fetch(name: str) -> Parts | None:
     return found
 
 
+def has(name: str) -> bool:
+    """Whether there is an entry of this name, whole or not."""
+    return os.path.exists(os.path.join(directory(), name + SUFFIX))
+
+
 def keep(name: str, parts: Parts) -> None:
     """Writes an entry; of two writers of one name either may win, as both write the same."""
     import tempfile
@@ -66,7 +72,7 @@ def keep(name: str, parts: Parts) -> None:
     folder = directory()
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        handle, written = tempfile.mkstemp(dir=folder, prefix=".new-")
+        handle, written = tempfile.mkstemp(dir=folder, prefix=WRITING)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(container.packed(MAGIC + name.encode(), parts))
@@ -83,56 +89,56 @@ def limit() -> int:
     return (int(chosen) if chosen.isdecimal() else LIMIT) << 20
 
 
-def entries() -> list[Path]:
+class Entry(NamedTuple):
+    """A file of the cache; sorted, the least recently used come first."""
+
+    used: float
+    size: int
+    path: str
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether its writer must be dead."""
+        writing = os.path.basename(self.path).startswith(WRITING)
+        return writing and time.time() - self.used > ABANDONED
+
+
+def entries() -> list[Entry]:
     """The files of the cache, the least recently used first."""
-    try:
-        found = [(entry.stat().st_mtime_ns, Path(entry.path)) for entry in os.scandir(directory())
-                 if entry.name.endswith(SUFFIX) or entry.name.startswith(".new-")]  # fmt: skip
-    except OSError:
-        return []
-    return [path for _, path in sorted(found)]
-
-
-def clear() -> int:
-    """Removes every entry; gives how many there were."""
-    gone = entries()
-    for path in gone:
-        with suppress(OSError):
-            path.unlink()
-    return len(gone)
+    found = []
+    with suppress(OSError):
+        for file in os.scandir(directory()):
+            if file.name.endswith(SUFFIX) or file.name.startswith(WRITING):
+                with suppress(OSError):  # another process has removed it
+                    stat = file.stat()
+                    found.append(Entry(stat.st_mtime, stat.st_size, file.path))
+    return sorted(found)
 
 
 def size() -> int:
     """Bytes of all entries."""
-    return sum(_size(path) for path in entries())
+    return sum(entry.size for entry in entries())
 
 
-def _size(path: Path) -> int:
-    with suppress(OSError):
-        return path.stat().st_size
-    return 0
+def clear() -> int:
+    """Removes every entry; gives how many there were."""
+    return prune(-1)
 
 
 def prune(most: int | None = None) -> int:
-    """Removes the least recently used entries until the rest takes at most so many bytes, the limit unless
-    given; gives how many went. What a writer that was killed left behind goes after an hour."""
-    paths = entries()
-    sizes = [_size(path) for path in paths]
-    excess, gone = sum(sizes) - (limit() if most is None else most), 0
-    for path, taken in zip(paths, sizes, strict=True):
-        if excess > 0 or _abandoned(path):
+    """Removes the least recently used entries until the rest takes at most so many bytes, and gives how many
+    went; by itself a tenth below the limit, once that is passed. Of killed writers nothing is left after an
+    hour."""
+    kept, gone = entries(), 0
+    total = sum(entry.size for entry in kept)
+    if most is None:
+        most = limit() if total <= limit() else limit() * 9 // 10
+    for entry in kept:
+        if total > most or entry.abandoned:
             with suppress(OSError):
-                path.unlink()
-            excess, gone = excess - taken, gone + 1
+                os.unlink(entry.path)
+            total, gone = total - entry.size, gone + 1
     return gone
-
-
-def _abandoned(path: Path) -> bool:
-    if not path.name.startswith(".new-"):
-        return False
-    with suppress(OSError):
-        return time.time() - path.stat().st_mtime > ABANDONED
-    return False
 
 
 @cache

@@ -101,17 +101,26 @@ class Compiled:
             raise TilecError(
                 "the reference runs the IR itself: it has no other code; compile for cpu or sm_90a"
             )
-        from tilec.ir.text import show
-
         room = _backend("cpu" if self.machine == CPU else "ptx")
         machine = () if self.machine == CPU else (self.machine,)
-        name = cache.key(self.machine.name, show(self.traced, lines=True))
-        kept = None if debug.level() else cache.fetch(name)
+        kept = None if debug.level() else cache.fetch(self.cache_key)
         if kept is not None:
             return room.restore(self.traced, *machine, kept)
         made = room.compile(self.func, *machine)
-        cache.keep(name, made.parts())
+        cache.keep(self.cache_key, made.parts())
         return made
+
+    @cached_property
+    def cache_key(self) -> str:
+        """The name of its code on disk."""
+        from tilec.ir.text import show
+
+        return cache.key(self.machine.name, show(self.traced, lines=True))
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its code is here already, or on disk."""
+        return "code" in self.__dict__ or cache.has(self.cache_key)
 
     @property
     def llvm(self) -> str:
@@ -166,14 +175,19 @@ class Compiled:
         """What ptxas makes of the PTX, kept on disk too."""
         from tilec.backends.ptx.assemble import assembler, restored
 
-        tool = assembler()
-        name = cache.key("cubin", tool, self.code.target.name, self.code.ptx)
-        kept = cache.fetch(name) if tool and not debug.level() else None
+        kept = cache.fetch(self.cubin_key) if assembler() and not debug.level() else None
         if kept is not None:
             return restored(kept)
         made = self.code.assembled
-        cache.keep(name, made.parts())
+        cache.keep(self.cubin_key, made.parts())
         return made
+
+    @property
+    def cubin_key(self) -> str:
+        """The name of its machine code on disk."""
+        from tilec.backends.ptx.assemble import assembler
+
+        return cache.key("cubin", assembler(), self.code.target.name, self.code.ptx)
 
     def _of(self, name: str, what: str, other: str) -> Any:
         if not hasattr(type(self.code), name) and not hasattr(self.code, name):

@@ -84,6 +84,19 @@ class Kernel:
         except TilecError as error:
             raise error.with_traceback(None) from error.__cause__
 
+    def compile_many(self, calls: Sequence[Sequence[Any]], target: str = "sm_90a", *,
+                     executor: Executor | None = None, progress: Callable[[str], None] | None = None,
+                     **constants: Any) -> list[Compiled]:  # fmt: skip
+        """Code, cubins included, for several calls at once: each a tuple of arrays or specifications, then a
+        dictionary of constants where those differ.
+
+        In threads, or by any concurrent.futures.Executor. What the disk cache has is not compiled again.
+        TilecError with the first that does not compile.
+        """
+        from tilec.building import compile_many
+
+        return compile_many(self, calls, target, executor, progress, constants)
+
     def tune(self, *args: Any, target: str | None = None, executor: Executor | None = None,
              progress: Callable[[str], None] | None = None, **choices: Any) -> Tuned:  # fmt: skip
         """The best of some constants for these arrays: lists are alternatives, tune(a, b, c, bm=[64, 128]).

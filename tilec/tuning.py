@@ -1,19 +1,21 @@
 """Choosing a kernel's constants: every combination that fits is compiled, and measured where that can be.
 
     best = matmul.tune(a, b, c, bm=[64, 128], stages=[2, 3, 4]);   matmul(a, b, c, **best.constants)
-Without a device they are ranked by what they spill and by how many warps an SM holds at once. Candidates that
-their target cannot hold are dropped before the assembler sees them. Compiling goes through any
-concurrent.futures.Executor: what is sent and what comes back is text and bytes. Results are kept on disk.
+Without a device they are ranked by what they spill, by the bytes that their blocks move, and by how many
+warps an SM holds at once. Candidates that their target cannot hold are dropped before LLVM and the assembler
+see them. Compiling goes through any concurrent.futures.Executor: what is sent and what comes back is text and
+bytes. Results are kept on disk.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import product
+from math import log
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -21,10 +23,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilec import cache
+from tilec.backends.ptx.assemble import restored
+from tilec.building import Built, begin, filled, pool
 from tilec.compiled import Compiled
+from tilec.device import device
+from tilec.estimate import traffic
 from tilec.ir.errors import TilecError
 from tilec.ir.packing import PackedArray
-from tilec.ir.target import CPU, Target, parse_target, target
+from tilec.ir.target import CPU, Target, parse_target
 
 if TYPE_CHECKING:
     from tilec.kernels import Kernel
@@ -34,7 +40,8 @@ REPEATS = 7
 
 @dataclass(frozen=True)
 class Candidate:
-    """Constants and what became of them: seconds where measured, registers where there is an assembler."""
+    """Constants and what became of them: seconds where measured, registers where there is an assembler,
+    `bytes` of global memory that all blocks read and write, where the extents tell."""
 
     constants: dict[str, Any]
     seconds: float | None = None
@@ -42,13 +49,17 @@ class Candidate:
     spill_bytes: int = 0
     shared_bytes: int = 0
     warps_per_sm: int = 0
+    bytes: int = 0
+    idle: float = 1.0  # how many times longer the bytes take as there are fewer blocks than SMs
     refused: str = ""
 
     @property
     def rank(self) -> tuple[Any, ...]:
-        """Measured ones by time, others by what they spill, then by how many warps an SM holds at once."""
+        """Measured ones by time, others by what they spill, then by bytes (a tenth more or less is the same),
+        then by how many warps an SM holds at once."""
         time = float("inf") if self.seconds is None else self.seconds
-        return bool(self.refused), time, self.spill_bytes, -self.warps_per_sm, self.shared_bytes
+        moved = round(log(max(1, self.bytes) * self.idle, 1.1))
+        return bool(self.refused), time, self.spill_bytes, moved, -self.warps_per_sm, self.shared_bytes
 
     def __str__(self) -> str:
         words = " ".join(f"{name}={value}" for name, value in self.constants.items())
@@ -56,7 +67,8 @@ class Candidate:
             return f"{words}: {self.refused.splitlines()[0]}"
         time = "" if self.seconds is None else f"{1e6 * self.seconds:.1f} us, "
         held = f"{self.registers} registers, {self.spill_bytes} bytes spilled, " if self.registers else ""
-        return f"{words}: {time}{held}{self.shared_bytes} bytes shared"
+        moved = f", {self.bytes / 1e6:.4g} MB moved" if self.bytes else ""
+        return f"{words}: {time}{held}{self.shared_bytes} bytes shared{moved}"
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ def tune(
     """Every combination of `choices` (lists are alternatives, all else is fixed) on these arguments."""
     if place == "reference":
         raise TilecError('the reference is not made to be fast: tune for "cpu", "cuda:0" or "sm_90a"')
-    tell = progress or (lambda text: None)
+    tell = progress or _shown
     args = [_there(x, place) for x in args if x is not None]
     options = [value if isinstance(value, list) else [value] for value in choices.values()]
     chosen = [dict(zip(choices, values, strict=True)) for values in product(*options)]
@@ -99,7 +111,7 @@ def tune(
     if kept is not None:
         found = [Candidate(chosen[i], **row) for i, row in json.loads(kept["rows"])]
         return Tuned(place, tuple(found))
-    rows = _all(chosen, compiled, args, place, executor, tell)
+    rows = _all(chosen, compiled, args, executor, tell)
     order = sorted(range(len(rows)), key=lambda i: rows[i].rank)
     if rows[order[0]].refused:
         raise TilecError(f"no candidate of {kernel.definition.name} fits {place}: {rows[order[0]]}")
@@ -107,6 +119,12 @@ def tune(
         plain = [(i, {k: v for k, v in vars(rows[i]).items() if k != "constants"}) for i in order]
         cache.keep(known, {"rows": json.dumps(plain).encode()})
     return Tuned(place, tuple(rows[i] for i in order))
+
+
+def _shown(text: str) -> None:
+    """Progress, where somebody is looking."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)
 
 
 def _there(x: Any, place: str) -> Any:
@@ -131,65 +149,38 @@ def _key(place: str, args: Sequence[Any], compiled: Sequence[Any], chosen: Seque
     from tilec.ir.text import show
 
     texts = [show(each.traced) for each in compiled if isinstance(each, Compiled)]
+    known = parse_target(place)
+    board = device(known.device).name if known.runner.startswith("cuda") else ""
     shapes = [f"{getattr(x, 'shape', x)}" for x in args]
-    return cache.key("tuned", place, *texts, *shapes, repr(chosen)) if texts else ""
+    return cache.key("tuned", place, board, *texts, *shapes, repr(chosen)) if texts else ""
 
 
 def _all(
     chosen: Sequence[dict[str, Any]],
     compiled: Sequence[Compiled | TilecError],
     args: Sequence[Any],
-    place: str,
     executor: Executor | None,
     tell: Callable[[str], None],
 ) -> list[Candidate]:
-    from tilec.ir.text import show
-
-    pool = executor or ThreadPoolExecutor(2)
-    try:
-        jobs = [
-            pool.submit(build, show(each.traced), each.machine.name) if isinstance(each, Compiled) else None
-            for each in compiled
-        ]
-        rows = []
+    rows: list[Candidate] = []
+    with pool(executor, len(chosen)) as workers:
+        jobs = [begin(each, workers) if isinstance(each, Compiled) else None for each in compiled]
         for constants, each, job in zip(chosen, compiled, jobs, strict=True):
-            built = (str(each), {}, {}) if job is None else job.result()
-            rows.append(_row(constants, each, built, args))
+            rows.append(_row(constants, each, job, args))
             tell(f"{len(rows)} of {len(chosen)}: {rows[-1]}")
-        return rows
-    finally:
-        if executor is None:
-            pool.shutdown()
+    return rows
 
 
-Built = tuple[str, Mapping[str, bytes], Mapping[str, Any]]
-
-
-def build(text: str, name: str) -> Built:
-    """One candidate compiled, in whatever process: (why it does not fit, the code's parts, its resources)."""
-    from tilec.ir.parse import parse
-    from tilec.ir.passes.order import lower
-
-    machine = target(name)
-    try:
-        func = lower(parse(text), machine)
-        if machine == CPU:
-            return "", backend(machine).compile(func).parts(), {}
-        code = backend(machine).compile(func, machine)  # refuses what shared memory or threads cannot hold
-        return "", code.parts(), _resources(code, machine)
-    except TilecError as error:
-        return str(error), {}, {}
-
-
-def _resources(code: Any, machine: Target) -> dict[str, int]:
-    from tilec.backends.ptx.assemble import assembler
-
-    found = {"shared_bytes": code.shared_bytes}
-    if assembler():
-        usage = code.assembled
+def _resources(compiled: Compiled, built: Built) -> dict[str, Any]:
+    """Of a candidate that was built for a GPU."""
+    if compiled.machine == CPU:
+        return {}
+    found: dict[str, Any] = {"shared_bytes": int(built.code["shared"])}
+    if built.cubin:
+        usage = restored(built.cubin)
         found |= {"registers": usage.registers, "spill_bytes": usage.spill_bytes}
-    held = warps_per_sm(machine, code.func.warps, code.shared_bytes, found.get("registers", 0))
-    return found | {"warps_per_sm": held}
+    warps, registers = compiled.traced.warps, found.get("registers", 0)
+    return found | {"warps_per_sm": warps_per_sm(compiled.machine, warps, found["shared_bytes"], registers)}
 
 
 def warps_per_sm(machine: Target, warps: int, shared_bytes: int, registers: int) -> int:
@@ -204,30 +195,23 @@ def warps_per_sm(machine: Target, warps: int, shared_bytes: int, registers: int)
 
 
 def _row(
-    constants: dict[str, Any], compiled: Compiled | TilecError, built: Built, args: Sequence[Any]
+    constants: dict[str, Any], compiled: Compiled | TilecError, job: Future[Built] | None, args: Sequence[Any]
 ) -> Candidate:
-    refused, parts, resources = built
-    if refused or isinstance(compiled, TilecError):
-        return Candidate(constants, refused=refused or str(compiled))
-    runner = compiled.place.runner
+    if job is None or isinstance(compiled, TilecError):
+        return Candidate(constants, refused=str(compiled))
+    built = job.result()
+    if built.refused:
+        return Candidate(constants, refused=built.refused)
+    resources, runner = _resources(compiled, built), compiled.place.runner
     if runner != "cpu" and not runner.startswith("cuda"):
-        return Candidate(constants, **resources)
+        moved, blocks = traffic(compiled, args)
+        rates = compiled.machine.rates
+        idle = max(1.0, rates.sms / blocks) if rates and blocks else 1.0
+        return Candidate(constants, bytes=moved, idle=idle, **resources)
     try:
-        return Candidate(constants, seconds=median(_times(_restored(compiled, parts), args)), **resources)
+        return Candidate(constants, seconds=median(_times(filled(compiled, built), args)), **resources)
     except TilecError as error:
         return Candidate(constants, refused=str(error))
-
-
-def _restored(compiled: Compiled, parts: Mapping[str, bytes]) -> Compiled:
-    """The kernel with code that was made elsewhere."""
-    machine = () if compiled.machine == CPU else (compiled.machine,)
-    made = Compiled(compiled.definition, compiled.traced, compiled.target)
-    made.__dict__["code"] = backend(compiled.machine).restore(compiled.traced, *machine, parts)
-    return made
-
-
-def backend(machine: Target) -> Any:
-    return import_module(f"tilec.backends.{'cpu' if machine == CPU else 'ptx'}")
 
 
 def _times(compiled: Compiled, args: Sequence[Any]) -> Iterator[float]:
@@ -256,7 +240,5 @@ def _copy(x: Any) -> Any:
 def _waiting(compiled: Compiled, args: Sequence[Any]) -> Callable[[], None]:
     if not compiled.place.runner.startswith("cuda"):
         return lambda: None
-    from tilec.device import device
-
     gpu = device(compiled.place.device)
     return lambda: gpu.synchronise()

@@ -15,7 +15,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from tilec.ir.errors import TilecError
@@ -101,7 +101,7 @@ class Device:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        handle = call("cuDeviceGet", number)
+        handle = self._handle = call("cuDeviceGet", number)
         attributes = api().CUdevice_attribute
         major, minor = (
             int(call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}"), handle))
@@ -132,6 +132,12 @@ class Device:
             return False
         call("cuCtxPushCurrent", self.context)
         return True
+
+    @cached_property
+    def name(self) -> str:
+        """The board's, as NVIDIA calls it."""
+        said: bytes = call("cuDeviceGetName", 256, self._handle)
+        return said.partition(b"\0")[0].decode()
 
     # Memory. Addresses are integers; copies are over when they return.
 

@@ -90,6 +90,9 @@ class StubDriver:
     def cuDeviceGetAttribute(self, attribute: int, device: int) -> int:
         return self.capability[attribute - 75]
 
+    def cuDeviceGetName(self, size: int, device: int) -> bytes:
+        return b"NVIDIA Stub".ljust(size, b"\0")
+
     def cuDevicePrimaryCtxRetain(self, device: int) -> int:
         return 0xC0 + device
 
