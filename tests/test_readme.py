@@ -5,6 +5,7 @@ import runpy
 import shlex
 import subprocess
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,10 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 def test_snippets_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One after the other, in one file: a later one may use what an earlier one made."""
     script = tmp_path / "readme.py"
-    script.write_text("\n".join(text for kind, text in BLOCKS if kind == "python"))
+    texts = [text for kind, text in BLOCKS if kind == "python"]
+    if find_spec("torch") is None:
+        texts = [text for text in texts if not re.search(r"\b(torch|tt)\.", text)]
+    script.write_text("\n".join(texts))
     runpy.run_path(str(script))
     assert "readme.py" in capsys.readouterr().out, "the finding names the line of the kernel"
 

@@ -66,10 +66,10 @@ class PackedWeight(QuantizedWeight):
 
     held: Any = None
 
-    def packed(self, layout: Layout) -> Array:
-        if layout not in self._bytes:
-            self._bytes[layout] = self.whole().packed(layout)
-        return self._bytes[layout]
+    def packed(self, layout: Layout, placed: bool = False) -> Array:
+        if (layout, placed) not in self._bytes:
+            self._bytes[layout, placed] = self.whole().packed(layout, placed)
+        return self._bytes[layout, placed]
 
     def whole(self) -> QuantizedWeight:
         """The same weight with its codes unpacked."""
