@@ -40,8 +40,12 @@ class ClusterBarrier:
 
     def arrive(self, s: Sel, release: bool = True) -> None:
         self.reached[s] += 1
+        self.gather(np.unique(self.m.row[s]), release)
+        self.settle()
+
+    def settle(self) -> None:
+        """Ends the phase of every cluster whose threads have all arrived, or have exited."""
         m = self.m
-        self.gather(np.unique(m.row[s]), release)
         late = np.bincount(self.first[m.block], weights=m.live & (self.reached <= self.phase[m.block]),
                            minlength=m.blocks)  # fmt: skip
         done = late[self.first] == 0
@@ -53,11 +57,17 @@ class ClusterBarrier:
         for pc, lanes in parked:
             self.wait(lanes, pc)
 
+    def exited(self) -> None:
+        """Threads that left are no longer waited for."""
+        if self.parked:
+            self.settle()
+
     def gather(self, rows: Array, release: bool) -> None:
         """What these warps know goes to the barrier; of a relaxed arrival what they knew at a fence."""
         race = self.m.race
         if race.on:
-            published = race.rows[rows] if release else race.fenced[rows]
+            alone = self.m.cluster_size == 1
+            published = race.rows[rows] if release or alone else race.fenced[rows]
             np.maximum.at(self.clocks, self.first[rows // race.each], published)
             race.tick(rows)
 

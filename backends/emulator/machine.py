@@ -240,6 +240,7 @@ class Machine:
             self.end_blocks(sel)
         self.bulk.exited(sel)
         self.barriers.exited(sel)
+        self.cluster_barrier.exited()
         for pc in list(self.gathering):  # lanes that left are no longer waited for
             self.resume(pc, self.gathering.pop(pc))
 

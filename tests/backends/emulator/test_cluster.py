@@ -58,6 +58,22 @@ def test_one_block_that_never_arrives(launch):
     assert "wait for the cluster's barrier" in report.findings[-1].message
 
 
+@pytest.mark.parametrize("cluster", [(1, 1, 1), (2, 1, 1)])
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_threads_that_exit_are_not_waited_for(launch, cluster, seed):
+    """The second warp leaves late, without an arrival."""
+    body = """setp.lt.u32 %q0, %r0, 32; @%q0 bra meet; mov.u32 %r2, 0;
+        spin: add.u32 %r2, %r2, 1; setp.lt.u32 %q1, %r2, 50; @%q1 bra spin; exit;
+        meet: barrier.cluster.arrive.relaxed; barrier.cluster.wait; barrier.cluster.arrive;
+        barrier.cluster.wait;"""
+    for text in (
+        body,
+        body.replace("bra meet; mov", "bra.uni meet; mov").replace("lt.u32 %q0", "ge.u32 %q0"),
+    ):
+        report = launch(text, grid=2, block=64, cluster=cluster, seed=seed)
+        assert report.completed and not report.findings, report.describe()
+
+
 REMOTE = """
     .shared .align 8 .b8 bar[8]; .shared .align 16 .b8 s[256]; mov.u64 %a0, bar; mov.u64 %a4, s;
     setp.eq.u32 %q0, %r0, 0; @%q0 mbarrier.init.shared.b64 [%a0], 1; {sync}
