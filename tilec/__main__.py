@@ -10,6 +10,7 @@ tilec bench emulator                            how fast the emulator is
 tilec bench neighborhood                        neighborhood attention on this CPU, beside its peers
 tilec bench depthwise                           depthwise convolution, likewise
 tilec cache                                     what is kept on disk, where, how much; clear, prune
+tilec docs docs/reference                       writes the reference pages
 tilec doctor                                    what is installed, what works
 """
 
@@ -116,6 +117,14 @@ def cache(options: Namespace) -> int:
     return 0
 
 
+def docs(options: Namespace) -> int:
+    """Writes the reference pages, one for each function and class."""
+    from tilec.reference import write
+
+    print(f"{write(options.folder)} pages in {options.folder}")
+    return 0
+
+
 def doctor(options: Namespace) -> int:
     """Says what is there; 1 where something is missing without which nothing works."""
     from tilec.doctor import diagnosis
@@ -143,6 +152,8 @@ def parser() -> ArgumentParser:
     _check_options(command("check", check, "Runs a script's kernels on the emulator; prints what is wrong."))
     _bench_options(command("bench", bench, "Measures something, and prints a table."))
     _cache_options(command("cache", cache, "Says what is kept on disk; removes it."))
+    pages = command("docs", docs, "Writes the reference pages, made of the docstrings, into a folder.")
+    pages.add_argument("folder", metavar="FOLDER", type=Path)
     command("doctor", doctor, "Says what is installed, and what works as a consequence.")
     return top
 

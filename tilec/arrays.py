@@ -54,10 +54,12 @@ class Array:
 
     @property
     def dtype(self) -> DType:
+        """The type of its elements."""
         return self.type.dtype
 
     @property
     def rank(self) -> int:
+        """The number of axes."""
         return self.type.rank
 
     @property
@@ -123,18 +125,23 @@ class Array:
         self._atomic("add", indices, tile)
 
     def atomic_min(self, indices: Sequence[Operand] | Operand, tile: Operand) -> None:
+        """array[place] = min(array[place], element), indivisibly, as atomic_add does."""
         self._atomic("min", indices, tile)
 
     def atomic_max(self, indices: Sequence[Operand] | Operand, tile: Operand) -> None:
+        """array[place] = max(array[place], element), indivisibly, as atomic_add does."""
         self._atomic("max", indices, tile)
 
     def atomic_and(self, indices: Sequence[Operand] | Operand, tile: Operand) -> None:
+        """array[place] = array[place] & element, indivisibly, as atomic_add does."""
         self._atomic("and", indices, tile)
 
     def atomic_or(self, indices: Sequence[Operand] | Operand, tile: Operand) -> None:
+        """array[place] = array[place] | element, indivisibly, as atomic_add does."""
         self._atomic("or", indices, tile)
 
     def atomic_xor(self, indices: Sequence[Operand] | Operand, tile: Operand) -> None:
+        """array[place] = array[place] ^ element, indivisibly, as atomic_add does."""
         self._atomic("xor", indices, tile)
 
     def _atomic(self, op: str, indices: Sequence[Operand] | Operand, tile: Operand) -> None:

@@ -62,6 +62,7 @@ class Compiled:
 
     @property
     def types(self) -> tuple[Type, ...]:
+        """Of its parameters."""
         return tuple(param.type for param in self.traced.params)
 
     @property

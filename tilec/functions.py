@@ -61,6 +61,7 @@ def rsqrt(x: Operand) -> Any:
 
 
 def abs(x: Operand) -> Any:  # noqa: A001
+    """The magnitude; of the smallest integer itself, as integers wrap."""
     return _apply("abs", arith.Abs, x)
 
 
@@ -85,35 +86,42 @@ def sigmoid(x: Operand) -> Any:
 
 
 def exp(x: Operand, *, approx: bool = False) -> Any:
-    """e ** x; `approx` takes the machine's own instruction and its bound. The functions below likewise."""
+    """e ** x, at most 1 ulp away; `approx`, here and below: the machine's own instruction and its bound."""
     return _math("exp", x, approx)
 
 
 def exp2(x: Operand, *, approx: bool = False) -> Any:
+    """2 ** x, at most 1 ulp away, the same bits everywhere."""
     return _math("exp2", x, approx)
 
 
 def log(x: Operand, *, approx: bool = False) -> Any:
+    """The natural logarithm, at most 1 ulp away."""
     return _math("log", x, approx)
 
 
 def log2(x: Operand, *, approx: bool = False) -> Any:
+    """The logarithm to base 2, exact for powers of two, at most 1 ulp away."""
     return _math("log2", x, approx)
 
 
 def sin(x: Operand, *, approx: bool = False) -> Any:
+    """The sine, at most 2 ulp away for every finite x."""
     return _math("sin", x, approx)
 
 
 def cos(x: Operand, *, approx: bool = False) -> Any:
+    """The cosine, at most 2 ulp away for every finite x."""
     return _math("cos", x, approx)
 
 
 def tanh(x: Operand, *, approx: bool = False) -> Any:
+    """The hyperbolic tangent, at most 2 ulp away."""
     return _math("tanh", x, approx)
 
 
 def erf(x: Operand, *, approx: bool = False) -> Any:
+    """The error function, at most 2 ulp away."""
     return _math("erf", x, approx)
 
 

@@ -165,10 +165,12 @@ def static_range(*bounds: Any) -> _range:
 
 
 def zeros(shape: Any, dtype: DType | str) -> Tile:
+    """A tile of zeros. Shape () is a scalar."""
     return full(shape, 0, dtype)
 
 
 def ones(shape: Any, dtype: DType | str) -> Tile:
+    """A tile of ones. Shape () is a scalar."""
     return full(shape, 1, dtype)
 
 

@@ -74,6 +74,7 @@ class Spec:
 
     @property
     def type(self) -> ArrayType:
+        """The array type that stands for it."""
         return ArrayType(self.dtype, self.shape, self.strides, self.align, packed=self.packed)
 
 

@@ -43,6 +43,7 @@ class Tiles:
 
     @property
     def dtype(self) -> DType:
+        """The type of its elements."""
         return self.array.dtype
 
     def __repr__(self) -> str:

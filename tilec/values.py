@@ -69,14 +69,17 @@ class Tile(RunTimeValue):
 
     @property
     def dtype(self) -> DType:
+        """The type of its elements."""
         return self._value.tile.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Extents: constants."""
         return self._value.tile.shape
 
     @property
     def rank(self) -> int:
+        """The number of axes."""
         return len(self.shape)
 
     @property
@@ -115,6 +118,7 @@ class Tile(RunTimeValue):
 
     @property
     def T(self) -> Tile:
+        """A matrix with its axes exchanged."""
         if self.rank != 2:
             raise TilecError(f".T turns a tile of rank 2, not {self.type}; use .permute")
         return self.permute(1, 0)
@@ -131,18 +135,23 @@ class Tile(RunTimeValue):
     # Reductions: axis None means all axes, to a scalar.
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Tile:
+        """The sum along an axis, or some, or (None) all: in what order is left open."""
         return self._reduce("sum", axis, keepdims)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Tile:
+        """The largest element, NaN if any is; axis as for sum."""
         return self._reduce("max", axis, keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Tile:
+        """The smallest element, NaN if any is; axis as for sum."""
         return self._reduce("min", axis, keepdims)
 
     def any(self, axis: Any = None, keepdims: bool = False) -> Tile:
+        """Whether any element of a bool tile holds; axis as for sum."""
         return self._reduce("any", axis, keepdims)
 
     def all(self, axis: Any = None, keepdims: bool = False) -> Tile:
+        """Whether every element of a bool tile holds; axis as for sum."""
         return self._reduce("all", axis, keepdims)
 
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tile:
