@@ -69,17 +69,14 @@ class Tile(RunTimeValue):
 
     @property
     def dtype(self) -> DType:
-        """The type of its elements."""
         return self._value.tile.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Extents: constants."""
         return self._value.tile.shape
 
     @property
     def rank(self) -> int:
-        """The number of axes."""
         return len(self.shape)
 
     @property
