@@ -112,6 +112,7 @@ def loads(f: Form, multicast: bool) -> Step:
                 at = address - GLOBAL + np.arange(0, n, 16)
                 m.launch.metrics.bytes["global read"] += n
                 raw = m.launch.memory.arena.views[16][at // 16]
+                observe(m, lane, at, 16, False)
                 m.bulk.load(lane, start + np.arange(0, n, 16), raw, 16, key, n)
 
     return Step(run)
@@ -154,10 +155,15 @@ def stores(f: Form, operation: str, kind: str) -> Step:
     return Step(run)
 
 
+def observe(m: Machine, lane: int, at: Array, unit: int, write: bool, atomic: bool = False) -> None:
+    """An engine's access of global memory, on behalf of the lane that asked for it."""
+    if m.launch.global_race is not None and len(at):
+        m.launch.global_race.access(m, np.full(len(at), lane), at, unit, write, atomic)
+
+
 def put(m: Machine, lane: int, at: Array, raw: Array, operation: str, kind: str) -> None:
     view = m.launch.memory.arena.views[16]
-    if m.launch.global_race is not None:
-        m.launch.global_race.access(m, np.full(len(at), lane), at, 16, True, bool(operation))
+    observe(m, lane, at, 16, True, bool(operation))
     if operation:
         raw = reduced(operation, view[at // 16], raw, kind)
     view[at // 16] = raw

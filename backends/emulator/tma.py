@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilec.backends.emulator.bulk import in_shared
-from tilec.backends.emulator.bulk_linear import COMBINE, combined, mbarrier_key, receivers
+from tilec.backends.emulator.bulk_linear import COMBINE, combined, mbarrier_key, observe, receivers
 from tilec.backends.emulator.decode import Form, Getter, Step, full
 from tilec.backends.emulator.device import GLOBAL, PARAM
 from tilec.backends.emulator.lanes import lanes_of
@@ -66,7 +66,7 @@ def loads(f: Form, rank: int, multicast: bool) -> Step:
             tensor_map = find(m, lane, int(maps[n]), rank)
             if tensor_map is None:
                 continue
-            raw, unit = box_values(m, tensor_map, places[n])
+            raw, unit = box_values(m, lane, tensor_map, places[n])
             chosen = None if masks is None else int(masks[n])
             for target, barrier in receivers(int(targets[n]), int(bars[n]), chosen):
                 deliver(m, lane, tensor_map, target, barrier, raw, unit)
@@ -131,12 +131,13 @@ def geometry(tensor_map: TensorMap, place: Array) -> tuple[Array, Array, int]:
     return at, inside, unit
 
 
-def box_values(m: Machine, tensor_map: TensorMap, place: Array) -> tuple[Array, int]:
+def box_values(m: Machine, lane: int, tensor_map: TensorMap, place: Array) -> tuple[Array, int]:
     """The box's units, and the map's fill where it leaves the array."""
     at, inside, unit = geometry(tensor_map, place)
     view = m.launch.memory.arena.views[unit]
     base = tensor_map.address - GLOBAL
     m.launch.metrics.bytes["global read"] += int(inside.sum()) * unit
+    observe(m, lane, base + at[inside], unit, False)
     if inside.all():
         return view[(base + at) // unit], unit
     fill = np.frombuffer(tensor_map.fill * (unit // len(tensor_map.fill)), view.dtype)
@@ -167,7 +168,7 @@ def put_box(m: Machine, lane: int, tensor_map: TensorMap, place: Array, start: i
     at, inside, unit = geometry(tensor_map, place)
     raw = m.bulk.store(lane, shared_places(m, tensor_map, start, unit), unit)
     index, values = (tensor_map.address - GLOBAL + at[inside]), raw[inside]
-    observe(m, lane, index, unit, bool(operation))
+    observe(m, lane, index, unit, True, bool(operation))
     view: Any = m.launch.memory.arena.views[unit]
     if operation:
         dtype = tensor_map.dtype
@@ -175,8 +176,3 @@ def put_box(m: Machine, lane: int, tensor_map: TensorMap, place: Array, start: i
         values = combined(operation, old.view(dtype), values.view(dtype), dtype).view(view.dtype)
     view[index // unit] = values
     m.launch.metrics.bytes["global written"] += len(index) * unit
-
-
-def observe(m: Machine, lane: int, at: Array, unit: int, atomic: bool) -> None:
-    if m.launch.global_race is not None and len(at):
-        m.launch.global_race.access(m, np.full(len(at), lane), at, unit, True, atomic)

@@ -228,3 +228,16 @@ def test_plain_bulk_copies():
 def test_boxes_out_of_rule(make, message):
     with pytest.raises(TilecError, match=message):
         make(np.zeros((64, 256), np.uint16))
+
+
+@pytest.mark.parametrize("kind", ["box", "bytes"])
+def test_loads_of_what_another_block_writes(kind):
+    """Block 1 writes 16 bytes of what block 0 loads: nothing orders the two."""
+    load = LOAD if kind == "box" else BULK.split("add.s64")[0]
+    write = "mov.u32 %r2, %ctaid.x; setp.eq.and.u32 %q2, %r2, 1, %q0; @%q2 st.global.u32 [%o+{}], %r2;"
+    x = np.zeros(512, np.uint32)
+    module = kernel(1, 256, load + (WAIT if kind == "box" else "") + write.format(4))
+    report = module.launch("k", 2, 32, (TensorMap(x, (64,)), x, np.int32(0)))
+    assert {f.kind for f in report.findings} == {"global-race"}, report.describe()
+    module = kernel(1, 256, load + (WAIT if kind == "box" else "") + write.format(1024))
+    assert not module.launch("k", 2, 32, (TensorMap(x, (64,)), x, np.int32(0))).findings
