@@ -2,6 +2,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+TORCH := 2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
@@ -10,10 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 demo: $(VENV)/.demo
 	$(BIN)/python -m tilec demo
 
-test: lint
+test: lint $(VENV)/.torch
 	$(BIN)/python -m pytest -q -n 2
 
-check-all: lint
+check-all: lint $(VENV)/.torch
 	TILEC_TEST_PROFILE=all $(BIN)/python -m pytest -q -n 2
 
 lint: $(VENV)/.dev
@@ -27,6 +28,14 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[dev]'
 	touch $@ $(VENV)/.demo
+
+# Tests of tilec.torch need torch, tilec does not. On Linux a build for the CPU alone, without gigabytes of CUDA.
+$(VENV)/.torch: $(VENV)/.dev
+	@$(BIN)/python -c 'import torch' 2>/dev/null \
+		|| $(PIP) 'torch==$(TORCH)+cpu' 2>/dev/null \
+		|| { [ "$$(uname)" != Linux ] && $(PIP) 'torch==$(TORCH)' 2>/dev/null; } \
+		|| echo 'No build of torch $(TORCH) for the CPU is to be had here: tests of tilec.torch will be skipped.'
+	@touch $@
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
