@@ -53,8 +53,7 @@ class Tile(RunTimeValue):
     __hash__ = object.__hash__
 
     def __init__(self, value: Value, scope: Scope) -> None:
-        self._value = value
-        self._scope = scope
+        self._value, self._scope = value, scope
 
     @property
     def value(self) -> Value:
@@ -109,9 +108,8 @@ class Tile(RunTimeValue):
     def permute(self, *axes: Any) -> Tile:
         """Axis i of the result is axis axes[i]."""
         given = tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], Sequence) else axes
-        return emit(
-            shapes.Permute, self.value, tuple(axis + self.rank if axis < 0 else axis for axis in given)
-        )
+        places = tuple(axis + self.rank if axis < 0 else axis for axis in given)
+        return emit(shapes.Permute, self.value, places)
 
     @property
     def T(self) -> Tile:
@@ -160,8 +158,7 @@ class Tile(RunTimeValue):
         return self._arg("min", axis, keepdims)
 
     def _reduce(self, op: str, axis: Any, keepdims: bool) -> Tile:
-        axes = self._axes(axis, op)
-        result = self
+        axes, result = self._axes(axis, op), self
         for each in sorted(axes, reverse=True):
             result = emit(reduce.Reduce, op, result.value, each)
         return reshape(result, self._kept(axes)) if keepdims else result
@@ -186,8 +183,6 @@ class Tile(RunTimeValue):
                 raise TilecError(f"{what} along axis {each!r}: {self.type} has axes 0 to {self.rank - 1}")
         return tuple(sorted({each % self.rank for each in given}))
 
-    # Operators.
-
     def __matmul__(self, other: Tile) -> Tile:
         return dot(self, other) if isinstance(other, Tile) else NotImplemented
 
@@ -202,9 +197,8 @@ class Tile(RunTimeValue):
         if isinstance(power, float) and power == 0.5:
             return emit(arith.Sqrt, self.value)
         if not isinstance(power, int) or not 1 <= power <= 8:
-            raise TilecError(
-                f"** takes the constants 1 to 8 and 0.5, not {power!r}: write tc.exp2(y * tc.log2(x))"
-            )
+            why = f"not {power!r}: write tc.exp2(y * tc.log2(x))"
+            raise TilecError(f"** takes the constants 1 to 8 and 0.5, {why}")
         result = self
         for _ in range(power - 1):
             result = result * self
