@@ -10,7 +10,6 @@ from functools import lru_cache
 from math import prod
 
 from tilec.ir.atoms import full_mma_atom, ldmatrix_atom, mma_atom, wgmma_atom
-from tilec.ir.digits import split
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import (
@@ -19,13 +18,12 @@ from tilec.ir.layout import (
     column_local,
     column_spatial,
     local,
-    register,
     replicas,
     spatial,
 )
 
 __all__ = [
-    "blocked", "column_local", "column_spatial", "full_mma_atom", "interleaved", "ldmatrix_atom", "local",
+    "blocked", "column_local", "column_spatial", "full_mma_atom", "ldmatrix_atom", "local",
     "mma_a", "mma_atom", "mma_b", "mma_c", "replicas", "spatial", "wgmma_a", "wgmma_atom", "wgmma_c",
 ]  # fmt: skip
 
@@ -143,20 +141,3 @@ def _useful(threads: int, extent: int) -> tuple[int, ...]:
     divisors = [d for d in range(1, threads + 1) if threads % d == 0]
     enough = next((d for d in divisors if d >= extent), threads)
     return tuple(d for d in divisors if d <= enough)
-
-
-def interleaved(layout: Layout, bits: int) -> Layout:
-    """The same fragment with its slots in another order: once elements of `bits` bits are stored in slot
-    order, the two that share a register as 16-bit operands lie 16 bits apart, so that one shift and one mask
-    take both.
-
-    The layout itself where 16 is no multiple of `bits`, or a thread's slots do not fill whole words so.
-    """
-    apart = 16 // bits if 16 % bits == 0 else 0
-    if not apart or layout.slots % (2 * apart):
-        return layout
-    pairs = split(layout.digits("slot"), 2)
-    rest = split(pairs[0], apart) if pairs else None
-    if pairs is None or rest is None:
-        return layout
-    return register(layout.shape, layout.digits("thread"), (*rest[0], *pairs[1], *rest[1]))

@@ -67,7 +67,7 @@ def quantised_product(x: Array, weight: QuantizedWeight, y: Array, given: Extras
     tiling = linear_tiling(x.shape[0], compute, group, current_target(), weight.dtype.bits)
     linear_kernel(
         x,
-        there(weight.packed(tiling.fragment)),
+        there(weight.packed(tiling.fragment, tiling.placed)),
         there(weight.kernel_scales),
         there(weight.kernel_zeros),
         y,

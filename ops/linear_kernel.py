@@ -36,6 +36,7 @@ def linear_kernel(
     zero_point: bool = False,
     epilogue: Epilogue = PLAIN,
     scaled_weights: bool = False,
+    placed: bool = False,
     bm: int = 16,
     stages: int = 3,
     warps: int = 4,
@@ -52,7 +53,7 @@ def linear_kernel(
     acc = tc.zeros((bm, bn), tc.f32)
     part = tc.zeros((bm, bn), tc.f32)  # the sums of the group under way
     for s in tc.range(steps, stages=stages):
-        xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], weight, fragment)
+        xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], weight, fragment, placed=placed)
         if group % bk == 0:
             at = (s * bk // group if group else 0, j * bn)
             zero = zeros.load(at, (1, bn)).to(compute) if zero_point else default_zero(weight)

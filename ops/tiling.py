@@ -8,8 +8,8 @@ from math import gcd
 from typing import NamedTuple
 
 from tilec.ir.dtype import DType
-from tilec.ir.layout import Layout, local, spatial
-from tilec.ir.layouts import interleaved, mma_b, wgmma_a
+from tilec.ir.layout import Layout, column_local, local, spatial
+from tilec.ir.layouts import mma_b, wgmma_a
 from tilec.ir.target import parse_target
 from tilec.ir.tile import Dim
 
@@ -31,12 +31,13 @@ class Dense(NamedTuple):
 
 class Weighted(NamedTuple):
     """Tiles of x (bm, bk), and the layout in which weights come, over (bk, bn). `scaled_weights`: scales are
-    applied to weights instead of sums.
+    applied to weights instead of sums. `placed`: codes' bits lie where 16-bit floats are made of them best.
     """
 
     bm: int
     fragment: Layout
     scaled_weights: bool = False
+    placed: bool = False
     stages: int = 3
     warps: int = WARPS
 
@@ -76,11 +77,11 @@ def linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int = 
         bm = _rows(m, MMA_ROWS, 128)
         warps = 2 * WARPS if bm > 32 else WARPS
         rows = wgmma_a(dtype, (128, _steps(group, 128 if bm == MMA_ROWS else 64)), (warps // WARPS, 1))
-        return Weighted(bm, interleaved(rows.permute((1, 0)), bits), warps=warps)
+        return Weighted(bm, rows.permute((1, 0)), placed=True, warps=warps)
     bm = _rows(m, MMA_ROWS, 64)
     warps = 2 * WARPS if bm == 64 and group else WARPS  # a group's sums take as many registers again
     fragment = mma_b(dtype, (_steps(group, 128 if bm == MMA_ROWS else 64), 128), warps)
-    return Weighted(bm, interleaved(fragment, bits), warps=warps)
+    return Weighted(bm, fragment, placed=True, warps=warps)
 
 
 def columns(shape: tuple[int, int], bits: int) -> Layout:
@@ -89,6 +90,11 @@ def columns(shape: tuple[int, int], bits: int) -> Layout:
     """
     run = min(WORD // gcd(WORD, bits), shape[0])
     return spatial(shape[0] // run, shape[1]) * local(run, 1)
+
+
+def quads(shape: tuple[int, int]) -> Layout:
+    """A fragment (k, n) for products of bytes: four weights of a column, then those of the next, 16 columns."""
+    return local(shape[0] // 4, shape[1] // 16) * column_local(4, 16)
 
 
 def _rows(m: Extent, least: int, most: int) -> int:

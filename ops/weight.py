@@ -16,6 +16,8 @@ from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout
 from tilec.ir.packing import pack_codes, packed_bytes
+from tilec.ir.placement import is_placed
+from tilec.ir.placement import placed as place
 from tilec.ops.arrays import NOTHING, Array, in_numpy, to_numpy
 
 
@@ -45,7 +47,7 @@ class QuantizedWeight:
     dtype: DType
     scale_dtype: DType
     group_size: int
-    _bytes: dict[Layout, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
+    _bytes: dict[tuple[Layout, bool], NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
         n, k = self.shape
@@ -92,18 +94,19 @@ class QuantizedWeight:
         """The zeros likewise."""
         return NOTHING if self.zeros is None else np.ascontiguousarray(self.zeros.T)
 
-    def packed(self, layout: Layout) -> NDArray[np.uint8]:
+    def packed(self, layout: Layout, placed: bool = False) -> NDArray[np.uint8]:
         """The bytes uint8 [ceil(N / bn), ceil(K / bk), layout.nbytes(dtype)] of the weight's transpose in
-        tiles (bk, bn) = layout.shape, cached. `tc.view(bytes of a tile, dtype, layout)` is the tile.
+        tiles (bk, bn) = layout.shape, cached. `tc.view(bytes of a tile, dtype, layout, placed=placed)` is
+        the tile.
 
         Edges are filled with the code nearest the type's zero: finite numbers, which do no harm where the
         kernel reads zeros for what x and the scales lack. Raises TilecError for a layout that is no view's.
         """
-        if layout not in self._bytes:
-            self._bytes[layout] = self._pack(layout)
-        return self._bytes[layout]
+        if (layout, placed) not in self._bytes:
+            self._bytes[layout, placed] = self._pack(layout, placed)
+        return self._bytes[layout, placed]
 
-    def _pack(self, layout: Layout) -> NDArray[np.uint8]:
+    def _pack(self, layout: Layout, placed: bool) -> NDArray[np.uint8]:
         if len(layout.shape) != 2:
             raise TilecError(
                 f"weights are packed for a layout of tiles (bk, bn), not of shape {layout.shape}"
@@ -111,7 +114,11 @@ class QuantizedWeight:
         tiles, source = self._tiles(*layout.shape), layout.bytes(self.dtype)
         k, n = np.moveaxis(layout.points().reshape(-1, 2), -1, 0)
         held = tiles.reshape(-1, layout.shape[0] * layout.shape[1]).take(n * layout.shape[0] + k, axis=1)
-        by_thread = pack_codes(held, self.dtype.bits).reshape(len(held), -1)
+        if placed and is_placed(self.dtype.bits, layout.slots):
+            words = place(held.reshape(len(held), -1, layout.slots), self.dtype.bits)
+            by_thread = words.astype("<u4").view(np.uint8).reshape(len(held), -1)
+        else:
+            by_thread = pack_codes(held, self.dtype.bits).reshape(len(held), -1)
         return by_thread.take(np.argsort(source.points().reshape(-1)), axis=1).reshape(*tiles.shape[:2], -1)
 
     def _tiles(self, bk: int, bn: int) -> NDArray[np.uint8]:

@@ -45,7 +45,7 @@ def test_signatures() -> None:
     assert parameters(tc.dim) == ["name", "multiple"]
     assert parameters(tc.pack) == ["codes", "dtype"]
     assert parameters(tc.unpack) == ["data", "dtype", "count"]
-    assert parameters(tc.view) == ["x", "dtype", "layout", "source"]
+    assert parameters(tc.view) == ["x", "dtype", "layout", "source", "placed"]
     assert parameters(tc.Kernel.compile) == ["self", "*args", "target", "**constants"]
     assert inspect.signature(tc.Kernel.compile).parameters["target"].default == "sm_90a"
     for name in ("target", "kernels", "ir", "llvm", "ptx", "asm", "sass", "resources"):

@@ -88,7 +88,9 @@ def prefetch(w: Writer, pointer: str) -> None:
 def codes(inst: shape.View, source: Ref) -> Codes | None:
     """The place of a view of bytes that lie one after the other; None where rows are no such fields."""
     bits = inst.dtype.bits
-    if inst.x.tile.dtype.bits != 8 or bits > 8 or inst.dtype.is_bool or len(inst.tile.shape) != 2:
+    if inst.x.tile.dtype.bits != 8 or bits > 8 or inst.is_placed or len(inst.tile.shape) != 2:
+        return None
+    if inst.is_placed:
         return None
     found = _fields(inst, bits)
     if found is None:

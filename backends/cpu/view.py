@@ -20,6 +20,7 @@ from tilec.backends.cpu.loops import step_pointer
 from tilec.backends.cpu.lower import Lowering
 from tilec.backends.cpu.nest import Point, nest
 from tilec.backends.cpu.places import Ref
+from tilec.backends.cpu.quads import quads
 from tilec.backends.cpu.unpack import Pattern, pattern, unpacked
 from tilec.backends.writer import Writer
 from tilec.ir import dtype as dt
@@ -33,17 +34,21 @@ UNUSED = 64  # a shift that leaves nothing
 @dataclass(frozen=True)
 class Part:
     """For each element of the result, in row-major order: a source element, and how far its code moves to
-    the left (to the right if negative). What is moved out at either end does not belong to it.
+    the left (to the right if negative). What is moved out at either end does not belong to it, nor do bits
+    outside of `mask`.
     """
 
     source: Table
     left: Table
+    mask: int = -1
 
 
 def parts(inst: shape.View) -> list[Part]:
     """As many parts as an element of the result may take bits from."""
     old, new = inst.x.tile.dtype.bits, inst.dtype.bits
     source, into = (_flat(layout) for layout in (inst.source, inst.layout))
+    if inst.is_placed:
+        return [_bit(source, into, inst.places[:, i], i, old) for i in range(new)]
     first = np.arange(into.shape[1]) * new  # where a slot's bits start in its thread's
     found = []
     for i in range((new - 1) // old + 2):
@@ -58,38 +63,46 @@ def parts(inst: shape.View) -> list[Part]:
     return [part for part in found if (part.left != UNUSED).any()]
 
 
+def _bit(source: Table, into: Table, places: Table, i: int, old: int) -> Part:
+    """Bit i of each element."""
+    table = np.empty(into.size, np.int32), np.empty(into.size, np.int32)
+    table[0][into.reshape(-1)] = source[:, places // old].reshape(-1)
+    table[1][into.reshape(-1)] = np.broadcast_to(i - places % old, into.shape).reshape(-1)
+    return Part(*table, mask=1 << i)
+
+
 def _flat(layout: Any) -> Table:
     """The row-major number of the element in each thread and slot."""
     return np.asarray(layout.points() @ np.array(row_major(layout.shape), np.int32), np.int32)
 
 
 def view(lo: Lowering, inst: shape.View) -> None:
-    """Left packed where rows are fields of words: whoever uses them unpacks."""
-    place = lo.place(inst.x)
-    packed = codes(inst, place) if isinstance(place, Ref) and place.dense else None
+    """Left packed where that is how products take it: whoever uses it otherwise unpacks."""
+    place, packed = lo.place(inst.x), None
+    if isinstance(place, Ref) and place.dense:
+        packed = codes(inst, place) or quads(lo, inst, place)
     if packed:
         lo.define(inst, packed)
-        lo.used(inst)
     else:
-        _unpacked(lo, inst)
+        into = lo.new(inst.tile, inst)
+        write(lo, inst, into)
+        lo.define(inst, into)
+    lo.used(inst)
 
 
-def _unpacked(lo: Lowering, inst: shape.View) -> None:
+def write(lo: Lowering, inst: shape.View, into: Ref) -> None:
     """By groups that look alike where there are such, else by gathers."""
-    into = lo.new(inst.tile, inst)
     found = parts(inst)
     alike = _pattern(inst, found)
     if alike:
         _by_groups(lo, inst, into, alike)
     else:
         _by_gathers(lo, inst, into, found)
-    lo.define(inst, into)
-    lo.used(inst)
 
 
 def _pattern(inst: shape.View, found: list[Part]) -> Pattern | None:
     """The pattern of a view of bytes as something narrower, each element in bytes that follow each other."""
-    if inst.x.tile.dtype.bits != 8 or inst.dtype.bits > 8:
+    if inst.x.tile.dtype.bits != 8 or inst.dtype.bits > 8 or inst.is_placed:
         return None
     starts = found[0].source.astype(np.int64) * 8 - found[0].left
     for part in found[1:]:
@@ -119,13 +132,14 @@ def _by_gathers(lo: Lowering, inst: shape.View, into: Ref, found: list[Part]) ->
     x = inst.x.tile
     source = _codes(lo, inst)
     word = "i64" if max(x.dtype.bits, inst.dtype.bits) == 64 else "i32"
-    tables = [(lo.table(np.int32(part.source)), lo.table(np.int32(part.left))) for part in found]
+    tables = [(lo.table(np.int32(part.source)), lo.table(np.int32(part.left)), part.mask) for part in found]
 
     def body(args: list[str], point: Point) -> list[str]:
         code = lo.w.integer(0, word)
-        for at, left in tables:
+        for at, left, mask in tables:
             places, moves = (_entries(lo.w, table, point, word) for table in (at, left))
             piece = _moved(lo.w, _picked(lo.w, source, places, word), moves, word)
+            piece = piece if mask < 0 else lo.w.op("and", word, piece, lo.w.integer(mask, word))
             code = lo.w.op("or", word, code, piece)
         return [_result(lo.w, code, inst, word)]
 

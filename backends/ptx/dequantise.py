@@ -9,16 +9,17 @@ A float of fewer exponent bits, its fields moved to where the wider float has th
 exponent's bias: one multiplication by a power of two, exact for subnormals too. Source of both: Kim et al.
 2022, "Who Says Elephants Can't Run", and FP6-LLM; the masks are one lop3 each.
 
-What a view reads are fields of 32-bit words. Where the two fields of a pair lie 16 bits apart in one word, as
-`layouts.interleaved` puts them, a shift serves both.
+What a view reads are fields of 32-bit words. Where the two fields of a pair lie 16 bits apart, as
+tilec.ir.placement puts them, a shift serves both, and further fields of the word.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tilec.backends.ptx.emitter import Fragment
+from tilec.backends.ptx.emitter import Field, Fragment
 from tilec.backends.writer import held
+from tilec.ir import placement
 from tilec.ir.dtype import DType
 from tilec.ir.func import Inst, Value
 from tilec.ir.inst.arith import Cast, Full, Sub
@@ -90,9 +91,10 @@ def _from_integers(e: Emitter, pair: Pair, source: DType, into: DType, less: flo
 
 def _bytes_chosen(e: Emitter, pair: Pair, source: DType, base: int) -> str | None:
     """Whole bytes of a word between the upper bytes of `base`: a byte permutation needs no shift."""
-    word, start = e.fields.get(pair[0], ("", 0))
-    if source.bits != BYTE or base % 256 or start % BYTE or e.fields.get(pair[1]) != (word, start + HALF):
+    both = _half_apart_fields(e, pair)
+    if both is None or source.bits != BYTE or base % 256 or both.pieces[0][1] % BYTE:
         return None
+    word, start, _ = both.pieces[0]
     if source.is_signed:
         word = e.let(f"xor i32 {word}, {signed(0x80808080)}")
     first, upper = start // BYTE, base // 256 * 0x01010101
@@ -105,11 +107,22 @@ def _room_above(e: Emitter, pair: Pair, source: DType, mantissa: int, least: int
     the word's halves are cut into stretches of as many whole fields as fit the mantissa above `least` bits
     (one where halves are subtracted: it is for them).
     """
-    word, start = e.fields.get(pair[0], ("", 0))
-    if not word or e.fields.get(pair[1]) != (word, start + HALF) or start % source.bits:
+    both = _half_apart_fields(e, pair)
+    if both is None:
         return least
+    if both.number is not None and least + source.bits <= mantissa:
+        return placement.ups(source.bits, mantissa, least)[both.number]
+    start = both.pieces[0][1]
     stretch = (mantissa - least) // source.bits * source.bits
-    return least + start % stretch
+    return least if start % source.bits else least + start % stretch
+
+
+def _half_apart_fields(e: Emitter, pair: Pair) -> Field | None:
+    """The first field of a pair, where the second is 16 bits above it in the same words."""
+    first, second = (e.fields.get(slot) for slot in pair)
+    if first is None or second is None or second.pieces != first.higher(HALF):
+        return None
+    return first
 
 
 def _from_floats(e: Emitter, pair: Pair, source: DType, into: DType) -> str:
@@ -142,10 +155,22 @@ def _fields(e: Emitter, pair: Pair, source: DType, low: int) -> str:
         a, b = (e.let(f"zext {held(source)} {slot} to i32") for slot in pair)
         a, b = (e.let(f"shl i32 {x}, {by}") if by else x for x, by in ((a, low), (b, HALF + low)))
         return lop3(e, a, b, 0xFFFF, SELECT)
-    a = _moved(e, *first, low)
-    if first[0] == second[0] and second[1] == first[1] + HALF:
+    a = _gathered(e, first, low)
+    if second.pieces == first.higher(HALF):
         return a
-    return lop3(e, a, _moved(e, *second, HALF + low), 0xFFFF, SELECT)
+    return lop3(e, a, _gathered(e, second, HALF + low), 0xFFFF, SELECT)
+
+
+def _gathered(e: Emitter, found: Field, low: int) -> str:
+    """A word with a field's pieces from bit `low` on, and anything around them; what is 16 bits above them
+    comes along.
+    """
+    (word, first, up), *others = found.pieces
+    whole = _moved(e, word, first, low)
+    for word, first, size in others:
+        mask = ((1 << size) - 1) << low + up
+        whole, up = lop3(e, _moved(e, word, first, low + up), whole, mask * BOTH, SELECT), up + size
+    return whole
 
 
 def _moved(e: Emitter, word: str, start: int, to: int) -> str:
@@ -205,5 +230,5 @@ def _shared_register(e: Emitter, slot: str) -> str:
 
 def _half_apart(e: Emitter, slot: str) -> str:
     """The field 16 bits above a view's field in the same word."""
-    word, start = e.fields.get(slot, ("", HALF))
-    return e.at_field.get((word, start + HALF), "") if start < HALF else ""
+    found = e.fields.get(slot)
+    return e.at_field.get(found.higher(HALF), "") if found else ""

@@ -21,6 +21,8 @@ from tilec.ir.layout import Layout
 from tilec.ir.target import Target
 
 WORD = 32
+NEAR = 200  # lines of text for which a tile that was made again is kept
+Piece = tuple[str, int, int]  # a register, the first of its bits, and how many
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,20 @@ class ArrayRef:
 
 
 @dataclass(frozen=True)
+class Field:
+    """The bits of an element of a view, lowest first, in registers; `number`: which of its unit's codes it
+    is, where codes are placed.
+    """
+
+    pieces: tuple[Piece, ...]
+    number: int | None = None
+
+    def higher(self, by: int) -> tuple[Piece, ...]:
+        """The same bits `by` bits further up in each word."""
+        return tuple((word, first + by, size) for word, first, size in self.pieces)
+
+
+@dataclass(frozen=True)
 class Token:
     """A copy under way; whether it is asynchronous is the copy's business."""
 
@@ -65,10 +81,8 @@ class Emitter:
     once: dict[Any, str] = field(default_factory=dict)
     words: dict[tuple[str, ...], str] = field(default_factory=dict)  # elements -> the register they share
     upper: dict[str, str] = field(default_factory=dict)  # the lower half of such a register -> the upper
-    fields: dict[str, tuple[str, int]] = field(
-        default_factory=dict
-    )  # an element of a view -> (word, first bit)
-    at_field: dict[tuple[str, int], str] = field(default_factory=dict)  # and back
+    fields: dict[str, Field] = field(default_factory=dict)  # where an element of a view comes from
+    at_field: dict[tuple[Piece, ...], str] = field(default_factory=dict)  # and back
     narrow: dict[str, str] = field(default_factory=dict)  # an i64 -> the i32 that it is, zero-extended
     globals: list[str] = field(default_factory=list)
     read_only: frozenset[Value] = frozenset()

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilec.backends.convert import to_code
-from tilec.backends.ptx.emitter import Fragment, memory_bits
+from tilec.backends.ptx.emitter import Field, Fragment, memory_bits
 from tilec.backends.ptx.reduce import shuffle
 from tilec.backends.ptx.threads import per_thread, predicate
 from tilec.backends.ptx.words import as_words, from_words
 from tilec.backends.writer import held
+from tilec.ir import placement
 from tilec.ir.conversion import Conversion, conversion
 from tilec.ir.dtype import DType
 from tilec.ir.inst import arith
@@ -166,13 +167,35 @@ def view(e: Emitter, inst: moves.View) -> Fragment:
     x, dtype = e.fragment(inst.x), inst.dtype
     assert x.layout == inst.source, "the layout pass brings a view its source layout"
     words = _packed(e, x) if x.dtype.bits % 8 or x.dtype.unused else _whole(e, x)
+    if inst.is_placed:
+        return Fragment(dtype, inst.layout, _placed(e, words, dtype, inst.layout.slots))
     slots = [_field(e, words, i * dtype.bits, dtype) for i in range(inst.layout.slots)]
     if dtype.bits <= BYTE:
         for i, slot in enumerate(slots):
             word, low = divmod(i * dtype.bits, WORD)
             if low + dtype.bits <= WORD:
-                e.fields[slot], e.at_field[words[word], low] = (words[word], low), slot
+                _remember(e, slot, Field(((words[word], low, dtype.bits),)))
     return Fragment(dtype, inst.layout, slots)
+
+
+def _remember(e: Emitter, slot: str, found: Field) -> None:
+    e.fields[slot], e.at_field[found.pieces] = found, slot
+
+
+def _placed(e: Emitter, words: list[str], dtype: DType, count: int) -> list[str]:
+    """Codes whose bits are not side by side: put together one by one, for who does not read pairs of them."""
+    slots = []
+    unit = len(placement.halves(dtype.bits))
+    for i, code in enumerate(placement.pieces(dtype.bits, count)):
+        found = Field(tuple((words[word], first, size) for word, first, size in code), i // 2 % unit)
+        whole, up = "0", 0
+        for word, first, size in found.pieces:
+            moved = e.let(f"lshr i32 {word}, {first}")
+            moved = e.let(f"shl i32 {e.let(f'and i32 {moved}, {(1 << size) - 1}')}, {up}")
+            whole, up = e.let(f"or i32 {whole}, {moved}"), up + size
+        slots.append(_field(e, [whole], 0, dtype))
+        _remember(e, slots[-1], found)
+    return slots
 
 
 def _whole(e: Emitter, x: Fragment) -> list[str]:

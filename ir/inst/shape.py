@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tilec.ir import codec, packing
+from tilec.ir import codec, packing, placement
+from tilec.ir.digits import Ints
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Inst, Value
@@ -164,13 +165,15 @@ class Annotate(Inst):
 class View(Inst):
     """For each thread, the bits of its slots in order, read as another dtype and layout; no instruction.
 
-    Source: the register reinterpretation of Tilus. Both layouts are part of the meaning.
+    Source: the register reinterpretation of Tilus. Both layouts are part of the meaning. Where `placed`, the
+    new codes' bits lie as tilec.ir.placement says instead, if they are whole units.
     """
 
     x: Value
     dtype: DType
     layout: Layout
     source: Layout
+    placed: bool = False
 
     def result(self) -> TileType:
         x, into = self.x.tile, self.layout
@@ -188,11 +191,27 @@ class View(Inst):
             )
         return TileType(self.dtype, into.shape, into)
 
+    @property
+    def is_placed(self) -> bool:
+        return self.placed and placement.is_placed(self.dtype.bits, self.layout.slots)
+
+    @property
+    def places(self) -> Ints:
+        """The bit of its thread's that each bit of each slot is: [slots, bits]."""
+        bits, slots = self.dtype.bits, self.layout.slots
+        if self.is_placed:
+            return placement.positions(bits, slots)
+        return np.arange(slots * bits, dtype=np.int32).reshape(slots, bits)
+
     def meaning(self, state: State, x: Array) -> Array:
         held = codec.encode(x, self.x.tile.dtype)[tuple(np.moveaxis(self.source.points(), -1, 0))]
-        bits = [packing.unpack(packing.pack_codes(row, self.x.tile.dtype.bits), self.dtype, self.layout.slots)
-                for row in held]  # fmt: skip
+        rows = [packing.pack_codes(row, self.x.tile.dtype.bits) for row in held]
+        if self.is_placed:
+            bits = np.unpackbits(np.stack(rows), axis=1, bitorder="little")[:, self.places]
+            codes = (bits.astype(self.dtype.code) << np.arange(self.dtype.bits, dtype=self.dtype.code)).sum(2)
+        else:
+            codes = np.stack([packing.unpack(row, self.dtype, self.layout.slots) for row in rows])
+        codes = codes.astype(self.dtype.code) & self.dtype.code.type(self.dtype.code_mask)
         out = np.empty(self.layout.shape, self.dtype.reference)
-        codes = np.stack(bits).astype(self.dtype.code) & self.dtype.code.type(self.dtype.code_mask)
         out[tuple(np.moveaxis(self.layout.points(), -1, 0))] = codec.decode(codes, self.dtype)
         return out

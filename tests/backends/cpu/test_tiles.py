@@ -288,3 +288,13 @@ def test_many_scalars_in_one_cluster(dtype: DType, columns: int) -> None:
         acc = b(arith.Add(acc, b(arith.Mul(part, weight))))
     b.store(b.params[2], (0, 0), acc)
     agree(b.func(), [stored(dtype, 3, columns + 11), stored(dtype, 12), stored(dtype, 3, columns)])
+
+
+@pytest.mark.parametrize("name", ["u1", "i2", "u3", "f4e2m1", "i5", "f6e3m2", "u7", "f8e4m3"])
+def test_views_of_placed_codes(name: str) -> None:
+    kind, layout = dt.dtype(name), layouts.local(8, 4) * layouts.spatial(1, 3)
+    b = Builder(array(dt.u8, layout.nbytes(kind)), array(kind, *layout.shape))
+    held = layout.bytes(kind)
+    data = b(shape.Reshape(b.load(b.params[0], (0,), layout.nbytes(kind)), held.shape))
+    b.store(b.params[1], (0, 0), b(shape.View(data, kind, layout, held, placed=True)))
+    agree(b.func(), [stored(dt.u8, layout.nbytes(kind)), stored(kind, *layout.shape)])

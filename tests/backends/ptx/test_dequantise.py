@@ -1,4 +1,4 @@
-"""Small types to 16-bit floats: every code, in neighbouring and in interleaved slots, and what it costs."""
+"""Small types to 16-bit floats: every code, side by side and placed for it, and what it costs."""
 
 import re
 
@@ -12,15 +12,15 @@ from tilec.backends.ptx.assemble import find
 from tilec.ir import dtype as dt
 from tilec.ir import packing
 from tilec.ir.layout import Layout
-from tilec.ir.layouts import interleaved, mma_b
+from tilec.ir.layouts import mma_b
 
 SMALL = ["u1", "i1", "u2", "u3", "i3", "u4", "i4", "i5", "u6", "u7", "u8", "i8",
          "f3e1m1", "f4e2m1", "f5e2m2", "f6e3m2", "f6e2m3", "f8e4m3", "f8e5m2"]  # fmt: skip
 
 
 @tc.kernel
-def cast(x: tc.Array, y: tc.Array, *, source, less, fragment, warps=1):
-    tile = tc.view(x.load(0, fragment.nbytes(source)), source, fragment).to(y.dtype)
+def cast(x: tc.Array, y: tc.Array, *, source, less, fragment, placed, warps=1):
+    tile = tc.view(x.load(0, fragment.nbytes(source)), source, fragment, placed=placed).to(y.dtype)
     y.store((0, 0), tile - less if less else tile)
 
 
@@ -34,31 +34,13 @@ def test_every_code_is_cast_exactly(name: str, into: str) -> None:
     kind, wide = dt.dtype(name), dt.dtype(into)
     shape = fragment(kind)
     codes = np.resize(np.arange(1 << kind.bits), shape.size)
-    for layout in (shape, interleaved(shape, kind.bits)):
+    for placed in (False, True):
         data = packing.pack_codes(codes, kind.bits)
         for less in (0, 3, 0.5) if kind.is_integer and kind.bits < wide.mantissa else (0,):
-            args = [data, out(layout.shape, wide)]
-            func = cast.compile(*args[:1], tc.Spec(wide, layout.shape), target="reference",
-                                source=kind, less=less, fragment=layout).traced  # fmt: skip
+            args = [data, out(shape.shape, wide)]
+            func = cast.compile(*args[:1], tc.Spec(wide, shape.shape), target="reference", source=kind,
+                                less=less, fragment=shape, placed=placed).traced  # fmt: skip
             check(func, args)
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_interleaved_slots_hold_pairs_16_bits_apart(bits: int) -> None:
-    plain = mma_b(tc.f16, (128, 128), 4)
-    moved = interleaved(plain, bits)
-    assert sorted(map(tuple, moved.slot_part().tolist())) == sorted(map(tuple, plain.slot_part().tolist()))
-    points = moved.slot_part()
-    apart = 16 // bits
-    for s in range(moved.slots):
-        if s // apart % 2 == 0:
-            assert (points[s + apart] - points[s]).tolist() == [1, 0], "neighbours along k share a register"
-
-
-@pytest.mark.parametrize("bits", [3, 5, 6, 7, 16])
-def test_widths_that_do_not_divide_16_stay_as_they_are(bits: int) -> None:
-    plain = mma_b(tc.f16, (128, 128), 4)
-    assert interleaved(plain, bits) == plain
 
 
 LOOP = re.compile(r"^(\$L__BB\w+):(?:(?!^\$L__BB).)*?bra(?:\.uni)?\s+\1;", re.MULTILINE | re.DOTALL)
@@ -70,7 +52,8 @@ def loop_of(ptx: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "integer"), [
-    ("u1", 0.57), ("u2", 0.57), ("u4", 0.63), ("i4", 0.63), ("u8", 0.5), ("i8", 0.75),
+    ("u1", 0.57), ("u2", 0.57), ("u3", 0.66), ("i3", 0.66), ("u4", 0.63), ("i4", 0.63), ("u5", 0.79),
+    ("i5", 0.79), ("u6", 0.94), ("i6", 0.94), ("u7", 1.07), ("u8", 0.5), ("i8", 0.75),
 ])  # fmt: skip
 def test_the_loop_of_quantised_weights_converts_nothing_one_by_one(name: str, integer: float) -> None:
     """An addition or fma for two weights, so many integer instructions a weight, no conversion at all."""

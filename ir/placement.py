@@ -1,0 +1,147 @@
+"""Where the bits of a thread's codes lie, so that few instructions make 16-bit floats of them.
+
+Two neighbouring slots share a register once they are 16 bits wide, so their codes lie 16 bits apart in a
+word: one mask takes both. A word's lower half holds as many whole codes as fit; bits that are left over in
+the words of a unit make up further codes, split into pieces.
+    u3: words 0, 1, 2 hold five codes each, at bits 0, 3, 6, 9 and 12; their bits 15 are the sixteenth code
+A code needs no shift where it fits the mantissa as it lies (it then counts 2^up times, which the arithmetic
+takes back), and codes of one word share shifts. `ups` chooses where; see tilec.backends.ptx.dequantise.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from tilec.ir.digits import Ints
+
+HALF, WORD = 16, 32  # bits
+Piece = tuple[int, int, int]  # word of the unit, first bit in its lower half, bits; a code's lowest first
+Code = tuple[Piece, ...]
+Codes = np.ndarray[Any, Any]
+
+
+@lru_cache
+def halves(bits: int) -> tuple[Code, ...]:
+    """The codes in the lower halves of a unit's words; the upper halves hold their neighbours likewise."""
+    if HALF % bits == 0:
+        return tuple(((0, first, bits),) for first in range(0, HALF, bits))
+    if bits == 6:  # what is left over lies lowest, where four bits of it need no shift
+        whole = [((word, first, 6),) for word in range(3) for first in (4, 10)]
+        return (*whole, ((0, 0, 4), (1, 0, 2)), ((2, 0, 4), (1, 2, 2)))
+    count = HALF // bits
+    whole = [((word, i * bits, bits),) for word in range(bits) for i in range(count)]
+    if bits in (3, 5):
+        return (*whole, tuple((word, HALF - 1, 1) for word in range(bits)))
+    assert bits == 7, "codes have at most 8 bits"
+    left = tuple((word, 14, 2) for word in range(7) if word != 3)
+    return (*whole, (*left[:3], (3, 14, 1)), (*left[3:], (3, 15, 1)))
+
+
+def unit_words(bits: int) -> int:
+    """Words of a unit: what codes of so many bits fill exactly."""
+    return 1 + max(piece[0] for code in halves(bits) for piece in code)
+
+
+def is_placed(bits: int, slots: int) -> bool:
+    """Whether the codes of so many slots are whole units; they lie in the order of slots where not."""
+    return bits <= 8 and slots % (2 * len(halves(bits))) == 0
+
+
+@lru_cache
+def pieces(bits: int, slots: int) -> tuple[Code, ...]:
+    """For each slot its pieces: word of the thread's, first bit, bits."""
+    codes, words = halves(bits), unit_words(bits)
+    found = []
+    for slot in range(slots):
+        unit, own = divmod(slot, 2 * len(codes))
+        up = HALF * (own % 2)
+        found.append(tuple((unit * words + word, first + up, size) for word, first, size in codes[own // 2]))
+    return tuple(found)
+
+
+@lru_cache
+def positions(bits: int, slots: int) -> Ints:
+    """The bit of a thread's that each bit of each slot is: int32 [slots, bits], a permutation."""
+    rows = [[word * WORD + first + i for word, first, size in code for i in range(size)]
+            for code in pieces(bits, slots)]  # fmt: skip
+    return np.array(rows, np.int32)
+
+
+def placed(codes: Codes, bits: int) -> Codes:
+    """The words of each thread, uint32 [..., slots * bits / 32], from its codes [..., slots]."""
+    slots = codes.shape[-1]
+    words = np.zeros((*codes.shape[:-1], slots * bits // WORD), np.uint32)
+    for slot, code in enumerate(pieces(bits, slots)):
+        rest = codes[..., slot].astype(np.uint32)
+        for word, first, size in code:
+            words[..., word] |= (rest & np.uint32((1 << size) - 1)) << np.uint32(first)
+            rest = rest >> np.uint32(size)
+    return words
+
+
+# Reading them.
+
+
+@lru_cache
+def ups(bits: int, mantissa: int, least: int = 0) -> tuple[int, ...]:
+    """For each code of a unit's lower half the bit, from `least` on, where it is wanted: chosen so that words
+    are shifted by few different distances, 0 above all.
+    """
+    most = mantissa - bits
+    assert least <= most, "codes fit the mantissa"
+    shifts: set[tuple[int, int]] = {(word, 0) for word in range(unit_words(bits))}
+    whole = [code[0] for code in halves(bits) if len(code) == 1]
+    open_ = _shared(whole, least, most)
+    found = [_best(code, shifts, open_, least, most) for code in reversed(halves(bits))]  # pieces first
+    return tuple(reversed(found))
+
+
+def _shared(whole: list[Piece], least: int, most: int) -> dict[int, list[range]]:
+    """Per word ranges of shifts: any shift of a range serves as many whole codes as one can."""
+    found: dict[int, list[range]] = {}
+    for word, first, _ in whole:
+        wanted = range(first - most, first - least + 1)
+        if 0 in wanted:
+            continue
+        groups = found.setdefault(word, [])
+        if groups and wanted.start < groups[-1].stop:
+            groups[-1] = range(max(wanted.start, groups[-1].start), min(wanted.stop, groups[-1].stop))
+        else:
+            groups.append(wanted)
+    return found
+
+
+def _best(
+    code: Code, shifts: set[tuple[int, int]], open_: dict[int, list[range]], least: int, most: int
+) -> int:
+    """The bit that costs fewest shifts beside those made, and settles ranges that it decides."""
+
+    def wanted(up: int) -> list[tuple[int, int]]:
+        before = np.cumsum([0, *(size for _, _, size in code)])
+        return [(word, first - up - int(i)) for (word, first, _), i in zip(code, before, strict=False)]
+
+    def price(up: int) -> float:
+        new = [(word, shift) for word, shift in wanted(up) if (word, shift) not in shifts]
+        asked = [any(shift in group for group in open_.get(word, ())) for word, shift in new]
+        return sum(0.5 if each else 1.0 for each in asked)  # a shift of that word is made anyway
+
+    up = min(range(least, most + 1), key=price)
+    for word, shift in wanted(up):
+        shifts.add((word, shift))
+        open_[word] = [group for group in open_.get(word, ()) if shift not in group]
+    return up
+
+
+def integer_instructions(bits: int, mantissa: int, least: int = 0) -> float:
+    """What reading costs, per code: shifts that words share, a merge for each further piece, and the mask."""
+    codes, chosen = halves(bits), ups(bits, mantissa, least)
+    shifts: set[tuple[int, int]] = set()
+    for code, up in zip(codes, chosen, strict=True):
+        for word, first, size in code:
+            shifts.add((word, first - up))
+            up += size
+    moved = sum(shift != 0 for _, shift in shifts)
+    return (moved + sum(map(len, codes))) / (2 * len(codes))
