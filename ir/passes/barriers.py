@@ -83,10 +83,8 @@ class _Scanner:
     def scan(self, block: Block, since: _Since) -> _Since:
         for inst in block.body:
             match inst:
-                case For(body=body):
-                    since = self.loop((body,), since)
-                case While(condition=condition, body=body):
-                    since = self.loop((condition, body), since)
+                case For() | While():
+                    since = self.around(inst, since)
                 case If(then=then, orelse=orelse):
                     since = self.scan(then, since) | self.scan(orelse, since)
                 case Barrier():
@@ -94,6 +92,20 @@ class _Scanner:
                 case _:
                     since = self.step(inst, since)
         return since
+
+    def around(self, inst: For | While, since: _Since) -> _Since:
+        """A loop. Where its body needs a barrier only because of what was before, one before the loop does."""
+        before = set(self.before)
+        after = self.loop(inst.blocks, _Since())
+        inside = set(self.before)
+        if inst in before:
+            return after
+        found = self.loop(inst.blocks, since)
+        if self.before == inside:
+            return found
+        self.before.clear()
+        self.before |= inside | {inst}
+        return after
 
     def loop(self, blocks: tuple[Block, ...], since: _Since) -> _Since:
         """What a round leaves meets what the next round does: round after round until nothing new comes."""

@@ -32,6 +32,17 @@ def neighbours(x: tc.Array, y: tc.Array, *, warps=4):
     y.store((0,), row.load((0,), (256,)))
 
 
+@tc.kernel
+def shifted_sums(x: tc.Array, y: tc.Array, *, warps=4):
+    """Rounds that only read what was written before them."""
+    row = tc.shared((256,), tc.f32)
+    row.store((0,), x.load((0,), (256,)))
+    total = tc.zeros((128,), tc.f32)
+    for i in tc.range(5):
+        total = total + row.load((i,), (128,))
+    y.store((0,), total)
+
+
 def _single(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
 
@@ -39,6 +50,7 @@ def _single(*shape: int) -> np.ndarray:
 CASES = {
     "column_sums": (column_sums, [_single(64, 32), np.zeros(32, np.float32)]),
     "neighbours": (neighbours, [_single(256), np.zeros(256, np.float32)]),
+    "shifted_sums": (shifted_sums, [_single(256), np.zeros(128, np.float32)]),
     "matmul": (matmul, [half(32, 48), half(48, 32), np.zeros((32, 32), np.float32)]),
 }
 
@@ -64,6 +76,14 @@ def test_no_barrier_can_go(name: str) -> None:
         report = emulate(mutant, given)
         wrong = not np.allclose(given[-1], wanted, atol=1e-3)
         assert report.findings or wrong, f"nobody misses {barrier.loc or barrier} in {name}"
+
+
+def test_rounds_that_only_read_wait_once() -> None:
+    """The barrier stands before the loop."""
+    kernel, args = CASES["shifted_sums"]
+    done = build(traced(kernel, *args), "sm_80")[0][-1][1]
+    assert sum(isinstance(inst, Barrier) for inst in done.walk()) == 1
+    assert any(isinstance(inst, Barrier) for inst in done.body.body)
 
 
 def test_the_kernels_are_clean_with_their_barriers() -> None:
