@@ -43,6 +43,9 @@ def load(e: Emitter, inst: memory.Load) -> Fragment:
     kind, at = inst.array.array_type, fixed(e, inst.at)
     if shared.is_placed(kind) and at is not None and not inst.masked:
         return shared.load(e, inst.array, inst.layout, at, inst in e.lazy)
+    moved = None if inst.masked else shared.moved(e, inst.array, inst.at)
+    if moved is not None:
+        return shared.load(e, inst.array, inst.layout, moved[1], inst in e.lazy, moved[0])
     window = Window(inst.array, inst.at, inst.layout, inst.masked)
     return packed.load(e, window, inst.other) if kind.packed else load_window(e, window, e.scalar(inst.other))
 

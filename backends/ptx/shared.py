@@ -7,6 +7,7 @@ an xor per distinct swizzled part, and a constant that becomes part of the instr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -92,10 +93,32 @@ class Places:
         return self.e.once[key]
 
 
-def places(e: Emitter, buffer: Value, offsets: Offsets) -> Places:
+def places(e: Emitter, buffer: Value, offsets: Offsets, source: ArrayRef | None = None) -> Places:
     layout = buffer.array_type.layout
     swizzle = layout.swizzle if layout is not None else None
-    return Places(e, e.array(buffer), offsets, swizzle.block - 1 if swizzle else 0)
+    return Places(e, source or e.array(buffer), offsets, swizzle.block - 1 if swizzle else 0)
+
+
+def moved(e: Emitter, buffer: Value, at: Sequence[Value]) -> tuple[ArrayRef, list[int]] | None:
+    """The dense buffer from run-time places on, and the places that are left: known ones. None unless it
+    moves by whole rows of ldmatrix, which keep every alignment.
+    """
+    kind = buffer.array_type
+    if not is_placed(kind) or kind.layout is not None:
+        return None
+    ref, offset, left = e.array(buffer), "", []
+    for v, stride in zip(at, ref.strides, strict=True):
+        known = e.facts.constant(v)
+        left.append(int(known or 0))
+        if known is not None:
+            continue
+        step = int(stride) * memory_bits(kind.dtype) // 8
+        if step * e.facts.multiple(v) % ROW:
+            return None
+        by = e.let(f"mul nsw i32 {e.scalar(v)}, {step}")
+        offset = e.let(f"add nsw i32 {offset}, {by}") if offset else by
+    base = e.let(f"getelementptr i8, ptr addrspace(3) {ref.base}, i32 {offset}")
+    return replace(ref, base=base, moving=True), left
 
 
 def run_length(offsets: Offsets, bits: int, static: Mask) -> int:
@@ -162,22 +185,26 @@ class Lazy(Sequence[str]):
         return self.loaded[group][place]
 
 
-def load(e: Emitter, buffer: Value, layout: Layout, at: Sequence[int], lazy: bool) -> Fragment:
-    """A tile from a shared buffer: by ldmatrix where its fragments match, else in wide runs."""
+def load(
+    e: Emitter, buffer: Value, layout: Layout, at: Sequence[int], lazy: bool, source: ArrayRef | None = None
+) -> Fragment:
+    """A tile from a shared buffer (or from `source`, where it lies elsewhere): by ldmatrix where its fragments
+    match, else in wide runs.
+    """
     kind = buffer.array_type
     offsets, bits = byte_offsets(kind, layout, at), memory_bits(kind.dtype)
     matrices = _matrices(offsets, bits) if e.target.has("ldmatrix") else None
     if matrices is not None:
-        slots = _by_matrices(e, buffer, kind, *matrices)
+        slots = _by_matrices(e, kind, places(e, buffer, _starts(matrices[0]), source), *matrices)
     else:
-        slots = _by_groups(e, buffer, kind, offsets)
+        found = groups(offsets, bits, np.ones(offsets.shape, bool))
+        starts = places(e, buffer, offsets[:, [group[0] for group in found]], source)
+        slots = _by_groups(e, kind, starts, found)
     return Fragment(kind.dtype, layout, slots if lazy else list(slots))
 
 
-def _by_groups(e: Emitter, buffer: Value, kind: ArrayType, offsets: Offsets) -> Lazy:
+def _by_groups(e: Emitter, kind: ArrayType, starts: Places, found: list[list[int]]) -> Lazy:
     bits = memory_bits(kind.dtype)
-    found = groups(offsets, bits, np.ones(offsets.shape, bool))
-    starts = places(e, buffer, offsets[:, [group[0] for group in found]])
 
     def one(i: int) -> list[str]:
         count = len(found[i])
@@ -225,12 +252,21 @@ def _matrices(offsets: Offsets, bits: int) -> tuple[Offsets, bool] | None:
     return None
 
 
-def _by_matrices(e: Emitter, buffer: Value, kind: ArrayType, rows: Offsets, transposed: bool) -> Lazy:
-    """Every fragment of a tile; lanes 8i .. 8i + 7 give the row addresses of matrix i."""
-    count = rows.shape[1]
-    n = next(n for n in (4, 2, 1) if count % n == 0)
+def _starts(rows: Offsets) -> Offsets:
+    """The addresses that the lanes give, instruction by instruction."""
+    count, n = rows.shape[1], _at_once(rows)
     tables = [np.tile(rows[:, first : first + n], (1, 4 // n, 1)).reshape(-1) for first in range(0, count, n)]
-    addresses = places(e, buffer, np.stack(tables, 1))
+    return np.stack(tables, 1)
+
+
+def _at_once(rows: Offsets) -> int:
+    """Matrices of one instruction."""
+    return next(n for n in (4, 2, 1) if rows.shape[1] % n == 0)
+
+
+def _by_matrices(e: Emitter, kind: ArrayType, addresses: Places, rows: Offsets, transposed: bool) -> Lazy:
+    """Every fragment of a tile; lanes 8i .. 8i + 7 give the row addresses of matrix i."""
+    count, n = rows.shape[1], _at_once(rows)
     per = 32 // memory_bits(kind.dtype)
 
     def one(i: int) -> list[str]:

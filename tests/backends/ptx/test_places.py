@@ -161,3 +161,23 @@ def test_packed_views_are_written_in_whole_bytes() -> None:
             TilecError, match="a store to packed u4 needs each thread to write whole bytes: 2"
         ):
             build(func, "sm_80")
+
+
+@tc.kernel
+def sliding_product(x: tc.Array, w: tc.Array, y: tc.Array, *, pitch: int, warps: int = 2):
+    """y = sum over r of x[r : r + 32, 8 : 40] @ w[r]; rows of x are read from run-time places."""
+    xs, ws = tc.shared((40, pitch), x.dtype), tc.shared((8, 32, 24), x.dtype)
+    xs.store((0, 0), x.load((0, 0), xs.shape))
+    ws.store((0, 0, 0), w.load((0, 0, 0), ws.shape))
+    acc = tc.zeros((32, 8), tc.f32)
+    for r in tc.range(8):
+        acc = tc.dot(xs.load((r, 8), (32, 32)), ws.load((r, 0, 8), (1, 32, 8)).reshape((32, 8)), acc)
+    y.store((0, 0), acc)
+
+
+@pytest.mark.parametrize(("pitch", "by_matrices"), [(40, True), (44, False)])
+def test_rows_at_run_time_are_read_by_matrices(pitch: int, by_matrices: bool) -> None:
+    """Where they are whole rows of 16 bytes; rows of 80 bytes meet no bank twice."""
+    arrays = [(dt.f16, values(dt.f16, shape, i)) for i, shape in enumerate([(40, 44), (8, 32, 24)])]
+    kernel = check_kernel(sliding_product, *arrays, out((32, 8), dt.f32), bound=1e-3, pitch=pitch)
+    assert ("ldmatrix.sync.aligned.m8n8.x4.shared" in kernel.ptx) == by_matrices
