@@ -61,7 +61,9 @@ def conversion(a: Layout, b: Layout) -> Conversion:
     slots = _rename(held, wanted)
     if slots is not None:
         return Conversion("rename", 0.0, slots)
-    return _shuffle(a, held, wanted) or Conversion("shared", BARRIER + WAVEFRONT * (a.slots + b.slots))
+    shared = Conversion("shared", BARRIER + WAVEFRONT * (a.slots + b.slots))
+    shuffled = _shuffle(a, held, wanted)
+    return shuffled if shuffled is not None and shuffled.cost <= shared.cost else shared
 
 
 def _rename(held: Ints, wanted: Ints) -> tuple[int, ...] | None:

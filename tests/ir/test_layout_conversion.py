@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.ir.layout_cases import SAMPLE, layouts, numbered, scatter
 from tilec.ir import dtype as dt
-from tilec.ir.conversion import BARRIER, SELECT, SHUFFLE, Conversion, conversion
+from tilec.ir.conversion import BARRIER, SELECT, SHUFFLE, WAVEFRONT, Conversion, conversion
 from tilec.ir.digits import Digit, Ints
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout, column_local, local, register, replicas, spatial
@@ -50,7 +50,7 @@ def carried_out(a: Layout, b: Layout, how: Conversion) -> Ints:
 
 
 def cheapest(a: Layout, b: Layout) -> str:
-    """The kind by brute force over tables."""
+    """The kind by brute force over tables; many shuffles are dearer than shared memory."""
     held, wanted = scatter(a, numbered(a.shape)), scatter(b, numbered(b.shape))
     same = held.shape == wanted.shape and ((held == wanted) | (wanted < 0)).all()
     if same:
@@ -63,8 +63,10 @@ def cheapest(a: Layout, b: Layout) -> str:
 
 
 def check(a: Layout, b: Layout) -> str:
-    how = conversion(a, b)
-    assert how.kind == cheapest(a, b)
+    how, least = conversion(a, b), cheapest(a, b)
+    through_memory = BARRIER + WAVEFRONT * (a.slots + b.slots)
+    assert how.cost <= through_memory
+    assert how.kind == least or (least, how.kind, how.cost) == ("shuffle", "shared", through_memory)
     wanted = scatter(b, numbered(b.shape))
     assert np.array_equal(np.where(wanted >= 0, carried_out(a, b, how), -1), wanted)
     if how.kind == "shuffle":
@@ -118,6 +120,13 @@ def test_a_product_is_the_next_ones_operand() -> None:
         c = mma_c(dt.f32, (m, n))
         assert check(c, mma_a(dt.f16, (m, n))) in ("nothing", "rename")
         assert check(c.permute((1, 0)), mma_b(dt.f16, (n, m))) in ("nothing", "rename")
+
+
+def test_many_shuffles_are_dearer_than_memory() -> None:
+    """Within a warp too: a square whose columns the threads hold, then its rows."""
+    columns, rows = spatial(1, 32) * local(32, 1), spatial(32, 1) * local(1, 32)
+    assert check(columns, rows) == "shared"
+    assert conversion(columns, rows).cost == BARRIER + WAVEFRONT * (32 + 32)
 
 
 def test_renames_and_shuffles_by_hand() -> None:
