@@ -157,8 +157,13 @@ def stores(f: Form, operation: str, kind: str) -> Step:
 
 def observe(m: Machine, lane: int, at: Array, unit: int, write: bool, atomic: bool = False) -> None:
     """An engine's access of global memory, on behalf of the lane that asked for it."""
-    if m.launch.global_race is not None and len(at):
-        m.launch.global_race.access(m, np.full(len(at), lane), at, unit, write, atomic)
+    race = m.launch.global_race
+    if race is None or not len(at):
+        return
+    if write:
+        race.access(m, np.full(len(at), lane), at, unit, True, atomic)
+    else:
+        race.fetch(m, lane, at, unit)
 
 
 def put(m: Machine, lane: int, at: Array, raw: Array, operation: str, kind: str) -> None:

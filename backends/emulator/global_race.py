@@ -5,17 +5,31 @@ The shadow lives as long as the launch, so blocks of different batches are compa
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilec.backends.emulator.device import GLOBAL
-from tilec.backends.emulator.handshake import Handshakes
+from tilec.backends.emulator.handshake import Handshakes, Knowledge
 from tilec.backends.emulator.lanes import lanes_of
 from tilec.backends.emulator.ptx_types import Array, Sel
 
 if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
+
+
+@dataclass
+class Fetch:
+    """An engine's read; `known`: up to which epoch its block then knew of the others."""
+
+    block: int
+    pc: int
+    at: Array
+    width: int
+    epoch: int
+    known: Knowledge
 
 
 class GlobalRace:
@@ -29,6 +43,9 @@ class GlobalRace:
         self.reader = np.zeros(count, np.int32)  # linear block + 1; -1: several
         self.write_pc = np.zeros(count, np.int32)
         self.read_pc = np.zeros(count, np.int32)
+        self.memory = launch.memory
+        self.changed: set[int] = set()  # allocations that were written
+        self.later: dict[int, list[Fetch]] = {}  # engines' reads of the others
         self.handshakes: Handshakes | None = None
         if "handshake" in launch.program.context.features:
             self.handshakes = Handshakes(launch.blocks)
@@ -38,17 +55,56 @@ class GlobalRace:
         self, m: Machine, s: Sel, at: Array, width: int, write: bool, strong: int, atomic: bool = False
     ) -> None:
         """Checks and notes one access; then a strong one's part in ordering blocks."""
+        if write:
+            self.change(at)
         self.check(m, s, at, width, write, strong)
         if strong and self.handshakes is not None:
             block = m.first + 1 + m.block[s]
             self.handshakes.access(at, block, strong, not write or atomic, write)
 
+    def fetch(self, m: Machine, lane: int, at: Array, width: int) -> None:
+        """An engine's read of many bytes for one lane; noted when, if ever, somebody writes that array."""
+        place = self.number(int(at[0]))
+        if place in self.changed:
+            return self.access(m, np.full(len(at), lane), at, width, False, 0)
+        block, flags = m.first + 1 + int(m.block[lane]), self.handshakes
+        known = dict(flags.known.get(block, {})) if flags else {}
+        epoch = int(flags.epoch[block]) if flags else 0
+        return self.later.setdefault(place, []).append(Fetch(block, m.pc, at, width, epoch, known))
+
+    def number(self, at: int) -> int:
+        """Which allocation a byte of the arena is in."""
+        return bisect_right(self.memory.starts, at + GLOBAL) - 1
+
+    def change(self, at: Array) -> None:
+        first, last = self.number(int(at.min())), self.number(int(at.max()))
+        for place in range(first, last + 1):
+            self.changed.add(place)
+            for fetch in self.later.pop(place, ()):
+                self.note_fetch(fetch)
+
+    def note_fetch(self, fetch: Fetch) -> None:
+        """note_read, for what was known when it happened."""
+        granule = self.spread(fetch.at >> self.shift, fetch.width)
+        reader = self.reader[granule]
+        alone = (reader == 0) | (reader == fetch.block)
+        if self.handshakes is not None:
+            for other in np.unique(reader[~alone]).tolist():
+                alone |= (reader == other) & (self.read_epoch[granule] <= fetch.known.get(other, 0))
+            self.read_epoch[granule] = fetch.epoch
+        self.reader[granule] = np.where(alone, fetch.block, -1)
+        self.read_pc[granule] = fetch.pc
+
+    def spread(self, granule: Array, width: int) -> Array:
+        """The granules of accesses of `width` bytes, by their first ones."""
+        if width <= self.granule:
+            return granule
+        return (granule[:, None] + np.arange(width >> self.shift)).reshape(-1)
+
     def check(self, m: Machine, s: Sel, at: Array, width: int, write: bool, strong: int) -> None:
         granule, me = at >> self.shift, (m.first + 1 + m.block[s]).astype(np.int32)
         if width > self.granule:
-            count = width >> self.shift
-            granule = (granule[:, None] + np.arange(count)).reshape(-1)
-            me = np.repeat(me, count)
+            granule, me = self.spread(granule, width), np.repeat(me, width >> self.shift)
         writer = self.writer[granule]
         bad = (writer != 0) & (writer != me)
         if strong:

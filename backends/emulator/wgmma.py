@@ -140,7 +140,7 @@ class Shape:
     a: str
     b: str
     saturate: bool
-    sparse: bool
+    sparse: bool = False
 
     @property
     def kept(self) -> int:

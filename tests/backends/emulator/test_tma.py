@@ -241,3 +241,7 @@ def test_loads_of_what_another_block_writes(kind):
     assert {f.kind for f in report.findings} == {"global-race"}, report.describe()
     module = kernel(1, 256, load + (WAIT if kind == "box" else "") + write.format(1024))
     assert not module.launch("k", 2, 32, (TensorMap(x, (64,)), x, np.int32(0))).findings
+    first = "mov.u32 %r2, %ctaid.x; setp.eq.and.u32 %q2, %r2, 1, %q0; @%q2 st.global.u32 [%o+8], %r2;"
+    module = kernel(1, 256, first + load + (WAIT if kind == "box" else ""))
+    report = module.launch("k", 2, 32, (TensorMap(x, (64,)), x, np.int32(0)))
+    assert "reads byte" in report.describe() and {f.kind for f in report.findings} == {"global-race"}
