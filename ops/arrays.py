@@ -81,8 +81,8 @@ def operand(x: object, name: str, rank: int = 1) -> tuple[Array, DType]:
     """An array of one of the float dtypes that products are made of, and which."""
     held = array(x, name, rank=rank)
     dtype = find_dtype(held.dtype)
-    if dtype.name not in ("f16", "bf16", "f32"):
-        raise TilecError(f"{name} is {dtype}, expected f16, bf16 or f32: {name}.astype(np.float32)")
+    if dtype.name not in ("f16", "bf16", "f32", "f64"):
+        raise TilecError(f"{name} is {dtype}, expected f16, bf16, f32 or f64: {name}.astype(np.float32)")
     return held, dtype
 
 

@@ -36,7 +36,8 @@ def linear(
 ) -> Array:
     """activation(x @ weight^T + bias) + residual: x [..., K], weight [N, K] -> [..., N].
 
-    `x` is f16, bf16 or f32, `weight` a QuantizedWeight or a dense array of x's dtype; sums are in f32.
+    `x` is f16, bf16 or f32, `weight` a QuantizedWeight or a dense array of x's dtype; sums are in f32. With
+    a dense weight both may be f64, and so are sums then.
     `activation`: relu, gelu, silu. `low_rank` = (a [R, K], b [N, R]) adds (x @ a^T) @ b^T before the bias.
     With `x_scale` (one number per row, [...] or [..., 1]) x may be i8, f8e4m3 or f8e5m2, and stands for
     x * x_scale. The result has x's dtype (f16 for 8 bits) unless `out_dtype` says otherwise; `out` is written
@@ -48,6 +49,8 @@ def linear(
         raise TilecError(
             f"linear needs x [..., K] and a weight [N, K]: x is {list(held.shape)}, the weight [{n}, {k}]"
         )
+    if dtype.name == "f64" and isinstance(weight, QuantizedWeight):
+        raise TilecError("x is f64, expected f16, bf16 or f32 for a quantised weight: x.astype(np.float32)")
     shape, rows = (*held.shape[:-1], n), flat(held, 2)
     u, v = (None, None) if low_rank is None else _low_rank(rows, dtype, low_rank, n)
     given, epilogue = finishing(shape, bias, activation, residual, x_scale, u, v)

@@ -1,4 +1,4 @@
-"""Dense matrix products, batched, accumulated in f32.
+"""Dense matrix products, batched, accumulated in f32, or f64 for f64.
 
 c = matmul(a, b)          # a [..., M, K] @ b [..., K, N] -> [..., M, N]; numpy's rules for the leading axes
 """
@@ -41,7 +41,7 @@ def matmul_kernel(
     tc.require(b.shape[0] == batch, b.shape[1] == k, c.shape[0] == batch, c.shape[1] == m, c.shape[2] == n)
     z, i, j = tc.blocks(batch, tc.cdiv(m, bm), tc.cdiv(n, bn))
     A, B, C = a[z].tiles((bm, bk)), b[z].tiles((bk, bn)), c[z].tiles((bm, bn))
-    acc = tc.zeros((bm, bn), tc.f32)
+    acc = tc.zeros((bm, bn), tc.f64 if b.dtype == tc.f64 else tc.f32)
     for s in tc.range(A.shape[1], stages=stages):
         acc = tc.dot(A[i, s].to(b.dtype), B[s, j], acc)
     acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
@@ -75,7 +75,7 @@ def compile_matmul(
 
 @op(compile_matmul)
 def matmul(a: Any, b: Any, *, out_dtype: Any = None, out: Any = None) -> Array:
-    """a [..., M, K] @ b [..., K, N] -> [..., M, N], f16, bf16 or f32; leading axes broadcast as in numpy.
+    """a [..., M, K] @ b [..., K, N] -> [..., M, N], f16, bf16, f32 or f64; leading axes broadcast as numpy's.
 
     The result has a's dtype unless `out_dtype` says otherwise; `out` is written in place. Raises TilecError
     for other dtypes, and shapes that do not fit.

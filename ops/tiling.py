@@ -58,7 +58,7 @@ def dense_tiling(m: Extent, n: Extent, dtype: DType, target: str) -> Dense:
     """For a [m, k] @ [k, n]."""
     if not has_threads(target):
         return Dense(_rows(m, 1, 256), _rows(n, 8, 256), 128)
-    if dtype.bits == 32:  # no matrix instruction is exact enough
+    if dtype.bits >= 32:  # no matrix instruction is exact enough
         return Dense(_rows(m, MMA_ROWS, 64), 64, 16)
     return Dense(_rows(m, MMA_ROWS, 64), 128 if _large(n) else 64, 64 if _rows(m, 16, 64) < 64 else 32)
 

@@ -71,7 +71,8 @@ def test_no_columns_sum_to_nothing():
     [
         (normal(2, 3), normal(4, 5), {}, r"\[..., M, K\] and \[..., K, N\]: a is \[2, 3\], b is \[4, 5\]"),
         (normal(2, 3), normal(3, 5, dtype=np.float16), {}, "arrays of one dtype: a is f32, b is f16"),
-        (normal(2, 3, dtype=np.float64), normal(3, 5), {}, "a is f64, expected f16, bf16 or f32: a.astype"),
+        (normal(2, 3, dtype=np.float64), normal(3, 5), {}, "arrays of one dtype: a is f64, b is f32"),
+        (np.ones((2, 3), np.int32), normal(3, 5), {}, "a is i32, expected f16, bf16, f32 or f64: a.astype"),
         (normal(3), normal(3, 5), {}, r"a needs at least 2 axes, found shape \[3\]"),
         ([[1.0]], normal(1, 5), {}, "a takes an array, found list"),
         (normal(2, 4, 3), normal(3, 3, 5), {}, r"leading axes of a \[2, 4, 3\] and b \[3, 3, 5\] do not"),
