@@ -262,14 +262,18 @@ def arrive_at(m: Machine, s: Sel, n: Array, amount: Array, expect: bool, release
 
 
 def arrive_drop(f: Form) -> Step:
-    """An arrival that is not expected again in later phases."""
+    """Arrivals that are not expected again in later phases."""
+    space, bytes_follow = "cluster" if "shared::cluster" in f.left else "shared", "expect_tx" in f.left
     step = arrive(f)
-    address = f.address(1 if hasattr(f.operand(0), "type") or isinstance(f.operand(0), Special) else 0)
+    first = 1 if hasattr(f.operand(0), "type") or isinstance(f.operand(0), Special) else 0
+    address, many = f.address(first), len(f.i.operands) > first + 1 and not bytes_follow
+    count = f.source(first + 1, "u32") if many else constant(np.uint32(1))
 
     def run(m: Machine, s: Sel) -> None:
-        _, at = access.place(m, s, address(m, s), "shared")
-        n, there = m.mbarriers.find(s, at)
-        np.subtract.at(m.mbarriers.count, n[there], 1)
+        good = access.faults(m, s, address(m, s), 8, space, "mbarrier access")
+        if good is None:
+            n, there = m.mbarriers.find(s, access.place(m, s, address(m, s), space)[1])
+            np.subtract.at(m.mbarriers.count, n[there], full(count(m, s), s)[there].astype(np.int64))
         step.run(m, s)
 
     return Step(run)

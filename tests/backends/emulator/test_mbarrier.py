@@ -51,6 +51,26 @@ def test_two_phases_in_one_instruction(launch):
     assert run(launch, body, 32).completed
 
 
+@pytest.mark.parametrize("space", ["shared", "shared::cluster"])
+def test_dropped_arrivals_are_not_expected_again(launch, space):
+    """One thread drops 32 of 64; in the second phase the other warp's 32 arrivals are enough."""
+    drop = f"@%q0 mbarrier.arrive_drop.{space}.b64 _, [%a0], {{}};"
+    body = drop + "setp.lt.u32 %q2, %r0, 32; @%q2 bra rest; mbarrier.arrive.shared.b64 %st, [%a0];"
+    body += (
+        WAIT.format(0)
+        + "mbarrier.arrive.shared.b64 %st, [%a0]; rest:"
+        + WAIT.format(1).replace("wait1", "last")
+    )
+    for seed in (None, 0):
+        report = run(launch, body.format(32), seed=seed)
+        assert report.completed and not report.findings, report.describe()
+    (found,) = [f for f in run(launch, body.format(31)).findings if f.kind == "deadlock"]
+    assert "1 arrivals and 0 bytes are missing" in found.message
+    one = f"mbarrier.arrive_drop.expect_tx.{space}.b64 _, [%a0], 64;".replace("mbarrier", "@%q0 mbarrier")
+    report = run(launch, one + "@!%q0 mbarrier.arrive.shared.b64 %st, [%a0];" + WAIT.format(0))
+    assert "0 arrivals and 64 bytes are missing" in report.findings[0].message
+
+
 def test_expected_bytes_hold_a_phase_back(launch):
     body = """@%q0 mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%a0], 64; bar.sync 0;
         mbarrier.arrive.shared.b64 %st, [%a0];
