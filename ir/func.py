@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tilec.ir.errors import Loc
@@ -176,6 +177,12 @@ class Func:
     @property
     def warps(self) -> int:
         return int(self.schedule.get("warps", 4))
+
+    @property
+    def cluster(self) -> int:
+        """How many blocks form a cluster, whose blocks run at once; grids are linear, and so are clusters."""
+        given = self.schedule.get("cluster", 1)
+        return prod(given) if isinstance(given, tuple) else int(given)
 
     @property
     def grid(self) -> tuple[Value, ...]:

@@ -2,9 +2,11 @@
 
 import ast
 import importlib.util
+import io
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,13 +140,27 @@ def test_examples_stay_short() -> None:
         assert path.read_text().count("\n") < LONGEST_EXAMPLE, f"{path.name}: one new idea, in under 80 lines"
 
 
+def test_the_wheel_stays_small() -> None:
+    """What a wheel holds, compressed as a wheel is: under 1 MB."""
+    with io.BytesIO() as held:
+        with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as wheel:
+            for module, path in modules():
+                wheel.write(path, module)
+        assert held.tell() < 1_000_000, f"the wheel has {held.tell()} bytes"
+
+
 def test_importing_tilec_loads_numpy_alone() -> None:
     done = python(
-        "import sys, numpy; before = set(sys.modules); import tilec\n"
+        "import sys, numpy; before = set(sys.modules); import tilec; tilec.kernel\n"
         "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
     )
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) <= {"tilec", "numpy", *sys.stdlib_module_names}
+
+
+def test_importing_tilec_waits_for_its_first_name() -> None:
+    done = python("import sys, tilec; print(*(name for name in sys.modules if name.startswith('tilec')))")
+    assert done.stdout.split() == ["tilec"], done.stderr
 
 
 def test_a_checkout_runs_uninstalled() -> None:

@@ -264,6 +264,11 @@ class Compiled:
             for param, x in zip(self.traced.params, held, strict=True)
         }
         blocks = grid_size(self.traced, env)
+        if blocks % self.traced.cluster and self.place.runner not in ("cpu", "reference"):
+            raise TilecError(
+                f"{self.definition.name} launches {blocks} blocks, which are no whole clusters of "
+                f"{self.traced.cluster}: choose cluster= so that it divides the grid"
+            )
         return Launch(self, place, blocks, kept_apart(self.definition, self.written))
 
 

@@ -44,7 +44,8 @@ class OnCuda:
         self.arrays = tuple(i for i, p in enumerate(code.func.params) if isinstance(p.type, ArrayType))
         images = [cubin] if cubin is not None else []
         images.append(code.ptx.encode())
-        self.kernel = self.gpu.load(code.func.name, images, code.shared_bytes, Parameters(self.slots))
+        parameters, cluster = Parameters(self.slots), code.func.cluster
+        self.kernel = self.gpu.load(code.func.name, images, code.shared_bytes, parameters, cluster)
 
     def launch(self, args: Sequence[Any], blocks: int) -> None:
         """On the stream of the first array; the other arrays' streams wait for it, and it for them."""

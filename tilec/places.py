@@ -107,7 +107,10 @@ class Emulated:
             for arg, param in zip(args, self.func.params, strict=True)
         ]
         words = [machine_word(slot, args, buffers) for slot in self.slots]
-        report = self.module.launch(self.func.name, blocks, self.code.threads, words, self.code.shared_bytes)
+        cluster = (self.code.func.cluster, 1, 1)
+        report = self.module.launch(
+            self.func.name, blocks, self.code.threads, words, self.code.shared_bytes, cluster
+        )
         report.findings += report.unread  # a kernel of tilec masks what lies outside of its arrays
         pointers = [(n, slot.param) for n, slot in enumerate(self.slots) if slot.kind == "pointer"]
         report.rename({f"argument {n}": self.func.params[p].name or f"argument {n}" for n, p in pointers})

@@ -24,6 +24,7 @@ from tilec.ir.target import Target, of_capability
 
 LEGACY = 1  # the default stream, by a name that means the same with per-thread default streams
 WITHOUT_ASKING = 48 << 10  # bytes of a block's shared memory that need no opt-in
+PORTABLE_CLUSTER = 8  # blocks of a cluster that every GPU with clusters runs without being asked
 MOST_BLOCKS = 2**31 - 1  # along x
 LOG_BYTES = 8192
 
@@ -181,9 +182,11 @@ class Device:
 
     # Kernels.
 
-    def load(self, name: str, images: Sequence[bytes], shared_bytes: int, parameters: Parameters) -> Kernel:
+    def load(self, name: str, images: Sequence[bytes], shared_bytes: int, parameters: Parameters,
+             cluster: int = 1) -> Kernel:  # fmt: skip
         """The kernel of this name in the first image that the driver takes: a cubin, or PTX to be assembled.
 
+        The extent of its clusters stands in the code itself, so that every launch has it.
         TilecError with the driver's log where it takes none.
         """
         key = (name, hashlib.sha256(b"".join(images)).digest())
@@ -193,6 +196,9 @@ class Device:
                 if shared_bytes > WITHOUT_ASKING:
                     most = api().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
                     call("cuFuncSetAttribute", function, most, shared_bytes)
+                if cluster > PORTABLE_CLUSTER:
+                    wide = api().CUfunction_attribute.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+                    call("cuFuncSetAttribute", function, wide, 1)
                 self._kernels[key] = Kernel(self, name, function, shared_bytes, parameters)
             return self._kernels[key]
 

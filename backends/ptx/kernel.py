@@ -26,6 +26,7 @@ from tilec.ir.target import Target
 from tilec.ir.tile import ArrayType, Dim
 
 SHARED = "@shared"
+MOST_OF_A_CLUSTER = 16  # blocks; more than 8 the driver is asked for
 
 
 def compile(func: Func, target: Target) -> PtxKernel:  # noqa: A001 - the word that users know
@@ -42,8 +43,16 @@ def compile(func: Func, target: Target) -> PtxKernel:  # noqa: A001 - the word t
             f"{func.name} asks for {func.warps} warps, {target.name} runs at most {target.max_warps}",
             func.loc,
         )
+    _check_cluster(func, target)
     text = module(func, target)
     return PtxKernel(func, target, text, llvm.to_ptx(text, target), size)
+
+
+def _check_cluster(func: Func, target: Target) -> None:
+    if func.cluster > 1 and not target.has("clusters"):
+        raise TilecError(f"{target.name} has no clusters: leave cluster= out, or compile for sm_90", func.loc)
+    if func.cluster > MOST_OF_A_CLUSTER:
+        raise TilecError(f"a cluster has {MOST_OF_A_CLUSTER} blocks at most, found {func.cluster}", func.loc)
 
 
 def shared_bytes(func: Func) -> int:
@@ -82,7 +91,8 @@ def _thread_number(e: Emitter) -> list[str]:
 def _attributes(func: Func, e: Emitter) -> list[str]:
     """Launch bounds as annotations: LLVM 20 knows no other way, and later ones read them too."""
     named = {"maxntidx": e.threads, "minctasm": func.schedule.get("blocks_per_sm"),
-             "maxnreg": func.schedule.get("max_registers")}  # fmt: skip
+             "maxnreg": func.schedule.get("max_registers"),
+             "cluster_dim_x": func.cluster if func.cluster > 1 else None}  # fmt: skip
     bounds = ", ".join(f'!"{name}", i32 {value}' for name, value in named.items() if value)
     return [
         "attributes #0 = { nounwind }",
