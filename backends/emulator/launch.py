@@ -98,7 +98,7 @@ class Module:
             memory.reserve(v.size, v.name, max(v.align, 256)).host = self.contents[v.name]
         params = parameters(program.function, args, memory)
         launch = Launch(
-            program, dim(grid, "grid"), dim(block, "block"), dim(cluster, "cluster"), memory, params,
+            program, dim(grid, "grid"), dim(block, "block"), cluster_of(program, cluster), memory, params,
             shared_bytes,
             kinds(checks), Report(), None if seed is None else np.random.default_rng(seed),
             Unread(int(np.prod(dim(grid, "grid")))),
@@ -119,6 +119,17 @@ def dim(value: int | Sequence[int], what: str) -> Dim:
         raise TilecError(f"{what} is one to three positive numbers, not {value!r}")
     x, y, z = (*map(int, numbers), 1, 1)[:3]
     return x, y, z
+
+
+def cluster_of(program: Program, given: Sequence[int]) -> Dim:
+    """The extent of clusters: that of .reqnctapercluster, which a launch may leave out but not contradict."""
+    asked, found = program.function.directives.get("reqnctapercluster"), dim(given, "cluster")
+    if not asked:
+        return found
+    required = dim(asked, "cluster")
+    if found not in ((1, 1, 1), required):
+        raise TilecError(f"{program.function.name} was compiled for clusters of {required}, not {found}")
+    return required
 
 
 def kinds(checks: str | Iterable[str]) -> frozenset[str]:

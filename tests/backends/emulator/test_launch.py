@@ -44,6 +44,21 @@ def test_more_threads_than_compiled_for():
         emulator.load(ptx).launch("k", 1, 128, (X, np.uint32(4)))
 
 
+def test_clusters_that_the_code_asks_for():
+    """The directive is enough; another extent is an error."""
+    ptx = f"""{HEAD.replace("sm_80", "sm_90")}.visible .entry k(.param .u64 x) .reqnctapercluster 2, 1, 1 {{
+    .reg .b32 %r; .reg .b64 %a; ld.param.u64 %a, [x]; mov.u32 %r, %cluster_nctarank;
+    st.global.u32 [%a], %r; ret; }}"""
+    for options in ({}, {"cluster": (2, 1, 1)}):
+        x = np.zeros(1, np.uint32)
+        emulator.load(ptx).launch("k", 2, 1, (x,), checks="none", **options)
+        assert x[0] == 2
+    with pytest.raises(TilecError, match=r"k was compiled for clusters of \(2, 1, 1\), not \(4, 1, 1\)"):
+        emulator.load(ptx).launch("k", 4, 1, (X,), cluster=(4, 1, 1))
+    with pytest.raises(TilecError, match="is not a multiple of the cluster"):
+        emulator.load(ptx).launch("k", 3, 1, (X,))
+
+
 def body(text):
     return KERNEL.replace("mov.u32 %r1, %tid.x;", text)
 
