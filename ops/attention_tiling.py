@@ -7,7 +7,7 @@ Of all boxes of a size, the one is taken whose blocks visit the fewest keys.
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import product
-from math import prod
+from math import inf, prod
 from typing import NamedTuple
 
 from tilec.ops.attention_windows import Axis, window_of
@@ -17,6 +17,14 @@ MANY = 64  # boxes that stand for all along an axis
 AT_ONCE = 128  # keys that a CPU takes in one span, which stay in its nearest cache
 LANES = 16  # of a CPU's vector
 COPIES = 12  # of keys and values into order, per span: as long as so many queries' products with them
+# Queries, keys and warps of a GPU's block, for heads of up to so many: what registers hold, or nearly so. By
+# whether elements have more than two bytes, whose products hold rows and columns whole, and for gradients.
+TILES: dict[tuple[bool, bool], tuple[tuple[float, tuple[int, int, int]], ...]] = {
+    (False, False): ((128, (64, 64, 4)), (inf, (32, 32, 4))),
+    (False, True): ((32, (64, 64, 4)), (64, (64, 32, 4)), (128, (32, 32, 4)), (inf, (32, 32, 8))),
+    (True, False): ((32, (32, 32, 4)), (64, (32, 32, 8)), (inf, (16, 16, 8))),
+    (True, True): ((32, (16, 16, 4)), (inf, (16, 16, 8))),
+}
 
 
 class Tiling(NamedTuple):
@@ -43,9 +51,8 @@ def tiled(
     elements of `size` bytes."""
     if not has_threads(target):
         return Tiling(_for_cpu(axes, lengths, dim), stages=1)
-    small = size > 2 or dim > 128 or (backward and dim > 64)
-    keys = 64 if not small else 32 if size == 2 or dim <= 128 else 16
-    return Tiling(_cut(axes, lengths, keys, keys), keys)
+    rows, keys, warps = next(tile for most, tile in TILES[size > 2, backward] if dim <= most)
+    return Tiling(_cut(axes, lengths, rows, keys), keys, warps=warps)
 
 
 def _for_cpu(axes: tuple[Axis, ...], lengths: tuple[int, ...], dim: int) -> tuple[Axis, ...]:
