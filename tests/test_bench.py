@@ -13,6 +13,7 @@ import tilec as tc
 from tilec import bench, bench_call, bench_cold
 from tilec.backends.ptx.assemble import assembler
 from tilec.bench_kernels import compiled, copy2
+from tilec.ops import loops_bench
 
 
 def test_calls_reach_the_silent_driver_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,3 +79,14 @@ def test_the_kernels_mean_what_they_say() -> None:
     np.testing.assert_array_equal(out, x + y)
     np.testing.assert_allclose(c, a @ b, rtol=2e-3, atol=2e-3)
     assert "mma.sync" in compiled("matmul", "sm_80").ptx
+
+
+@pytest.mark.skipif(not assembler(), reason="there is no assembler")
+def test_the_table_of_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops_bench, "WEIGHTS", ("u3",))
+    monkeypatch.setattr(loops_bench, "TARGETS", ("sm_80",))
+    lines = [line.split() for line in loops_bench.table(1)]
+    *_, instructions, products, each, registers, spills, shared, seconds = lines[3]
+    assert lines[3][:3] == ["f16", "x", "u3,"] and len(lines) == 6
+    assert products == "32" and float(each) == round(int(instructions) / 32, 2) and spills == "0"
+    assert 0 < int(registers) <= 255 and int(shared) > 0 and float(seconds) > 0

@@ -7,6 +7,7 @@ tilec check --ptx add.ptx --args "f32[9] i32=9" PTX of any compiler on the emula
 tilec bench compile                             what a compile costs
 tilec bench call                                what a call costs
 tilec bench emulator                            how fast the emulator is
+tilec bench loops                               machine instructions of products' loops
 tilec bench neighborhood                        neighborhood attention on this CPU, beside its peers
 tilec bench depthwise                           depthwise convolution, likewise
 tilec cache                                     what is kept on disk, where, how much; clear, prune
@@ -29,7 +30,7 @@ ARGS = (
     "one entry per argument: f32[100, 64] is an array of random numbers, f32[100, 64]=0 one of zeros, "
     "i32=1000 a scalar, f16[512, 512]:box[64, 64]:128B a tensor map with its box and swizzle"
 )
-BENCHES = ("compile", "call", "emulator", "neighborhood", "depthwise")
+BENCHES = ("compile", "call", "emulator", "loops", "neighborhood", "depthwise")
 
 
 def demo(options: Namespace) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilec import cache
 from tilec.again import Again, keep, seen
@@ -35,6 +35,9 @@ from tilec.ir.run import Memory, grid_size
 from tilec.ir.target import CPU, Place, Target, parse_target
 from tilec.ir.tile import ArrayType, Type
 from tilec.places import Emulated, Program, Reference, current_target, meant, runner_of
+
+if TYPE_CHECKING:
+    from tilec.backends.ptx.hot_loop import Loop
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,15 @@ class Compiled:
         """The GPU's machine code; needs ptxas and nvdisasm."""
         self._of("sass", "SASS", "sm_90a")
         return disassembled(self._assembled.cubin)
+
+    @cached_property
+    def hot_loop(self) -> Loop | None:
+        """The loop with most matrix products, or the longest: how many instructions it has, by name; None
+        where there is no loop. Needs ptxas and nvdisasm.
+        """
+        from tilec.backends.ptx.hot_loop import hot_loop
+
+        return hot_loop(self.sass)
 
     @cached_property
     def resources(self) -> Resources:

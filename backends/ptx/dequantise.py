@@ -15,11 +15,12 @@ tilec.ir.placement puts them, a shift serves both, and further fields of the wor
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from tilec.backends.ptx.emitter import Field, Fragment
 from tilec.backends.writer import held
-from tilec.ir import placement
+from tilec.ir import codec, placement
 from tilec.ir.dtype import DType
 from tilec.ir.func import Inst, Value
 from tilec.ir.inst.arith import Cast, Full, Sub
@@ -45,10 +46,16 @@ def _fits_mantissa(source: DType, into: DType) -> bool:
 
 
 def _fits_exponent(source: DType, into: DType) -> bool:
-    """Whether a float of at most 8 bits, finite in every code, has a narrower exponent and mantissa."""
-    special = source.has_nan or source.has_infinity or not source.is_signed
-    narrow = source.exponent < into.exponent and source.mantissa <= into.mantissa
-    return source.is_float and source.bits <= 8 and not special and narrow
+    """Whether a float of at most 8 bits has a narrower exponent and mantissa, and no infinity; or the same
+    exponent: it is the upper half of the wider float then, special values and all.
+    """
+    if not (source.is_float and source.is_signed and source.bits <= 8 and source.mantissa <= into.mantissa):
+        return False
+    return _is_upper_half(source, into) or (source.exponent < into.exponent and not source.has_infinity)
+
+
+def _is_upper_half(source: DType, into: DType) -> bool:
+    return source.exponent == into.exponent and source.has_infinity and source.has_nan
 
 
 def widened(e: Emitter, pair: Pair, source: DType, into: DType, less: float = 0) -> str:
@@ -127,6 +134,8 @@ def _half_apart_fields(e: Emitter, pair: Pair) -> Field | None:
 
 def _from_floats(e: Emitter, pair: Pair, source: DType, into: DType) -> str:
     """Exponent and mantissa end where the wider mantissa begins, the sign is moved up on its own."""
+    if _is_upper_half(source, into):
+        return _upper_halves(e, pair, source, into)
     low = into.mantissa - source.mantissa
     fields = _fields(e, pair, source, low)
     top = 1 << (source.bits - 1 + low)
@@ -135,7 +144,34 @@ def _from_floats(e: Emitter, pair: Pair, source: DType, into: DType) -> str:
     sign = e.let(f"and i32 {moved}, {signed((1 << 15) * BOTH)}")
     rest = (top - 1) & ~((1 << low) - 1)
     placed = lop3(e, fields, rest * BOTH, sign, MASK_OR)
-    return _arithmetic(e, "fmul", placed, 2.0 ** (into.bias - source.bias), into)
+    value = _arithmetic(e, "fmul", placed, 2.0 ** (into.bias - source.bias), into)
+    return _with_nan(e, value, source, into) if source.has_nan else value
+
+
+def _upper_halves(e: Emitter, pair: Pair, source: DType, into: DType) -> str:
+    """The same bits with zeros below."""
+    both = _half_apart_fields(e, pair)
+    if both is not None and source.bits == BYTE and both.pieces[0][1] % BYTE == 0:
+        word, start, _ = both.pieces[0]
+        first = start // BYTE
+        choice = 0x0404 | first << 4 | (first + 2) << 12
+        whole = e.call("llvm.nvvm.prmt", "i32", f"i32 {word}", "i32 0", f"i32 {choice}")
+    else:
+        low = HALF - source.bits
+        mask = signed((((1 << source.bits) - 1) << low) * BOTH)
+        whole = e.let(f"and i32 {_fields(e, pair, source, low)}, {mask}")
+    return e.let(f"bitcast i32 {whole} to <2 x {held(into)}>")
+
+
+def _with_nan(e: Emitter, value: str, source: DType, into: DType) -> str:
+    """The largest code is NaN, and would be the number after the largest: multiplied by what leaves the
+    largest finite it is infinite, times zero NaN, and that is added.
+    """
+    step = 2.0 ** (math.frexp(source.max)[1] - 1 - source.mantissa)
+    factor = float(codec.round_to(float(into.max) / (source.max + step / 2), into))
+    with e.writer.at_width(2):
+        beyond = e.writer.op("fmul", held(into), value, e.writer.constant(factor, into))
+        return e.writer.call("llvm.fma", held(into), beyond, e.writer.constant(0.0, into), value)
 
 
 def _arithmetic(e: Emitter, name: str, word: str, constant: float, into: DType, more: float = 0.0) -> str:

@@ -65,3 +65,15 @@ def test_the_loop_of_quantised_weights_converts_nothing_one_by_one(name: str, in
     assert not re.search(r"cvt\.rn\.f16\.[us]\d", loop)
     if find("ptxas"):
         assert done.resources.spill_bytes == 0
+
+
+@pytest.mark.skipif(not find("ptxas"), reason="there is no ptxas")
+def test_loops_are_short() -> None:
+    """`tilec bench loops` prints all; these are what the README states."""
+    limits = {"u1": 256, "u2": 256, "u3": 272, "u4": 260, "u5": 292, "u6": 308, "u7": 332, "u8": 260}
+    for name, most in (limits | {"f8e5m2": 200, "f8e4m3": 560}).items():
+        done = ops.linear.compile(m=16, n=4096, k=4096, x="f16", weight=name, group_size=128, target="sm_80")
+        loop, used = done.hot_loop, done.resources
+        assert loop is not None and loop.products == loop.counts["HMMA"] == 32
+        assert loop.instructions <= most and used.spill_bytes == 0
+        assert used.registers <= 128 and used.shared_bytes <= 65536
