@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 TORCH := 2.13.0
+NATTEN := 0.21.7
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
@@ -14,7 +15,7 @@ demo: $(VENV)/.demo
 test: lint $(VENV)/.torch
 	$(BIN)/python -m pytest -q -n 2
 
-check-all: lint $(VENV)/.torch
+check-all: lint $(VENV)/.natten
 	TILEC_TEST_PROFILE=all $(BIN)/python -m pytest -q -n 2
 
 lint: $(VENV)/.dev
@@ -35,6 +36,12 @@ $(VENV)/.torch: $(VENV)/.dev
 		|| $(PIP) 'torch==$(TORCH)+cpu' 2>/dev/null \
 		|| { [ "$$(uname)" != Linux ] && $(PIP) 'torch==$(TORCH)' 2>/dev/null; } \
 		|| echo 'No build of torch $(TORCH) for the CPU is to be had here: tests of tilec.torch will be skipped.'
+	@touch $@
+
+# The masks of neighborhood attention are NATTEN's, bit by bit: with torch it runs without a GPU too.
+$(VENV)/.natten: $(VENV)/.torch
+	@$(PIP) --no-deps 'natten==$(NATTEN)' 2>/dev/null \
+		|| echo 'No NATTEN $(NATTEN) is to be had here: tests beside it will be skipped.'
 	@touch $@
 
 $(BIN)/python:
