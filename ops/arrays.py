@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import tilec as tc
-from tilec.device import DeviceArray
+from tilec.device import DeviceArray, bounds_of
 from tilec.ir import codec
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
@@ -117,6 +117,8 @@ def result(out: object, shape: tuple[int, ...], dtype: DType) -> Array:
     if given.shape != shape or find_dtype(given.dtype) != dtype:
         found = f"{find_dtype(given.dtype)}{list(given.shape)}"
         raise TilecError(f"out is {found}, and the result {dtype}{list(shape)}")
+    if not bounds_of(given).flags.writeable:
+        raise TilecError("out is read-only, as arrays of jax always are: leave it out, or pass a copy")
     return given
 
 

@@ -261,7 +261,7 @@ def memory_of(x: Any, name: str) -> Array | DeviceArray | None:
         if interface is not None and (interface.get("stream") or not hasattr(x, "__dlpack__")):
             return _from_interface(x, interface)
         return _from_dlpack(x, name, torch) if hasattr(x, "__dlpack__") else None
-    except (BufferError, RuntimeError, ValueError) as error:
+    except (BufferError, RuntimeError, ValueError, AttributeError) as error:
         raise TilecError(f"{name} is not handed out by {type(x).__module__}: {error}") from None
 
 
@@ -305,6 +305,8 @@ def _from_dlpack(x: Any, name: str, torch: bool) -> Array | DeviceArray:
         stream = int(sys.modules["torch"].cuda.current_stream(number).cuda_stream) or LEGACY
     capsule = _capsule(x, {"stream": -1 if torch else stream} if on_gpu else {})
     t = dlpack.read(capsule)
+    if library_of(x) == "jax":  # whose arrays never change, which its capsules do not say
+        t = replace(t, read_only=True)
     if not on_gpu:
         return _named(view(t.address, t.shape, t.strides, t.dtype, t.read_only, (x, capsule)), t.dtype)
     return placed(t.address, t.shape, t.strides, t.dtype, t.device, stream=stream, owner=(x, capsule),

@@ -83,3 +83,11 @@ def test_no_columns_sum_to_nothing():
 def test_bad_input(a, b, options, message):
     with pytest.raises(TilecError, match=message):
         matmul(a, b, **options)
+
+
+@pytest.mark.parametrize("target", ["cpu", "emulator:sm_80"])
+def test_doubles(target):
+    a, b = normal(33, 40, dtype=np.float64), normal(40, 21, dtype=np.float64)
+    with tc.target(target):
+        c = matmul(a, b)
+    assert c.dtype == np.float64 and np.linalg.norm(c - a @ b) < 1e-14 * np.linalg.norm(a @ b)

@@ -164,9 +164,7 @@ def test_models_that_cannot_be_quantised() -> None:
     with pytest.raises(tc.TilecError, match=r"deep\.0\.0: cannot quantise inf \(weight\[3, 4\]\)"):
         tt.quantize_(model)
     assert type(model.one) is nn.Linear, "nothing is replaced where something fails"
-    with pytest.raises(
-        tc.TilecError, match=r"quantize_ replaces layers inside of a model: use QuantizedLin"
-    ):
+    with pytest.raises(tc.TilecError, match=r"quantize_ replaces layers inside of a model: use QuantizedLin"):
         tt.quantize_(model.one)
     with pytest.raises(
         tc.TilecError, match="weights are quantised to an integer or float type of 1 to 8 bits"
