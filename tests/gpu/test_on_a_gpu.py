@@ -55,6 +55,14 @@ def fft_conv_spectrum() -> Any:
     return ops.fft_conv(normal(3, 2, 50), ops.fft_conv_spectrum(normal(2, 50, seed=1, dtype=np.float32), 50))
 
 
+def merge_attentions() -> Any:
+    """Of the first half of the keys, and of the other."""
+    q, k, v = qkv(1, 40, 2, 32)
+    parts = [ops.attention(q, k[:, s], v[:, s], return_lse=True) for s in (slice(20), slice(20, None))]
+    outs, lses = zip(*parts, strict=True)
+    return ops.merge_attentions(outs, lses)
+
+
 CASES: dict[str, Callable[[], Any]] = {
     "fft_conv": lambda: ops.fft_conv(normal(3, 2, 50), normal(2, 50, seed=1), skip=normal(2)),
     "fft_conv_spectrum": fft_conv_spectrum,
@@ -77,6 +85,7 @@ CASES: dict[str, Callable[[], Any]] = {
         *qkv(1, 16, 16, 2, 64), kernel_size=5, stride=2
     ),
     "attention_backward": attention_backward,
+    "merge_attentions": merge_attentions,
     "neighborhood_attention_backward": neighborhood_backward,
     "depthwise_conv": lambda: ops.depthwise_conv(
         normal(2, 8, 20, 21), normal(8, 1, 5, 5, seed=1), padding="same"
@@ -87,7 +96,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "causal_conv1d": lambda: ops.causal_conv1d(normal(2, 24, 70), normal(24, 4, seed=1), normal(24, seed=2)),
 }
 SAMPLE = ("linear i3 33", "matmul float32", "na2d", "depthwise_conv")
-BY_THE_HOST = {"quantize", "QuantizedWeight", "merge_attentions", "no_copies"}  # no kernels of their own
+BY_THE_HOST = {"quantize", "QuantizedWeight", "no_copies"}  # no kernels of their own
 
 
 def close(found: Any, wanted: Any) -> bool:
