@@ -2,6 +2,7 @@
 
 Per array its pointer, then each extent and each stride that is not a constant; per scalar its value.
     a: f16[m, 64], n: i64  ->  pointer a, extent a.0 (i32), stride a.0 (i64), scalar n (i64)
+A compiled kernel may take tensor maps too, after all others: they describe arrays to TMA.
 """
 
 from __future__ import annotations
@@ -15,15 +16,27 @@ from tilec.ir.tile import ArrayType, Dim
 
 
 @dataclass(frozen=True)
+class Box:
+    """What one copy of TMA moves: `extents` along these `axes` of an array, innermost first; rows of `span`
+    bytes are swizzled, but for 16.
+    """
+
+    axes: tuple[int, ...]
+    extents: tuple[int, ...]
+    span: int
+
+
+@dataclass(frozen=True)
 class Slot:
-    """One machine argument. `kind` is pointer, extent, stride or scalar; `param` counts parameters, `axis`
-    axes.
+    """One machine argument. `kind` is pointer, extent, stride, scalar or map; `param` counts parameters,
+    `axis` axes.
     """
 
     kind: str
     param: int
     axis: int = 0
     dtype: DType = dt.i64
+    box: Box | None = None
 
 
 def signature(func: Func) -> tuple[Slot, ...]:

@@ -19,7 +19,7 @@ from tilec.ir import codec
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.packing import PackedArray
-from tilec.ir.signature import Slot, signature
+from tilec.ir.signature import Slot
 from tilec.ir.target import Target
 from tilec.ir.tile import ArrayType
 
@@ -40,7 +40,7 @@ class OnCuda:
         check_fits_gpu(code.target, self.gpu.target, number)
         self.threads = code.threads
         self.written = frozenset(written)
-        self.slots = signature(code.func)
+        self.slots = code.slots
         self.arrays = tuple(i for i, p in enumerate(code.func.params) if isinstance(p.type, ArrayType))
         images = [cubin] if cubin is not None else []
         images.append(code.ptx.encode())
@@ -123,6 +123,11 @@ def word(slot: Slot, arg: Any) -> Any:
             return arg.shape[slot.axis]
         case "stride":
             return (row_major(arg.shape) if isinstance(arg, PackedArray) else arg.strides)[slot.axis]
+        case "map":
+            from tilec.backends.ptx.driver import tensor_map
+
+            assert slot.box is not None, "a tensor map has a box"
+            return tensor_map(arg.address, arg.dtype.bytes, arg.shape, arg.strides, slot.box)
     dtype = slot.dtype
     held = arg if dtype.storage == dtype.reference else codec.to_storage(np.asarray(arg), dtype)
     return held.tobytes()

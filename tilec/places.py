@@ -20,7 +20,7 @@ from tilec.ir.errors import TilecError
 from tilec.ir.func import Func
 from tilec.ir.packing import PackedArray, pack
 from tilec.ir.run import Memory, run
-from tilec.ir.signature import Slot, signature
+from tilec.ir.signature import Slot
 from tilec.ir.target import Place, parse_target
 from tilec.ir.tile import ArrayType, Type
 
@@ -97,7 +97,7 @@ class Emulated:
 
         self.code = code
         self.func = code.func
-        self.slots = signature(code.func)
+        self.slots = code.slots
         self.module = load(code.ptx)
         self.report: Report | None = None  # of the last launch
 
@@ -128,7 +128,23 @@ def machine_word(slot: Slot, args: Sequence[Any], buffers: Sequence[Any]) -> Any
             return codec.to_storage(np.asarray(arg), slot.dtype)[()]
         case "extent":
             return np.int32(arg.shape[slot.axis])
+        case "map":
+            return tensor_map(slot, arg)
     return np.int64(element_strides(arg)[slot.axis])
+
+
+def tensor_map(slot: Slot, arg: Any) -> Any:
+    """An array as the emulator's TMA sees it. Strides of axes of extent 1 may be anything."""
+    from tilec.backends.emulator import TensorMap
+
+    assert slot.box is not None, "a tensor map has a box"
+    codes = arg.view(f"u{arg.itemsize}")
+    strides = [16 if n == 1 else step for n, step in zip(arg.shape, arg.strides, strict=True)]
+    inner = slot.box.axes[0]
+    strides[inner] = arg.itemsize
+    codes = np.lib.stride_tricks.as_strided(codes, codes.shape, strides, writeable=False)
+    seen = np.transpose(codes, slot.box.axes[::-1])
+    return TensorMap(seen, slot.box.extents[::-1], "none" if slot.box.span == 16 else f"{slot.box.span}B")
 
 
 def element_strides(arg: Any) -> tuple[int, ...]:

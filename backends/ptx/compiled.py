@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tilec.backends.ptx.assemble import Assembled, assemble, sass
+from tilec.backends.ptx.maps import maps_of
 from tilec.ir.func import Func
+from tilec.ir.signature import Slot, signature
 from tilec.ir.target import Target
 
 
@@ -28,6 +30,11 @@ class PtxKernel:
     @property
     def threads(self) -> int:
         return self.func.warps * self.target.warp_size
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """What a launch passes, in order."""
+        return signature(self.func) + maps_of(self.ptx)
 
     @cached_property
     def assembled(self) -> Assembled:

@@ -15,11 +15,11 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 from tilec.ir.errors import TilecError
-from tilec.ir.signature import Slot
+from tilec.ir.signature import Box, Slot
 from tilec.ir.target import Target, of_capability
 
 LEGACY = 1  # the default stream, by a name that means the same with per-thread default streams
@@ -27,6 +27,7 @@ WITHOUT_ASKING = 48 << 10  # bytes of a block's shared memory that need no opt-i
 PORTABLE_CLUSTER = 8  # blocks of a cluster that every GPU with clusters runs without being asked
 MOST_BLOCKS = 2**31 - 1  # along x
 LOG_BYTES = 8192
+MAP_BYTES, MAP_ALIGN = 128, 64  # of an encoded tensor map
 
 LOST = (
     'the same call under tc.target("emulator:sm_80") says where. This process can use the GPU no '
@@ -229,7 +230,7 @@ class Parameters:
         layout, at = "<", 0
         for slot in self.slots:
             code, size = _code(slot)
-            pad = -at % size
+            pad = -at % min(size, MAP_ALIGN)
             layout += f"{pad}x{code}" if pad else code
             at += pad + size
         self.layout = layout
@@ -241,7 +242,38 @@ def _code(slot: Slot) -> tuple[str, int]:
     if slot.kind == "scalar":
         size = slot.dtype.storage.itemsize
         return f"{size}s", size
+    if slot.kind == "map":
+        return f"{MAP_BYTES}s", MAP_BYTES
     return {"pointer": ("Q", 8), "extent": ("i", 4), "stride": ("q", 8)}[slot.kind]
+
+
+@lru_cache(4096)
+def tensor_map(address: int, size: int, shape: tuple[int, ...], strides: tuple[int, ...], box: Box) -> bytes:
+    """What tells TMA of an array, encoded by the driver: `size` bytes an element, strides in elements, where
+    those of axes of extent 1 may be anything. For an array without elements nothing: nobody reads it."""
+    if 0 in shape:
+        return bytes(MAP_BYTES)
+    cuda = api()
+    wide, small = cuda.cuuint64_t, cuda.cuuint32_t
+    made = call(
+        "cuTensorMapEncodeTiled",
+        getattr(cuda.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_UINT{8 * size}"),
+        len(box.axes),
+        address,
+        [wide(shape[axis]) for axis in box.axes],
+        [wide(strides[axis] * size if shape[axis] > 1 else 16) for axis in box.axes[1:]],
+        [small(extent) for extent in box.extents],
+        [small(1) for _ in box.extents],
+        cuda.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+        getattr(cuda.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{_swizzle(box.span)}"),
+        cuda.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+        cuda.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+    )
+    return ctypes.string_at(int(made.getPtr()), MAP_BYTES)
+
+
+def _swizzle(span: int) -> str:
+    return "NONE" if span == 16 else f"{span}B"
 
 
 class _Packed:

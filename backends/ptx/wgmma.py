@@ -37,17 +37,19 @@ SWIZZLES = {128: 1, 64: 2, 32: 3, 16: 0}
 
 @dataclass(frozen=True)
 class _Source:
-    """An operand in shared memory: `start`, the i64 descriptor of its first element for this warpgroup.
-    `inner`: its panels' rows run along k, else along m or n."""
+    """An operand in shared memory: `start` and `high`, the halves of the descriptor of its first element for
+    this warpgroup. `inner`: its panels' rows run along k, else along m or n."""
 
     lies: Panels
     inner: bool
     bytes: int  # of an element
     start: str
+    high: int
 
     def at(self, e: Emitter, row: int, step: int) -> str:
         """The descriptor of the part from this row (of a; column of b) and this step along k."""
-        return _plus(e, self.start, self.offset(row, step) // UNIT)
+        low = _plus(e, self.start, self.offset(row, step) // UNIT)
+        return e.let(f"or disjoint i64 {e.let(f'zext i32 {low} to i64')}, {self.high}")
 
     def offset(self, row: int, step: int) -> int:
         """Bytes from the operand's start to there."""
@@ -57,7 +59,7 @@ class _Source:
 
 
 def _plus(e: Emitter, start: str, units: int) -> str:
-    return e.let(f"add i64 {start}, {units}") if units else start
+    return e.let(f"add i32 {start}, {units}") if units else start
 
 
 def _source(e: Emitter, array: Value, inner_is_columns: bool, first: Table) -> _Source:
@@ -68,21 +70,21 @@ def _source(e: Emitter, array: Value, inner_is_columns: bool, first: Table) -> _
     lies = match_panels(kind.layout, shape, kind.dtype.bytes)
     assert lies is not None, "operands of warpgroups lie in panels"
     inner = (lies.axis == kind.rank - 1) == inner_is_columns
-    draft = _Source(lies, inner, kind.dtype.bytes, "")
+    draft = _Source(lies, inner, kind.dtype.bytes, "", 0)
     moved = np.array([draft.offset(int(row), 0) // UNIT for row in first])
     address = e.let(f"ptrtoint ptr addrspace(3) {e.array(array).base} to i32")
     units = e.let(f"lshr i32 {e.let(f'and i32 {address}, {WINDOW - UNIT}')}, 4")
     if moved.any():
-        units = e.let(f"add i32 {units}, {_uniform(e, per_thread(e, moved))}")
-    fixed = lies.nbytes // UNIT << 16 | ROWS_TOGETHER * lies.span // UNIT << 32 | SWIZZLES[lies.span] << 62
-    if lies.span == UNIT and not inner:  # without a swizzle the two strides of MN-major change places
-        fixed = ROWS_TOGETHER * lies.span // UNIT << 16 | lies.nbytes // UNIT << 32
-    fixed -= (fixed >> 63) << 64
-    start = e.let(f"or i64 {e.let(f'zext i32 {units} to i64')}, {fixed}")
-    return _Source(lies, inner, kind.dtype.bytes, start)
+        units = e.let(f"add i32 {units}, {uniform(e, per_thread(e, moved))}")
+    leading, stride = lies.nbytes // UNIT, ROWS_TOGETHER * lies.span // UNIT
+    if lies.span == UNIT and not inner:  # without a swizzle they change places
+        leading, stride = stride, leading
+    start = e.let(f"or disjoint i32 {units}, {leading << 16}")
+    high = (stride | SWIZZLES[lies.span] << 30) << 32
+    return _Source(lies, inner, kind.dtype.bytes, start, high - (high >> 63 << 64))
 
 
-def _uniform(e: Emitter, x: str) -> str:
+def uniform(e: Emitter, x: str) -> str:
     """A value that a warp's lanes have in common, as the assembler can see."""
     return e.call("llvm.nvvm.shfl.sync.idx.i32", "i32", "i32 -1", f"i32 {x}", "i32 0", "i32 31")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tilec.ir.func import Block, Func, Inst, Item, Value, memory_of
+from tilec.ir.inst.bulk import BulkCopy, BulkWait, Gates
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Alloc, Atomic, Copy, Wait
 from tilec.ir.inst.mma import GroupDot, GroupWait, HeldDot, _GroupDot
@@ -23,17 +24,18 @@ Made = TypeVar("Made", bound=Inst)
 
 
 def proxy_fences(func: Func, target: Target) -> Func:
-    """A fence after what threads write to shared memory for warpgroups: these read it another way than
-    threads do. A copy's data is fenced at its wait."""
+    """A fence after what threads write to shared memory that warpgroups read, or TMA overwrites: these do it
+    another way than threads do. A copy's data is fenced at its wait."""
     read = {memory_of(func, getattr(dot, name)) for dot in func.walk() for name in dot.effects.reads
             if isinstance(dot, GroupDot | HeldDot)}  # fmt: skip
+    read |= {memory_of(func, copy.buffer) for copy in func.walk() if isinstance(copy, BulkCopy)}
     scanner = _Scanner(func, set())
 
     def visit(inst: Inst, emit: Emit) -> Rewritten:
         old, written = emit.old, frozenset[Value]()
         if isinstance(old, Wait):
             written = scanner.memory(*(scanner.maker(token, Copy).buffer for token in old.tokens))
-        elif not isinstance(old, Copy):
+        elif not isinstance(old, Copy | BulkCopy | Gates):
             written = scanner.accesses(old).writes
         if not any(_same_bytes(a, b) for a in written for b in read):
             return None
@@ -132,14 +134,22 @@ class _Scanner:
             self.before.add(inst)
             since = _Since()
         # A copy writes at its wait; until then its buffer is nobody's business but its own.
-        return since | (replace(mine, writes=frozenset()) if isinstance(inst, Copy) else mine)
+        return since | (replace(mine, writes=frozenset()) if isinstance(inst, Copy | BulkCopy) else mine)
 
     def memory(self, *arrays: Value) -> frozenset[Value]:
         return frozenset(memory_of(self.func, array) for array in arrays)
 
     def accesses(self, inst: Inst) -> _Since:
+        """What an instruction reads and writes. What comes through a gate is there for all, so that waiting
+        at one is no more than reading.
+        """
+        if isinstance(inst, Gates):
+            return _Since(writes=frozenset((inst,)))
+        if isinstance(inst, BulkWait):
+            return _Since(reads=self.memory(inst.gates, *inst.buffers))
         reads = self.memory(*(getattr(inst, name) for name in inst.effects.reads))
         writes = self.memory(*(getattr(inst, name) for name in inst.effects.writes))
+        reads |= self.memory(inst.gates) if isinstance(inst, BulkCopy) else frozenset()
         return _Since(atomics=writes) if isinstance(inst, Atomic) else _Since(reads, writes)
 
     def maker(self, v: Value, kind: type[Made]) -> Made:

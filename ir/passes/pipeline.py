@@ -7,7 +7,9 @@ becomes, over a ring of n buffers,
 Copies past the end are switched off (`when`). What may run ahead: copies that every round makes, whose
 addresses need nothing that the round computes or carries, from arrays that the loop does not write. The
 others stay in place, and TILEC_DEBUG=1 says why. The tokens of copies under way are carried by the loop, so
-that the function still says which copy each wait is for.
+that the function still says which copy each wait is for. Copies that TMA can make (tilec.ir.passes.bulk) are
+waited for at a gate per buffer, whose phase the loop carries; only in loops that run once, as gates are made
+before them.
 """
 
 from __future__ import annotations
@@ -18,11 +20,15 @@ from functools import partial
 
 from tilec.ir import debug
 from tilec.ir import dtype as dt
+from tilec.ir.facts import analyse
 from tilec.ir.func import Arg, Block, Func, Inst, Item, Value, field_names, memory_of
 from tilec.ir.inst.arith import Add, Compare, Full, Maximum, Minimum, Mul, Sub, Where
+from tilec.ir.inst.bulk import BulkCopy, BulkWait, Gates
 from tilec.ir.inst.control import For
 from tilec.ir.inst.memory import Alloc, Copy, Load, Stage, Wait
+from tilec.ir.passes.bulk import box_of
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
+from tilec.ir.signature import Box
 from tilec.ir.target import Target
 from tilec.ir.tile import TileType, TokenType
 
@@ -32,12 +38,16 @@ Place = Callable[[Inst], Inst]
 def pipeline(func: Func, target: Target) -> Func:
     """Pipelines every loop that asks for more than one stage."""
 
+    facts, once = analyse(func), set(func.body.body)
+
     def visit(inst: Inst, emit: Emit) -> Rewritten:
         if not isinstance(inst, For) or inst.stages < 2:
             return None
         ahead = _ahead(func, inst)
         if not ahead:
             return replace(inst, stages=1)
+        if emit.old in once:
+            ahead = [replace(a, box=box_of(func, a.copy, facts, target)) for a in ahead]
         return _Pipelined(inst, ahead, emit).loop()
 
     return rebuild(func, visit)
@@ -45,12 +55,13 @@ def pipeline(func: Func, target: Target) -> Func:
 
 @dataclass(frozen=True)
 class _Ahead:
-    """A copy that may run ahead: what computes its address in a round, and what follows it."""
+    """A copy that may run ahead: what computes its address in a round, and what follows; `box`: for TMA."""
 
     copy: Copy
     wait: Wait
     buffer: Alloc
     address: tuple[Inst, ...]
+    box: Box | None = None
 
 
 def _ahead(func: Func, loop: For) -> list[_Ahead]:
@@ -104,6 +115,8 @@ class _Pipelined:
         self.old, self.ahead, self.emit, self.stages = loop, ahead, emit, loop.stages
         self.index = loop.start.tile.dtype
         self.rings = [emit(replace(a.buffer, count=loop.stages)) for a in ahead]
+        self.bulk = sum(a.box is not None for a in ahead)
+        self.gates = emit(Gates(loop.stages, self.bulk)) if self.bulk else None
 
     def loop(self) -> tuple[Value, ...]:
         """Emits rings, the first copies and the loop; gives what the old loop gave."""
@@ -114,10 +127,11 @@ class _Pipelined:
             tokens += self._copies(at, emit(Compare("lt", at, old.stop)), emit(Full(p, dt.i32)), emit)
         lead = emit(Sub(old.stop, self._steps(n - 1, emit)))
         last = self._last()
-        init = (*old.init, *tokens, emit(Full(0, dt.i32)), emit(Full(n - 1, dt.i32)))
+        init = (*old.init, *tokens, *(emit(Full(x, dt.i32)) for x in (0, n - 1, 0)))
         loop = emit(replace(old, init=init, body=self._body(lead, last, len(tokens)), stages=1))
         left = tuple(emit(Item(loop, len(old.init) + i)) for i in range(len(tokens)))
-        emit(Wait(left))  # copies that were switched off still write their buffers
+        if left:
+            emit(Wait(left))  # copies that were switched off still write their buffers
         return tuple(emit(Item(loop, i)) for i in range(len(old.init)))
 
     def _last(self) -> Value | None:
@@ -140,38 +154,50 @@ class _Pipelined:
             new: dict[Value, Value] = {self.old.body.args[0]: at}
             for inst in a.address:
                 new[inst] = place(replace(inst.mapped(partial(_newer, new))))
-            moved = a.copy.mapped(partial(_newer, new))
-            found.append(place(replace(moved, buffer=place(Stage(ring, slot)), when=when)))  # type: ignore[call-arg]
+            moved, buffer = a.copy.mapped(partial(_newer, new)), place(Stage(ring, slot))
+            assert isinstance(moved, Copy), "a copy stays one"
+            if a.box is None or self.gates is None:
+                found.append(place(replace(moved, buffer=buffer, when=when)))
+            else:
+                box = (a.box.axes, a.box.extents, a.box.span)
+                place(BulkCopy(moved.array, moved.at, buffer, self.gates, slot, when, *box, loc=a.copy.loc))
         return found
 
     def _body(self, lead: Value, last_round: Value | None, tokens: int) -> Block:
         """A round: wait for its own data, start the copies of a later round, and do what it did."""
-        old, n, count = self.old.body, self.stages, len(self.ahead)
+        old, n, count = self.old.body, self.stages, len(self.ahead) - self.bulk
         under_way = tuple(Arg(TokenType(), f"token{i}") for i in range(tokens))
-        read, write = (Arg(TileType(dt.i32), name) for name in ("read", "write"))  # two buffers
+        # Two buffers, and how often their gates have opened, modulo 2.
+        read, write, phase = (Arg(TileType(dt.i32), name) for name in ("read", "write", "phase"))
         body: list[Inst] = []
 
         def place(inst: Inst) -> Inst:
             body.append(inst)
             return inst
 
-        place(Wait(under_way[:count], pending=(n - 2) * count, loc=self.ahead[0].wait.loc))
+        new: dict[Value, Value] = {
+            a.buffer: place(Stage(r, read)) for a, r in zip(self.ahead, self.rings, strict=True)
+        }
+        if count:
+            place(Wait(under_way[:count], pending=(n - 2) * count, loc=self.ahead[0].wait.loc))
+        if self.gates is not None:
+            there = tuple(new[a.buffer] for a in self.ahead if a.box is not None)
+            place(BulkWait(self.gates, read, phase, there, loc=self.ahead[0].wait.loc))
         zero, one, last = (place(Full(i, dt.i32)) for i in (0, 1, n - 1))
         more = place(Compare("lt", old.args[0], lead))
         at = place(Add(old.args[0], self._steps(n - 1, place)))
         at = place(Minimum(at, last_round)) if last_round else at
         started = self._copies(at, more, write, place)
-        new: dict[Value, Value] = {
-            a.buffer: place(Stage(r, read)) for a, r in zip(self.ahead, self.rings, strict=True)
-        }
         gone = {x for a in self.ahead for x in (a.copy, a.wait, a.buffer)}
         for inst in old.body:
             if inst not in gone:
                 new[inst] = place(_rebuilt(inst, new))
         full = place(Compare("eq", read, last))
         following = place(Where(full, zero, place(Add(read, one))))
-        results = (*(new.get(v, v) for v in old.results), *under_way[count:], *started, following, read)
-        return Block((*old.args, *under_way, read, write), tuple(body), results)
+        turned = place(Where(full, place(Sub(one, phase)), phase))
+        places = (following, read, turned)
+        results = (*(new.get(v, v) for v in old.results), *under_way[count:], *started, *places)
+        return Block((*old.args, *under_way, read, write, phase), tuple(body), results)
 
 
 def _newer(new: dict[Value, Value], v: Value) -> Value:

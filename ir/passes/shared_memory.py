@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tilec.ir.func import Block, Func, Inst, root
+from tilec.ir.inst.bulk import GATE_BYTES, Gates
 from tilec.ir.inst.control import For, While
 from tilec.ir.inst.memory import Alloc, Copy
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
@@ -32,8 +33,12 @@ def plan_shared_memory(func: Func, target: Target) -> Func:
                        if o in offsets and _overlap(lives[o], lives[buffer]))  # fmt: skip
         offsets[buffer] = _first_fit(taken, buffer.nbytes, _alignment(buffer))
 
+    end = -(-max((offsets[b] + b.nbytes for b in lives), default=0) // GATE_BYTES) * GATE_BYTES
+    for gates in (inst for inst in func.walk() if isinstance(inst, Gates)):  # nobody else's, ever
+        offsets[gates], end = end, end + gates.nbytes
+
     def visit(inst: Inst, emit: Emit) -> Rewritten:
-        return replace(inst, offset=offsets[emit.old]) if isinstance(inst, Alloc) else None
+        return replace(inst, offset=offsets[emit.old]) if isinstance(inst, Alloc | Gates) else None
 
     return rebuild(func, visit)
 

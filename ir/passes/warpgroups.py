@@ -16,6 +16,7 @@ from tilec.ir.dead import dce
 from tilec.ir.dtype import DType
 from tilec.ir.func import Func, Inst, Value, root
 from tilec.ir.inst.arith import Full
+from tilec.ir.inst.bulk import BulkCopy
 from tilec.ir.inst.memory import Alloc, Copy, Load, Store
 from tilec.ir.inst.mma import Dot, GroupDot, GroupWait, HeldDot
 from tilec.ir.inst.shape import Permute, Reshape, View
@@ -198,7 +199,7 @@ def _copied(func: Func) -> set[Value]:
     for inst in func.walk():
         for name in inst.effects.writes:
             written.setdefault(root(getattr(inst, name)), set()).add(type(inst))
-    return {buffer for buffer, kinds in written.items() if kinds == {Copy}}
+    return {buffer for buffer, kinds in written.items() if kinds <= {Copy, BulkCopy}}
 
 
 def _in_panels(v: Value, k_axis: int, copied: set[Value]) -> tuple[Value, bool] | None:

@@ -26,7 +26,6 @@ from tilec.ir.func import Func, written_arrays
 from tilec.ir.packing import PackedArray, pack
 from tilec.ir.passes.order import lower
 from tilec.ir.run import Memory, grid_size, run
-from tilec.ir.signature import signature
 from tilec.ir.target import target
 from tilec.ir.tile import ArrayType
 from tilec.places import flat, machine_word
@@ -155,7 +154,7 @@ def emulate(kernel: PtxKernel, args: Sequence[Any], seed: int | None = None) -> 
     buffers = [
         flat(a) if isinstance(p.type, ArrayType) else a for a, p in zip(args, func.params, strict=True)
     ]
-    words = [machine_word(slot, args, buffers) for slot in signature(func)]
+    words = [machine_word(slot, args, buffers) for slot in kernel.slots]
     held = (_memory(a, p.type) for a, p in zip(args, func.params, strict=True))
     blocks = grid_size(func, dict(zip(func.params, held, strict=True)))
     module = emulator.load(kernel.ptx)

@@ -42,6 +42,15 @@ class StubDriver:
         CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8,
         CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED=14,
     )
+    CUtensorMapDataType = SimpleNamespace(**{f"CU_TENSOR_MAP_DATA_TYPE_UINT{n}": n for n in (8, 16, 32, 64)})
+    CUtensorMapInterleave = SimpleNamespace(CU_TENSOR_MAP_INTERLEAVE_NONE=0)
+    CUtensorMapSwizzle = SimpleNamespace(
+        CU_TENSOR_MAP_SWIZZLE_NONE="none", CU_TENSOR_MAP_SWIZZLE_32B="32B", CU_TENSOR_MAP_SWIZZLE_64B="64B",
+        CU_TENSOR_MAP_SWIZZLE_128B="128B",
+    )  # fmt: skip
+    CUtensorMapL2promotion = SimpleNamespace(CU_TENSOR_MAP_L2_PROMOTION_L2_128B=2)
+    CUtensorMapFloatOOBfill = SimpleNamespace(CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE=0)
+    cuuint64_t = cuuint32_t = int
     CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2, CU_EVENT_DEFAULT=0)
 
     def __init__(self, capability: tuple[int, int] = (8, 0)) -> None:
@@ -56,10 +65,11 @@ class StubDriver:
         self.modules: list[Any] = []
         self.launches: list[tuple[str, int, int, int, bytes]] = []
         self.reports: list[Report] = []
+        self.maps: list[tuple[Any, ...]] = []
 
     def __getattribute__(self, name: str) -> Any:
         found = object.__getattribute__(self, name)
-        if not name.startswith("cu") or not callable(found) or name.startswith("cuGetError"):
+        if not name.startswith("cu") or not callable(found) or name.startswith(("cuGetError", "cuuint")):
             return found
 
         def recorded(*args: Any) -> tuple[Any, ...]:
@@ -171,7 +181,7 @@ class StubDriver:
         """Takes the buffer apart as the PTX declares it."""
         args, at = [], 0
         for param in module.programs[name].function.params:
-            at += -at % param.size  # .align in the PTX is that of the memory pointed to
+            at += -at % min(param.size, 64)  # .align in the PTX is that of the memory pointed to
             args.append(self.argument(packed[at : at + param.size]))
             at += param.size
         assert at == len(packed), f"{name} takes {at} bytes of parameters, found {len(packed)}"
@@ -180,10 +190,27 @@ class StubDriver:
         assert not report.findings, "\n".join(map(str, report.findings[:4]))
 
     def argument(self, raw: bytes) -> Any:
-        """Addresses as the memory there, all else as a number."""
+        """Addresses as the memory there, tensor maps as the emulator has them, all else as a number."""
+        if len(raw) == 128:
+            return self.tensor_map(*self.maps[raw[0]])
         number = np.frombuffer(raw, f"<u{len(raw)}")[0]
         found = [m for at, m in self.memory.items() if len(raw) == 8 and at <= number < at + max(1, m.nbytes)]
         return found[0][int(number) - found[0].ctypes.data :] if found else number
+
+    def cuTensorMapEncodeTiled(self, *told: Any) -> Any:
+        self.maps.append(told)
+        encoded = ctypes.create_string_buffer(bytes([len(self.maps) - 1]), 128)
+        return SimpleNamespace(getPtr=lambda: ctypes.addressof(encoded), encoded=encoded)
+
+    def tensor_map(
+        self, bits: int, rank: int, address: int, shape: list[int], strides: list[int], box: list[int],
+        steps: list[int], interleave: int, swizzle: str, promotion: int, fill: int,
+    ) -> emulator.TensorMap:  # fmt: skip
+        assert (interleave, fill, promotion, steps) == (0, 0, 2, [1] * rank) and len(strides) == rank - 1
+        room = self.room_of(address)
+        elements = room[: len(room) // (bits // 8) * (bits // 8)].view(f"u{bits // 8}")
+        seen = np.lib.stride_tricks.as_strided(elements, shape[::-1], [*strides[::-1], bits // 8])
+        return emulator.TensorMap(seen, box[::-1], swizzle)
 
     def room_of(self, address: int) -> Array:
         """The memory from an address on."""
@@ -191,7 +218,14 @@ class StubDriver:
         return self.memory[start][address - start :]
 
 
-GIVING = {"cuModuleLoadDataEx", "cuMemAlloc", "cuDeviceGetCount", "cuCtxGetCurrent", "cuModuleGetFunction"}
+GIVING = {
+    "cuTensorMapEncodeTiled",
+    "cuModuleLoadDataEx",
+    "cuMemAlloc",
+    "cuDeviceGetCount",
+    "cuCtxGetCurrent",
+    "cuModuleGetFunction",
+}
 
 
 @contextmanager
@@ -201,5 +235,6 @@ def installed(capability: tuple[int, int] = (8, 0)) -> Iterator[StubDriver]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "api", lambda: stub)
         driver.device.cache_clear()
+        driver.tensor_map.cache_clear()
         yield stub
     driver.device.cache_clear()

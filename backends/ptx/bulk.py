@@ -1,0 +1,136 @@
+"""Copies by TMA: one thread tells the gate of a buffer how many bytes will come, and starts a copy per panel.
+
+    mbarrier.arrive.expect_tx.shared::cta.b64 _, [gate], bytes;
+    cp.async.bulk.tensor.2d...mbarrier::complete_tx::bytes [buffer], [map, {k, m}], [gate];
+Everybody waits at the gate, which also shows the data to all. What an array looks like stands in a tensor
+map, an argument of its own that the launcher makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tilec.backends.ptx.emitter import ArrayRef
+from tilec.backends.ptx.wgmma import uniform
+from tilec.ir.func import Value, root
+from tilec.ir.inst.bulk import GATE_BYTES, BulkCopy, BulkWait, Gates
+from tilec.ir.inst.memory import ArraySlice
+from tilec.ir.panels import match_panels
+from tilec.ir.signature import Slot
+
+if TYPE_CHECKING:
+    from tilec.backends.ptx.emitter import Emitter
+
+
+def gates(e: Emitter, inst: Gates) -> ArrayRef:
+    """Gates that stand ready: one thread makes them and shows them to the hardware, a barrier to all."""
+    assert inst.offset is not None, "shared memory is planned before code is written"
+    with e.at_entry():
+        base = e.let(f"getelementptr i8, ptr addrspace(3) @shared, i32 {inst.offset}")
+    with _first_warp(e, "true") as one:
+        for i in range(inst.count):
+            gate = _address(e, base, i * GATE_BYTES)
+            _only(e, one, f"mbarrier.init.shared::cta.b64 [$1], {inst.copies};", f"i32 {gate}")
+        _only(e, one, "fence.mbarrier_init.release.cluster;")
+    return ArrayRef(base, (inst.count,), (1,))
+
+
+@contextmanager
+def _first_warp(e: Emitter, when: str) -> Iterator[str]:
+    """What is written inside is done by the first warp, if `when` holds; gives the condition that a thread is
+    one of it. In a form that the assembler sees through: all lanes branch alike, and elect.sync chooses one;
+    else it makes a loop over lanes for each copy.
+    """
+    inside, after = e.writer.label("first"), e.writer.label("after")
+    if "first warp" not in e.once:
+        with e.at_entry():
+            number = e.let(f"lshr i32 {e.tid}, 5")
+            e.once["first warp"] = e.let(f"icmp eq i32 {uniform(e, number)}, 0")
+    e.writer.branch(e.let(f"and i1 {e.once['first warp']}, {when}"), inside, after)
+    e.start_block(inside)
+    text = "{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.b32 $0, 1, 0, p; }"
+    chosen = e.let(f'call i32 asm sideeffect "{text}", "=r"() #2')
+    yield e.let(f"icmp ne i32 {chosen}, 0")
+    e.writer.jump(after)
+    e.start_block(after)
+
+
+def _only(e: Emitter, who: str, text: str, *given: str) -> None:
+    """An instruction of the thread for which `who` holds; operands are $1, $2 ..."""
+    constraints = "".join("l," if x.startswith("ptr") else "r," for x in given)
+    operands = ", ".join((f"i1 {who}", *given))
+    e.line(f'call void asm sideeffect "@$0 {text}", "b,{constraints}~{{memory}}"({operands}) #2')
+
+
+def _address(e: Emitter, base: str, offset: int) -> str:
+    address = e.let(f"ptrtoint ptr addrspace(3) {base} to i32")
+    return e.let(f"add i32 {address}, {offset}") if offset else address
+
+
+def _gate(e: Emitter, gates: Value, slot: Value) -> str:
+    """The address of one gate."""
+    offset = e.let(f"mul nuw nsw i32 {e.scalar(slot)}, {GATE_BYTES}")
+    return e.let(f"add i32 {_address(e, e.array(gates).base, 0)}, {offset}")
+
+
+def copy(e: Emitter, inst: BulkCopy) -> None:
+    """Tells the gate, and starts a copy for each panel."""
+    kind = inst.buffer.array_type
+    lies = match_panels(kind.layout, inst.shape, kind.dtype.bytes)
+    assert lies is not None, "TMA fills panels"
+    across, tensor_map, places = lies.span // kind.dtype.bytes, _map(e, inst), _places(e, inst)
+    count, first = inst.shape[lies.axis] // across, places[inst.axes[0]]
+    with _first_warp(e, e.scalar(inst.when)) as one:
+        gate = _gate(e, inst.gates, inst.slot)
+        told = f"mbarrier.arrive.expect_tx.shared::cta.b64 _, [$1], {count * lies.nbytes};"
+        _only(e, one, told, f"i32 {gate}")
+        for panel in range(count):
+            places[inst.axes[0]] = e.let(f"add i32 {first}, {panel * across}") if panel else first
+            to = _address(e, e.array(inst.buffer).base, panel * lies.nbytes)
+            _start(e, one, to, tensor_map, [places[axis] for axis in inst.axes], gate)
+
+
+def _start(e: Emitter, who: str, to: str, tensor_map: str, places: list[str], gate: str) -> None:
+    rank = len(places)
+    listed = ", ".join(f"${3 + i}" for i in range(rank))
+    text = (
+        f"cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        f"[$1], [$2, {{{listed}}}], [${3 + rank}];"
+    )
+    _only(e, who, text, f"i32 {to}", f"ptr {tensor_map}", *(f"i32 {x}" for x in places), f"i32 {gate}")
+
+
+def _map(e: Emitter, inst: BulkCopy) -> str:
+    """The kernel's parameter that describes the array with this box."""
+    slot = Slot("map", e.func.params.index(root(inst.array)), box=inst.box)
+    if slot not in e.maps:
+        e.maps.append(slot)
+    return f"%map{e.maps.index(slot)}"
+
+
+def _places(e: Emitter, inst: BulkCopy) -> dict[int, str]:
+    """Where the window starts on each axis of the argument; an index that leaves it brings zeros."""
+    view, places = inst.array, {axis: e.scalar(at) for axis, at in enumerate(inst.at)}
+    while isinstance(view, ArraySlice):
+        kept = [axis for axis in range(view.array.array_type.rank) if axis not in view.dropped]
+        places = {axis: places[i] for i, axis in enumerate(kept)}
+        for axis in view.dropped:
+            start = view.starts[axis]
+            assert start is not None, "a dropped axis has an index"
+            places[axis] = e.scalar(start)
+        view = view.array
+    return places
+
+
+def wait(e: Emitter, inst: BulkWait) -> None:
+    """Tries until the gate has opened: an attempt suspends the thread for a while."""
+    gate, phase = _gate(e, inst.gates, inst.slot), e.scalar(inst.phase)
+    again, there = e.writer.label("closed"), e.writer.label("open")
+    e.writer.jump(again)
+    e.start_block(again)
+    text = "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [$1], $2; selp.b32 $0, 1, 0, p; }"
+    opened = e.let(f'call i32 asm sideeffect "{text}", "=r,r,r,~{{memory}}"(i32 {gate}, i32 {phase}) #2')
+    e.writer.branch(e.let(f"icmp ne i32 {opened}, 0"), there, again)
+    e.start_block(there)

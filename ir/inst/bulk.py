@@ -1,0 +1,105 @@
+"""Copies of whole boxes by one thread, TMA, and the gates in shared memory that tell when they have arrived.
+
+gates = Gates(3, 2)                                     one per buffer of a ring, two copies each
+BulkCopy(a, (i, s), Stage(ring, slot), gates, slot, when, (1, 0), (64, 128), 128)
+BulkWait(gates, slot, phase, (Stage(ring, slot),))      phase: how often the gate has opened, modulo 2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tilec.ir import dtype as dt
+from tilec.ir.func import Effects, Inst, Value
+from tilec.ir.inst.rules import window
+from tilec.ir.run import Memory, State
+from tilec.ir.signature import Box
+from tilec.ir.tile import UNIT, ArrayType, TupleType
+
+Array = np.ndarray[Any, Any]
+GATE_BYTES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Gates(Inst):
+    """`count` gates: each opens when `copies` copies to it have brought all their bytes, and closes again."""
+
+    count: int
+    copies: int
+    offset: int | None = None
+    effects: ClassVar[Effects] = Effects(ordered=True)
+
+    @property
+    def nbytes(self) -> int:
+        return GATE_BYTES * self.count
+
+    def result(self) -> ArrayType:
+        return ArrayType(dt.i64, (self.count,), (1,), GATE_BYTES, "shared")
+
+    def meaning(self, state: State) -> list[list[Any]]:
+        return [[] for _ in range(self.count)]
+
+
+@dataclass(frozen=True, eq=False)
+class BulkCopy(Inst):
+    """Starts moving the window of `array` at `at` into the shared `buffer`, zeros where it leaves the array;
+    the data is there after the wait for gate `slot`. Where `when` is false nothing happens.
+
+    `axes`, `extents`, `span`: the box of one copy of the hardware, as signature.Box.
+    """
+
+    array: Value
+    at: tuple[Value, ...]
+    buffer: Value
+    gates: Value
+    slot: Value
+    when: Value
+    axes: tuple[int, ...]
+    extents: tuple[int, ...]
+    span: int
+    effects: ClassVar[Effects] = Effects(reads=("array",), writes=("buffer",))
+
+    @property
+    def box(self) -> Box:
+        return Box(self.axes, self.extents, self.span)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(extent for extent in self.buffer.array_type.shape if isinstance(extent, int))
+
+    def result(self) -> TupleType:
+        assert len(self.at) == self.array.array_type.rank == len(self.shape), "one offset per axis"
+        assert self.array.array_type.dtype == self.buffer.array_type.dtype, "a copy keeps the dtype"
+        return UNIT
+
+    def meaning(self, state: State, array: Memory, *rest: Any) -> None:
+        *at, buffer, gates, slot, when = rest
+        if not bool(when):
+            return
+        buffer.poison()
+        out = np.zeros(self.shape, array.dtype.reference)
+        theirs, ours = window(array.data.shape, [int(x) for x in at], self.shape)
+        out[ours] = array.read(theirs)
+        gates[int(slot)].append((buffer, out))
+
+
+@dataclass(frozen=True, eq=False)
+class BulkWait(Inst):
+    """Until gate `slot` has opened for the time that `phase` says: the data of `buffers` is there for all."""
+
+    gates: Value
+    slot: Value
+    phase: Value
+    buffers: tuple[Value, ...]
+    effects: ClassVar[Effects] = Effects(ordered=True)
+
+    def result(self) -> TupleType:
+        return UNIT
+
+    def meaning(self, state: State, gates: list[list[Any]], slot: Array, phase: Array, *buffers: Any) -> None:
+        for buffer, data in gates[int(slot)]:
+            buffer.write((slice(None),) * data.ndim, data)
+        gates[int(slot)].clear()

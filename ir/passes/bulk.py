@@ -1,0 +1,76 @@
+"""Which copies TMA can make: one thread describes a box, and the hardware computes all addresses.
+
+It takes arrays that are arguments, with neighbours along one axis and all other strides multiples of 16
+bytes, zeros outside, and buffers in panels: a box is one panel, of extents of at most 256.
+"""
+
+from __future__ import annotations
+
+from math import copysign
+
+from tilec.ir.facts import Facts
+from tilec.ir.func import Func, Value, root, written_arrays
+from tilec.ir.inst.arith import Full
+from tilec.ir.inst.memory import Alloc, ArraySlice, Copy
+from tilec.ir.panels import match_panels
+from tilec.ir.signature import Box
+from tilec.ir.target import Target
+
+MOST_AXES, MOST_EXTENT, UNIT = 5, 256, 16
+
+
+def box_of(func: Func, copy: Copy, facts: Facts, target: Target) -> Box | None:
+    """The box of a copy, its axes those of the argument; None where TMA cannot make it."""
+    array = root(copy.array)
+    if not target.has("tma") or func.schedule.get("alias") or array not in func.params:
+        return None
+    if array in written_arrays(func) or not _zero(copy.other) or not _described(array, facts):
+        return None
+    kept = kept_axes(copy.array, facts)
+    return _panel(copy, kept, array) if kept is not None else None
+
+
+def _zero(other: Value) -> bool:
+    return isinstance(other, Full) and other.value == 0 and copysign(1, other.value) > 0
+
+
+def _described(array: Value, facts: Facts) -> bool:
+    """Whether the driver can describe an argument to TMA."""
+    kind = array.array_type
+    if kind.packed or kind.dtype.bits < 8 or kind.rank > MOST_AXES or 1 not in kind.strides:
+        return False
+    size, inner = kind.dtype.bytes, kind.strides.index(1)
+    steps = [facts.stride_multiple(array, axis) * size % UNIT for axis in range(kind.rank) if axis != inner]
+    return kind.strides.count(1) == 1 and facts.align(array) % UNIT == 0 and not any(steps)
+
+
+def kept_axes(array: Value, facts: Facts) -> tuple[int, ...] | None:
+    """For each axis of a view, the argument's axis that it is all of; None where it is only part of one."""
+    if not isinstance(array, ArraySlice):
+        return tuple(range(array.array_type.rank))
+    before = kept_axes(array.array, facts)
+    kept = [axis for axis in range(array.array.array_type.rank) if axis not in array.dropped]
+    whole = all(_whole(array, axis, facts) for axis in kept)
+    return tuple(before[axis] for axis in kept) if before is not None and whole else None
+
+
+def _whole(view: ArraySlice, axis: int, facts: Facts) -> bool:
+    start = view.starts[axis]
+    from_first = start is None or facts.constant(start) == 0
+    return from_first and view.stops[axis] is None and view.steps[axis] == 1
+
+
+def _panel(copy: Copy, kept: tuple[int, ...], array: Value) -> Box | None:
+    """The box that is one panel of the copy's buffer."""
+    layout = copy.buffer.layout if isinstance(copy.buffer, Alloc) else None
+    size = array.array_type.dtype.bytes
+    lies = match_panels(layout, copy.shape, size)
+    if lies is None or array.array_type.strides[kept[lies.axis]] != 1:
+        return None
+    others = [axis for axis in reversed(range(len(copy.shape))) if axis != lies.axis]
+    axes = [kept[lies.axis], *(kept[axis] for axis in others)]
+    extents = [lies.span // size, *(copy.shape[axis] for axis in others)]
+    dropped = [axis for axis in range(array.array_type.rank) if axis not in kept]
+    if max(extents) > MOST_EXTENT:
+        return None
+    return Box((*axes, *dropped), (*extents, *(1 for _ in dropped)), lies.span)
