@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tilec.backends import emit
-from tilec.backends.ptx import approx, memory, mma, moves, reduce, wgmma
+from tilec.backends.ptx import approx, bulk, memory, mma, moves, reduce, wgmma
 from tilec.backends.ptx.elementwise import elementwise
 from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token
 from tilec.backends.ptx.locations import mark
@@ -19,6 +19,7 @@ from tilec.ir import dtype as dt
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Block, Inst, Item, Value, root
 from tilec.ir.inst import arith, control, shape, sync
+from tilec.ir.inst import bulk as bulks
 from tilec.ir.inst import memory as mem
 from tilec.ir.inst import mma as products
 from tilec.ir.inst import reduce as reductions
@@ -311,7 +312,8 @@ HANDLERS: dict[type[Inst], Callable[..., Any]] = {
     mem.Size: _size, mem.ArraySlice: memory.array_slice, mem.Alloc: _alloc, mem.Stage: _stage,
     mem.ArrayReshape: _array_reshape, mem.Load: memory.load, mem.Store: memory.store,
     mem.Gather: memory.gather, mem.Scatter: memory.scatter, mem.Atomic: memory.atomic,
-    mem.Copy: memory.copy, mem.Wait: memory.wait,
+    mem.Copy: memory.copy, mem.Wait: memory.wait, bulks.Gates: bulk.gates,
+    bulks.BulkCopy: bulk.copy, bulks.BulkWait: bulk.wait,
     sync.BlockIndex: _block_index, sync.Barrier: _barrier, sync.ProxyFence: _proxy_fence,
     sync.Require: _nothing, sync.Breakpoint: _nothing, sync.Assert: _assert, sync.Print: _print,
     control.For: _for, control.While: _while, control.If: _if, Item: _item,

@@ -18,6 +18,7 @@ from tilec.ir.dtype import DType
 from tilec.ir.facts import Facts
 from tilec.ir.func import Func, Inst, Value
 from tilec.ir.layout import Layout
+from tilec.ir.signature import Slot
 from tilec.ir.target import Target
 
 WORD = 32
@@ -88,6 +89,7 @@ class Emitter:
     read_only: frozenset[Value] = frozenset()
     users: dict[Value, list[Inst]] = field(default_factory=dict)
     lazy: set[Value] = field(default_factory=set)
+    maps: list[Slot] = field(default_factory=list)  # tensor maps that the kernel takes besides its arguments
     tid: str = "%tid"
     block: str = "entry"
 

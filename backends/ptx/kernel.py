@@ -15,10 +15,12 @@ from tilec.backends.ptx.compiled import PtxKernel
 from tilec.backends.ptx.control import write_block
 from tilec.backends.ptx.emitter import ArrayRef, Emitter
 from tilec.backends.ptx.locations import SUBPROGRAM, located
+from tilec.backends.ptx.maps import described, headed
 from tilec.backends.writer import Writer
 from tilec.ir.errors import TilecError
 from tilec.ir.facts import analyse
 from tilec.ir.func import Func, written_arrays
+from tilec.ir.inst.bulk import Gates
 from tilec.ir.inst.memory import Alloc
 from tilec.ir.rewrite import uses
 from tilec.ir.signature import signature
@@ -45,7 +47,7 @@ def compile(func: Func, target: Target) -> PtxKernel:  # noqa: A001 - the word t
         )
     _check_cluster(func, target)
     text = module(func, target)
-    return PtxKernel(func, target, text, llvm.to_ptx(text, target), size)
+    return PtxKernel(func, target, text, headed(llvm.to_ptx(text, target), text), size)
 
 
 def _check_cluster(func: Func, target: Target) -> None:
@@ -57,7 +59,7 @@ def _check_cluster(func: Func, target: Target) -> None:
 
 def shared_bytes(func: Func) -> int:
     """Bytes of shared memory of one block."""
-    allocations = [inst for inst in func.walk() if isinstance(inst, Alloc)]
+    allocations = [inst for inst in func.walk() if isinstance(inst, Alloc | Gates)]
     return max((a.offset + a.nbytes for a in allocations if a.offset is not None), default=0)
 
 
@@ -76,11 +78,13 @@ def module(func: Func, target: Target) -> str:
     e.line("ret void")
     lines, places = located(writer.lines, func.name)
     debug = f" !dbg {SUBPROGRAM}" if places else ""
+    parameters += [f'ptr byval([128 x i8]) align 64 "nvvm.grid_constant" %map{i}' for i in range(len(e.maps))]
     header = f"define ptx_kernel void @{func.name}({', '.join(parameters)}) #0{debug} {{"
     body = ["entry:", *_thread_number(e), *e.entry, "  br label %body", *lines, "}"]
     declarations = list(writer.declarations.values())
     shared = [f"{SHARED} = external addrspace(3) global [0 x i8], align 1024"] if shared_bytes(func) else []
-    return "\n".join([*shared, *e.globals, header, *body, *declarations, *_attributes(func, e), *places, ""])
+    head = [*described(e.maps), *shared, *e.globals, header]
+    return "\n".join([*head, *body, *declarations, *_attributes(func, e), *places, ""])
 
 
 def _thread_number(e: Emitter) -> list[str]:
