@@ -23,6 +23,11 @@ def level() -> int:
     return _from_environment() if inner is None else inner
 
 
+def inside() -> bool:
+    """Whether an `at` is around, which costs less to ask than what level there is."""
+    return _level.get() is not None
+
+
 def _from_environment() -> int:
     text = os.environ.get("TILEC_DEBUG", "0")
     return int(text) if text.isdigit() else 0

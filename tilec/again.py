@@ -1,13 +1,14 @@
 """Calls like earlier ones: what is cheap to see of arguments, and equal only where all of the call is.
 
     seen((x, y, 3), {})      a key: the same arrays at the same addresses, the same numbers
-    seen((tensor,), {})      None: another library's array, which has to be asked
+    seen((thing,), {})       None: another library's array, which has to be asked
 Behind such a key a kernel keeps a launch with everything decided and packed: code, grid, addresses. It holds
 no array; an address that comes back with the same extents, strides and dtype is the same memory again.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ FROZEN = frozenset({float, tuple, DType, Layout})  # constant_key tells equal on
 
 
 REMEMBERED = 4096
+TENSOR = object()  # what the part of a key about a tensor begins with
 Again = Callable[[], None]
 
 
@@ -57,6 +59,8 @@ def _look(x: Any, kind: type, found: list[Any]) -> bool:
     """The rarer kinds."""
     if kind in PLAIN or (kind is float and x):
         found += kind, x
+    elif kind.__module__ == "torch" and kind.__name__ == "Tensor":
+        return _look_at_tensor(x, found)
     elif kind is PackedArray:
         inner = seen((x.bytes,), {})
         found += kind, x.dtype.name, x.shape, inner
@@ -70,4 +74,17 @@ def _look(x: Any, kind: type, found: list[Any]) -> bool:
             return False
     else:
         return False
+    return True
+
+
+def _look_at_tensor(x: Any, found: list[Any]) -> bool:
+    """torch's own tensors of the host and of NVIDIA's GPUs, these with the stream that torch works on."""
+    if x.requires_grad or x.is_neg() or not (x.is_cpu or x.is_cuda):
+        return False
+    try:
+        at = x.data_ptr()
+    except RuntimeError:  # sparse ones, and those that stand for others while torch is tracing
+        return False
+    stream = sys.modules["torch"].cuda.current_stream(x.device).cuda_stream if x.is_cuda else None
+    found += TENSOR, at, x.shape, x.stride(), x.dtype, x.device if x.is_cuda else None, stream
     return True

@@ -39,6 +39,8 @@ from tilec.places import Emulated, Program, Reference, current_target, meant, ru
 if TYPE_CHECKING:
     from tilec.backends.ptx.hot_loop import Loop
 
+LAUNCHES = 5  # the level of debug that tells of them
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -243,7 +245,7 @@ class Compiled:
         """Runs on these arguments; TilecError unless they are what it was compiled for."""
         facts = seen(args, {})
         key = (current_target(), facts)
-        again = None if facts is None else self._again.get(key)
+        again = None if facts is None or debug.inside() else self._again.get(key)
         if again is not None:
             again()
             return
@@ -252,7 +254,7 @@ class Compiled:
         check_fits(self.definition, self.types, held)
         launch = self.prepared(held, self.place_of(held))
         launch(held)
-        if facts is not None and (again := launch.bound(held)) is not None:
+        if facts is not None and debug.level() < LAUNCHES and (again := launch.bound(held)) is not None:
             keep(self._again, key, again)
 
     def place_of(self, held: Sequence[Any]) -> str:
@@ -295,8 +297,15 @@ class Launch:
 
     def __call__(self, held: Sequence[Any]) -> None:
         check_apart(self.compiled.definition, self.apart, held)
+        if debug.level() >= LAUNCHES:
+            self._tell(held)
         if self.blocks:
             self.compiled.program_on(self.place).launch(held, self.blocks)
+
+    def _tell(self, held: Sequence[Any]) -> None:
+        func, args = self.compiled.traced, zip(self.compiled.definition.params, held, strict=True)
+        shown = (f"{p.name}={x!r}" if p.dtype else f"{p.name}{list(x.shape)}" for p, x in args)
+        print(f"{func.name} on {self.place}: {self.blocks} blocks, {', '.join(shown)}")
 
     def bound(self, held: Sequence[Any]) -> Again | None:
         """This launch on these very arrays, checked already, which it does not keep; None where the place has

@@ -17,7 +17,7 @@ import numpy as np
 
 from tilec.again import Again, keep, seen
 from tilec.arguments import Static, argument_type, bind, checked, constant_key, fast_key, place_of
-from tilec.compiled import Compiled, Launch
+from tilec.compiled import LAUNCHES, Compiled, Launch
 from tilec.frontend import Definition, constants_of, define, trace
 from tilec.ir import debug
 from tilec.ir.errors import TilecError
@@ -123,7 +123,7 @@ class Kernel:
     ) -> None:
         facts = seen(args, constants)
         again = None if facts is None else self._again.get((target, chosen, facts))
-        if again is not None and not self._outside.changed() and tracing() is None:
+        if again is not None and not self._outside.changed() and tracing() is None and not debug.inside():
             again()
             return
         if tracing() is not None:
@@ -134,7 +134,7 @@ class Kernel:
         self._look_around()
         launch, held = self._launch(target, args, constants, chosen)
         launch(held)
-        if facts is not None and (again := launch.bound(held)) is not None:
+        if facts is not None and debug.level() < LAUNCHES and (again := launch.bound(held)) is not None:
             keep(self._again, (target, chosen, facts), again)
 
     def _launch(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -226,3 +228,61 @@ def test_what_has_to_be_asked_is_never_remembered() -> None:
     assert again.seen((1, 2), {}) != again.seen((1,), {"a": 2})
     assert again.seen((1,), {}) != again.seen((True,), {})
     assert again.seen((), {"a": tc.f16}) != again.seen((), {"a": tc.f32})
+
+
+def test_tensors_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    kernel = fresh(scaled)
+    x, y = torch.arange(20.0), torch.zeros(20)
+    kernel(x, y)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "_launch", None)
+        x += 1
+        kernel(x, y)
+    assert torch.equal(y, 2 * x)
+    kernel(x[::2], y[:10])  # the same addresses, other strides
+    assert torch.equal(y[:10], 2 * x[::2])
+    x.requires_grad_(True)
+    with pytest.raises(tc.TilecError, match="gradient"):
+        kernel(x, y)
+    mirrored = torch.view_as_complex(torch.ones(20, 2)).conj().imag
+    assert again.seen((mirrored,), {}) is None and again.seen((torch.ones(3).to_sparse(),), {}) is None
+    assert again.seen((torch.ones(3, device="meta"),), {}) is None
+    assert again.seen((torch.ones(3),), {}) != again.seen((torch.ones(3, dtype=torch.float64),), {})
+
+
+def test_tensors_of_a_gpu_are_told_apart_by_their_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tensor:
+        __module__ = "torch"
+        requires_grad, is_cpu, is_cuda, shape, dtype, device = False, False, True, (4,), "f32", "cuda:0"
+
+        def is_neg(self) -> bool:
+            return False
+
+        def data_ptr(self) -> int:
+            return 4096
+
+        def stride(self) -> tuple[int, ...]:
+            return (1,)
+
+    streams = iter([1, 2, 1])
+    current = SimpleNamespace(current_stream=lambda device: SimpleNamespace(cuda_stream=next(streams)))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=current))
+    first, second, third = (again.seen((Tensor(),), {}) for _ in range(3))
+    assert first == third != second
+
+
+def test_launches_are_told_at_level_5(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, (x, y) = fresh(scaled), arrays()
+    kernel(x, y, 3)
+    assert not capsys.readouterr().out
+    with tc.debug(5):
+        kernel(x, y, 3)
+    assert capsys.readouterr().out == "scaled on cpu: 3 blocks, x[20], y[20], alpha=np.float32(3.0)\n"
+    done = scaled.compile(x, y, target="cpu")
+    monkeypatch.setenv("TILEC_DEBUG", "5")
+    for _ in range(2):
+        done(x, y)
+        assert "scaled on cpu: 3 blocks" in capsys.readouterr().out

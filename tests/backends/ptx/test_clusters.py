@@ -39,7 +39,7 @@ def test_other_runners_take_no_notice() -> None:
     for place in ("cpu", "reference"):
         plus_one.on(place)(X[:96], y := np.zeros(96, np.float32), cluster=2)
         np.testing.assert_array_equal(y, X[:96] + 1)
-    assert "cluster" not in plus_one.compile(X, X, target="sm_90", cluster=1).ptx
+    assert ".reqnctapercluster" not in plus_one.compile(X, X, target="sm_90", cluster=1).ptx
 
 
 @pytest.mark.parametrize(
