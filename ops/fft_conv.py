@@ -21,16 +21,16 @@ from tilec.ops.fft_conv_call import (
     kernel_of,
     sums_in,
 )
+from tilec.ops.fft_conv_choice import butterflies, check_algorithm, is_short, plan_for, whole_period
 from tilec.ops.fft_conv_direct import direct_kernel
 from tilec.ops.fft_conv_kernel import conv_kernel, spectrum_kernel
-from tilec.ops.fft_conv_plan import ONE_PASS, Plan, plan_of
-from tilec.ops.fft_conv_run import Around, convolve, spectrum_of
+from tilec.ops.fft_conv_matrix import matrix_kernel
+from tilec.ops.fft_conv_passes import middle_pass
+from tilec.ops.fft_conv_plan import Matrices
+from tilec.ops.fft_conv_run import WARPS, Around, convolve, spectrum_of, spectrum_on_matrices
 from tilec.ops.op import op
 from tilec.ops.tiling import has_threads
 from tilec.places import current_target
-
-ALGORITHMS = (None, "direct", "one pass", "three passes")
-SHORT = 16  # sequences of this length and less are multiplied with Toeplitz matrices
 
 
 def compile_fft_conv(
@@ -46,26 +46,28 @@ def compile_fft_conv(
     postgate: bool = False,
     target: str = "sm_90a",
 ) -> tc.Compiled:
-    """The kernel of one pass for u [batch, channels, length] and the spectrum of a k of so many taps."""
-    kind, count = find_dtype(dtype), taps or length
+    """The kernel for u [batch, channels, length] and the spectrum of a k of so many taps; of those of three
+    passes the one between.
+    """
+    kind = find_dtype(dtype)
     check_length(length)
-    plan, sums = _plan(length, count, mode, "one pass", target), sums_in(kind)
-    u, spectrum = tc.Spec(kind, (batch, channels, length)), (2, channels, 1, plan.columns, plan.rows)
-    return conv_kernel.compile(
-        u,
-        tc.Spec(sums, spectrum),
-        tc.Spec(sums, (2, plan.columns, plan.rows)),
-        tc.Spec(kind, (channels,)) if skip else None,
-        u if pregate else None,
-        u if postgate else None,
-        None,
-        u,
-        None,
-        tc.Spec("i32", ()),
-        target=target,
-        plan=plan,
-        accumulator=sums,
-    )
+    plan, u = plan_for(length, taps or length, mode, kind, target), tc.Spec(kind, (batch, channels, length))
+    gates = (u if pregate else None, u if postgate else None)
+    added = tc.Spec(kind, (channels,)) if skip else None
+    given = (added, *gates, None, u, None, tc.Spec("i32", ()))
+    if isinstance(plan, Matrices):
+        spectrum, turns = (2, channels, plan.rows, plan.across), (2, plan.steps, plan.rows)
+        arrays = [tc.Spec("f32", shape) for shape in (spectrum, (channels,), turns)]
+        options: dict[str, Any] = {"plan": plan, "kind": kind, "warps": plan.warps}
+        return matrix_kernel.compile(u, *arrays, *given, target=target, **options)
+    sums, shape = sums_in(kind), (plan.columns, plan.rows)
+    spectrum_spec = tc.Spec(sums, (2, channels, plan.matrices, *shape))
+    table = tc.Spec(sums, (2, *shape))
+    if plan.outer:
+        z = tc.Spec(sums, (2, -(-batch // 2), channels, plan.matrices, plan.inner))
+        return middle_pass.compile(z, spectrum_spec, table, added, target=target, plan=plan, warps=WARPS)
+    options = {"plan": plan, "accumulator": sums, "warps": WARPS}
+    return conv_kernel.compile(u, spectrum_spec, table, *given, target=target, **options)
 
 
 @op(compile_fft_conv)
@@ -93,16 +95,14 @@ def fft_conv(
     y = empty_like(call.u)
     if 0 in y.shape:
         return y
-    if _is_short(call, algorithm):
+    if _is_direct(call, algorithm):
         direct(call, y)
         return y
-    spectrum = (
-        call.k
-        if isinstance(call.k, FftSpectrum)
-        else spectrum_for(call.k, call.u.shape[2], call.sums, algorithm)
-    )
-    around = Around(call.skip, call.pregate, call.postgate)
-    convolve(call.u, spectrum.values, spectrum.plan, spectrum.taps, around, y)
+    if isinstance(call.k, FftSpectrum):
+        spectrum = call.k
+    else:
+        spectrum = spectrum_for(call.k, call.u.shape[2], find_dtype(call.u.dtype), algorithm)
+    convolve(call.u, spectrum, Around(call.skip, call.pregate, call.postgate), y)
     return y
 
 
@@ -116,7 +116,7 @@ def compile_fft_conv_spectrum(
     target: str = "sm_90a",
 ) -> tc.Compiled:
     """The kernel of one pass for k [channels, taps], and k_reverse likewise where the mode takes one."""
-    kind, plan = find_dtype(dtype), _plan(length, taps, mode, "one pass", target)
+    kind, plan = find_dtype(dtype), butterflies(length, taps, mode, target, "one pass")
     k, sums = tc.Spec(kind, (channels, taps)), sums_in(kind)
     return spectrum_kernel.compile(
         k,
@@ -127,6 +127,7 @@ def compile_fft_conv_spectrum(
         plan=plan,
         apart=int(mode == "bidirectional_safari"),
         accumulator=sums,
+        warps=WARPS,
     )
 
 
@@ -138,27 +139,30 @@ def fft_conv_spectrum(k: Any, length: int, mode: str = "causal", *, k_reverse: A
     """
     check_length(length)
     kernel = kernel_of(k, k_reverse, mode, length)
-    return spectrum_for(kernel, length, sums_in(find_dtype(kernel.k.dtype)))
+    return spectrum_for(kernel, length, find_dtype(kernel.k.dtype))
 
 
-def spectrum_for(kernel: Kernel, length: int, sums: DType, algorithm: str | None = None) -> FftSpectrum:
-    """The spectrum of a kernel for sequences of a length."""
-    plan = _plan(length, kernel.taps, kernel.mode, algorithm, current_target())
-    return FftSpectrum(spectrum_of(kernel, plan, sums), length, kernel.taps, kernel.mode, plan)
+def spectrum_for(kernel: Kernel, length: int, dtype: DType, algorithm: str | None = None) -> FftSpectrum:
+    """The spectrum of a kernel for sequences of a length and dtype."""
+    target = current_target()
+    plan = plan_for(length, kernel.taps, kernel.mode, dtype, target, algorithm)
+    if isinstance(plan, Matrices):
+        values, norms = spectrum_on_matrices(kernel, plan, whole_period(plan, target))
+        return FftSpectrum(values, length, kernel.taps, kernel.mode, plan, norms)
+    values = spectrum_of(kernel, plan, sums_in(dtype))
+    return FftSpectrum(values, length, kernel.taps, kernel.mode, plan)
 
 
-def _plan(length: int, taps: int, mode: str, algorithm: str | None, target: str) -> Plan:
-    most = {None: ONE_PASS, "one pass": 22, "three passes": 5}[algorithm]
-    return plan_of(length, taps, mode, most)
-
-
-def _is_short(call: Call, algorithm: str | None) -> bool:
-    if algorithm not in ALGORITHMS:
-        raise TilecError(f"expected algorithm {', '.join(map(repr, ALGORITHMS))}, found {algorithm!r}")
-    known = isinstance(call.k, FftSpectrum)
-    if known and algorithm is not None:
-        raise TilecError(f"a spectrum was made for an algorithm already: leave out algorithm={algorithm!r}")
-    return algorithm == "direct" or (algorithm is None and not known and call.u.shape[2] <= SHORT)
+def _is_direct(call: Call, algorithm: str | None) -> bool:
+    check_algorithm(algorithm)
+    if isinstance(call.k, FftSpectrum):
+        if algorithm is not None:
+            raise TilecError(
+                f"a spectrum was made for an algorithm already: leave out algorithm={algorithm!r}"
+            )
+        return False
+    short = is_short(call.u.shape[2], find_dtype(call.u.dtype), current_target())
+    return algorithm == "direct" or (algorithm is None and short)
 
 
 def direct(call: Call, y: Array) -> None:

@@ -13,11 +13,12 @@ from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ops.arrays import Array, empty_like
 from tilec.ops.fft_conv import spectrum_for
-from tilec.ops.fft_conv_call import Call, FftSpectrum, Kernel, call_of, floats, told
+from tilec.ops.fft_conv_call import Call, FftSpectrum, Kernel, call_of, floats, sums_in, told
+from tilec.ops.fft_conv_choice import butterflies
 from tilec.ops.fft_conv_kernel import lags_kernel
-from tilec.ops.fft_conv_plan import plan_of
 from tilec.ops.fft_conv_run import Around, convolve, correlate
 from tilec.ops.op import op
+from tilec.places import current_target
 
 
 class FftConvGradients(NamedTuple):
@@ -77,7 +78,7 @@ def compile_fft_conv_backward(
 ) -> tc.Compiled:
     """The kernel in which dk's sums over the batch are made, in one pass."""
     kind, count = find_dtype(dtype), taps or length
-    plan, sums = plan_of(length, count, mode, 22), find_dtype("f64" if kind.name == "f64" else "f32")
+    plan, sums = butterflies(length, count, mode, target, "one pass"), sums_in(kind)
     x = tc.Spec(kind, (batch, channels, length))
     table, lags = tc.Spec(sums, (2, plan.columns, plan.rows)), tc.Spec(sums, (1, channels, plan.period))
     return lags_kernel.compile(
@@ -109,9 +110,9 @@ def fft_conv_backward(
     if g.shape != call.u.shape:
         raise TilecError(f"dy is {told(g)}, expected the shape of u, {list(call.u.shape)}")
     assert isinstance(call.k, Kernel), "spectra were refused"
-    spectrum = spectrum_for(call.k, call.u.shape[2], call.sums)
+    spectrum = spectrum_for(call.k, call.u.shape[2], find_dtype(call.u.dtype))
     du, dpre = _of_inputs(g, call, spectrum)
-    dk, dreverse = _of_taps(g, call, call.k, spectrum)
+    dk, dreverse = _of_taps(g, call, call.k)
     return FftConvGradients(du, dk, dreverse, _of_skip(g, call), dpre, _of_postgate(g, call, spectrum))
 
 
@@ -119,13 +120,13 @@ def _of_inputs(g: Array, call: Call, spectrum: FftSpectrum) -> tuple[Array, Arra
     du, dpre = empty_like(call.u), None if call.pregate is None else empty_like(call.pregate)
     other = None if dpre is None else call.u
     around = Around(call.skip, call.postgate, call.pregate, other, flipped=True)
-    convolve(g, spectrum.values, spectrum.plan, spectrum.taps, around, du, dpre)
+    convolve(g, spectrum, around, du, dpre)
     return du, dpre
 
 
-def _of_taps(g: Array, call: Call, kernel: Kernel, spectrum: FftSpectrum) -> tuple[Array, Array | None]:
-    plan = spectrum.plan
-    lags = correlate(g, call.u, call.pregate, call.postgate, plan, spectrum.taps, call.sums)
+def _of_taps(g: Array, call: Call, kernel: Kernel) -> tuple[Array, Array | None]:
+    plan = butterflies(call.u.shape[2], kernel.taps, call.mode, current_target())
+    lags = correlate(g, call.u, call.pregate, call.postgate, plan, kernel.taps, call.sums)
     dk = empty_like(kernel.k)
     taps_kernel(lags, dk, period=plan.period)
     if kernel.k_reverse is None:
@@ -149,5 +150,5 @@ def _of_postgate(g: Array, call: Call, spectrum: FftSpectrum) -> Array | None:
         return None
     dpost = empty_like(call.postgate)
     around = Around(call.skip, call.pregate, g)
-    convolve(call.u, spectrum.values, spectrum.plan, spectrum.taps, around, dpost)
+    convolve(call.u, spectrum, around, dpost)
     return dpost

@@ -7,7 +7,7 @@ from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ops.arrays import Array, array
-from tilec.ops.fft_conv_plan import LONGEST, MODES, Plan
+from tilec.ops.fft_conv_plan import LONGEST, MODES, Matrices, Plan
 
 FLOATS = ("f16", "bf16", "f32", "f64")
 
@@ -20,7 +20,8 @@ class FftSpectrum:
     length: int
     taps: int
     mode: str
-    plan: Plan
+    plan: Plan | Matrices
+    norms: Array | None = None  # what the values are over, for matrix units
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -149,6 +150,11 @@ def _check_spectrum(k: FftSpectrum, x: Array, mode: str, k_reverse: Any) -> None
         raise TilecError(f"the spectrum was made for mode {k.mode!r}, and the call is of mode {mode!r}")
     if k.length != x.shape[2]:
         raise TilecError(f"the spectrum was made for length {k.length}, and u has length {x.shape[2]}")
+    if isinstance(k.plan, Matrices) and find_dtype(x.dtype).bits != 16:
+        raise TilecError(
+            "the spectrum was made for matrix units and a u of 16 bits, and u is "
+            f"{find_dtype(x.dtype)}: make it of a k of u's dtype"
+        )
     if find_dtype(k.values.dtype) != sums_in(find_dtype(x.dtype)):
         raise TilecError(
             f"the spectrum is {find_dtype(k.values.dtype)}, and a u of {find_dtype(x.dtype)} takes one of "

@@ -48,6 +48,14 @@ class Complex(NamedTuple):
         """Times a real number."""
         return Complex(self.re * factor, self.im * factor)
 
+    def to(self, dtype: Any) -> "Complex":
+        """Both parts in another dtype."""
+        return Complex(self.re.to(dtype), self.im.to(dtype))
+
+    def scaled(self, factors: "Complex") -> "Complex":
+        """Each part times a real number of its own."""
+        return Complex(self.re * factors.re, self.im * factors.im)
+
     @property
     def conj(self) -> "Complex":
         return Complex(self.re, -self.im)

@@ -15,8 +15,7 @@ from tilec.ops.fft_conv_butterfly import Radices, order
 MODES = ("causal", "circular", "bidirectional", "bidirectional_fftconv", "bidirectional_safari")
 LONGEST = 1 << 22
 STRIP = 32  # columns that a block of the outer passes takes
-ONE_PASS = 17  # bits of the longest period that is done in one pass on a CPU: its points fit the second cache
-INNER = 15  # bits of the periods between outer passes
+INNER, OUTER = 15, 9  # bits of the periods between outer passes, and of those at most
 
 
 class Plan(NamedTuple):
@@ -62,6 +61,80 @@ class Plan(NamedTuple):
         """Of that radix's parts those that are not known to be zero."""
         return self.first // 2 if self.half else self.first
 
+    def frequencies(self) -> Array:
+        """The frequency at each place of the spectrum [matrices, columns, rows]."""
+        within = order(self.down)[None, :] + self.rows * order(self.across)[:, None]
+        found: Array = order(self.outer)[:, None, None] + self.matrices * within
+        return found
+
+
+class Matrices(NamedTuple):
+    """A plan for matrix units. Sizes of the transforms: `rows` (1: none) down columns, the `factors` of a row.
+    A block's warps take `columns` columns at a time; of a single row only so many points are wanted.
+    `half`, `wraps`: as in Plan."""
+
+    rows: int
+    factors: tuple[int, ...]
+    columns: int
+    warps: int = 1
+    half: bool = False
+    wraps: bool = False
+
+    @property
+    def across(self) -> int:
+        return prod(self.factors)
+
+    @property
+    def period(self) -> int:
+        return self.rows * self.across
+
+    @property
+    def filled(self) -> int:
+        """Rows that are not known to be zero."""
+        return self.rows // 2 if self.half and self.rows > 1 else self.rows
+
+    @property
+    def steps(self) -> int:
+        """Turns of the loops over columns."""
+        return 1 if self.rows == 1 else self.across // self.columns
+
+    @property
+    def batch(self) -> int:
+        """Rows at a time: each warp transforms one, or the rows of a matrix atom."""
+        return 1 if self.rows == 1 else self.warps * (1 if len(self.factors) == 2 else 16)
+
+    @property
+    def headroom(self) -> float:
+        """What numbers below 2 are over for sums of a period to stay below 2^16."""
+        return 2.0 if self.period > 1 << 14 else 1.0
+
+    def frequencies(self) -> Array:
+        """The frequency at each place of the spectrum [rows, across]."""
+        inner = np.zeros(1, np.int64)
+        done = 1
+        for factor in self.factors:
+            inner = (inner[:, None] + done * np.arange(factor)).reshape(-1)
+            done *= factor
+        return np.arange(self.rows)[:, None] + self.rows * inner
+
+
+ON_MATRICES = {  # log2 of the period: rows, factors, columns, warps
+    8: (1, (16, 16), 0, 1), 9: (1, (16, 32), 0, 1), 10: (32, (32,), 32, 2), 11: (64, (32,), 32, 4),
+    12: (16, (16, 16), 64, 4), 13: (16, (16, 32), 64, 4), 14: (32, (16, 32), 64, 8),
+    15: (64, (16, 32), 64, 8),
+}  # fmt: skip
+
+
+def matrices_of(length: int, taps: int, mode: str, most_bytes: int) -> Matrices | None:
+    """The plan of the shortest period for matrix units of 16 bits, None where blocks have no room for it."""
+    bits = max(min(ON_MATRICES), period_bits(length, taps, mode))
+    if bits not in ON_MATRICES or 4 << bits > most_bytes:
+        return None
+    rows, factors, columns, warps = ON_MATRICES[bits]
+    wraps = mode == "circular" and length != 1 << bits
+    half = 2 * length <= 1 << bits and not wraps
+    return Matrices(rows, factors, columns or (1 << bits) >> half, warps, half, wraps)
+
 
 def period_bits(length: int, taps: int, mode: str) -> int:
     """log2 of the shortest period in which no sum runs into another; `taps`: of the longer kernel."""
@@ -76,10 +149,14 @@ def period_bits(length: int, taps: int, mode: str) -> int:
 def plan_of(length: int, taps: int, mode: str, one_pass: int) -> Plan:
     """The plan of the shortest period; up to 1 << one_pass points are done in one pass."""
     bits = period_bits(length, taps, mode)
-    inner = bits if bits <= one_pass else max(min(INNER, one_pass), bits - 9)
     wraps = mode == "circular" and length != 1 << bits
-    half = 2 * length <= 1 << bits and not wraps
-    return Plan(radices(inner // 2), radices(inner - inner // 2), radices(bits - inner), half, wraps)
+    return of_period(bits, one_pass)._replace(half=2 * length <= 1 << bits and not wraps, wraps=wraps)
+
+
+def of_period(bits: int, one_pass: int) -> Plan:
+    """A plan of 1 << bits points, for sequences that fill it."""
+    inner = bits if bits <= one_pass else max(min(INNER, one_pass), bits - OUTER)
+    return Plan(radices(inner // 2), radices(inner - inner // 2), radices(bits - inner))
 
 
 def radices(bits: int) -> Radices:
@@ -108,6 +185,20 @@ def tables_of(down: Radices, across: Radices, outer: Radices, dtype: str) -> Tab
         _unit(turns, period, dtype)
         for turns, period in ((inner, plan.inner), (coarse, plan.period), (fine, plan.period))
     ))  # fmt: skip
+
+
+@lru_cache(32)
+def turns_of(plan: Matrices) -> Array:
+    """Twiddles [2, steps, rows] of the first column of each step."""
+    return _unit(
+        np.arange(0, plan.across, plan.columns)[: plan.steps, None] * np.arange(plan.rows), plan.period, "f4"
+    )
+
+
+@lru_cache(32)
+def places_of(plan: Matrices, given: Plan) -> Array:
+    """Where the frequencies of a plan's spectrum are in that of another, int32 [period]."""
+    return np.argsort(given.frequencies().reshape(-1))[plan.frequencies().reshape(-1)].astype(np.int32)
 
 
 def _unit(turns: Array, period: int, dtype: str) -> Array:

@@ -1,7 +1,7 @@
 """Launches of fft_conv's kernels: in one pass, or in three, some channels at a time.
 
 values = spectrum_of(Kernel(k, None, "causal"), plan, f32)
-convolve(u, values, plan, taps, y, gates)
+convolve(u, FftSpectrum(values, length, taps, "causal", plan), Around(), y)
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,9 @@ from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ops.arrays import Array, empty, numpy_dtype
 from tilec.ops.callers import there
-from tilec.ops.fft_conv_call import Kernel
+from tilec.ops.fft_conv_call import FftSpectrum, Kernel
 from tilec.ops.fft_conv_kernel import conv_kernel, lags_kernel, spectrum_kernel
+from tilec.ops.fft_conv_matrix import matrix_kernel, ordered_kernel
 from tilec.ops.fft_conv_passes import (
     first_pass,
     first_pass_of_taps,
@@ -22,9 +23,10 @@ from tilec.ops.fft_conv_passes import (
     middle_pass_of_lags,
     middle_pass_of_taps,
 )
-from tilec.ops.fft_conv_plan import Plan, Tables, tables_of
+from tilec.ops.fft_conv_plan import Matrices, Plan, Tables, places_of, tables_of, turns_of
 
 SCRATCH = 1 << 28  # bytes between passes
+WARPS = 8  # of butterflies: a period in the registers of so many
 
 
 class Around(NamedTuple):
@@ -45,7 +47,7 @@ def spectrum_of(kernel: Kernel, plan: Plan, sums: DType) -> Array:
     """[2, H, matrices, columns, rows]"""
     channels, table = kernel.k.shape[0], tables(plan, sums)
     values = empty((2, channels, plan.matrices, plan.columns, plan.rows), sums)
-    options = {"plan": plan, "apart": kernel.apart, "accumulator": sums}
+    options = {"plan": plan, "apart": kernel.apart, "accumulator": sums, "warps": WARPS}
     if not plan.outer:
         spectrum_kernel(kernel.k, kernel.k_reverse, table.inner, values, **options)
         return values
@@ -53,28 +55,50 @@ def spectrum_of(kernel: Kernel, plan: Plan, sums: DType) -> Array:
         k, reverse = kernel.k[part], None if kernel.k_reverse is None else kernel.k_reverse[part]
         z = _scratch(1, len(k), plan, sums)
         first_pass_of_taps(k, reverse, table.coarse, table.fine, z, **options)
-        middle_pass_of_taps(z, table.inner, values[:, part], plan=plan)
+        middle_pass_of_taps(z, table.inner, values[:, part], plan=plan, warps=WARPS)
     return values
 
 
-def convolve(
-    u: Array, spectrum: Array, plan: Plan, taps: int, around: Around, y: Array, y_other: Array | None = None
-) -> None:
+def spectrum_on_matrices(kernel: Kernel, plan: Matrices, whole: Plan) -> tuple[Array, Array]:
+    """The spectrum [2, H, rows, across] and its norms [H], by way of butterflies over the same period."""
+    f32, channels = find_dtype("f32"), kernel.k.shape[0]
+    values = spectrum_of(kernel, whole, f32).reshape(2, channels, plan.period)
+    spectrum, norms = empty((2, channels, plan.period), f32), empty((channels,), f32)
+    ordered_kernel(values, there(places_of(plan, whole)), spectrum, norms, block=min(1024, plan.period))
+    return spectrum.reshape(2, channels, plan.rows, plan.across), norms
+
+
+def convolve(u: Array, spectrum: FftSpectrum, around: Around, y: Array, y_other: Array | None = None) -> None:
     """y = postgate * conv(pregate * u), y_other = other * the same."""
-    sums = find_dtype(spectrum.dtype)
+    plan, given = spectrum.plan, (around.skip, around.pregate, around.postgate, around.other, y, y_other)
+    if isinstance(plan, Matrices):
+        options = {"plan": plan, "kind": find_dtype(u.dtype), "warps": plan.warps, "flipped": around.flipped}
+        values, norms = spectrum.values, spectrum.norms
+        matrix_kernel(u, values, norms, there(turns_of(plan)), *given, spectrum.taps, **options)
+    elif plan.outer:
+        _in_three_passes(u, spectrum, plan, around, y, y_other)
+    else:
+        sums = find_dtype(spectrum.values.dtype)
+        conv_kernel(
+            u, spectrum.values, tables(plan, sums).inner, *given, spectrum.taps,
+            flipped=around.flipped, plan=plan, accumulator=sums, warps=WARPS,
+        )  # fmt: skip
+
+
+def _in_three_passes(
+    u: Array, spectrum: FftSpectrum, plan: Plan, around: Around, y: Array, y_other: Array | None
+) -> None:
+    sums = find_dtype(spectrum.values.dtype)
     table, skip, flipped = tables(plan, sums), around.skip, around.flipped
-    options = {"plan": plan, "accumulator": sums}
+    options = {"plan": plan, "accumulator": sums, "warps": WARPS}
     gates = (around.pregate, around.postgate, around.other)
-    if not plan.outer:
-        conv_kernel(u, spectrum, table.inner, skip, *gates, y, y_other, taps, flipped=flipped, **options)
-        return
     pairs = -(-u.shape[0] // 2)
     for part in some_channels(u.shape[1], pairs, plan, sums):
         z = _scratch(pairs, part.stop - part.start, plan, sums)
         pre, post, other, into, second = (x if x is None else x[:, part] for x in (*gates, y, y_other))
-        first_pass(u[:, part], pre, table.coarse, table.fine, z, taps, flipped=flipped, **options)
+        first_pass(u[:, part], pre, table.coarse, table.fine, z, spectrum.taps, flipped=flipped, **options)
         added = None if skip is None else skip[part]
-        middle_pass(z, spectrum[:, part], table.inner, added, plan=plan, flipped=flipped)
+        middle_pass(z, spectrum.values[:, part], table.inner, added, plan=plan, flipped=flipped, warps=WARPS)
         last_pass(z, table.coarse, table.fine, post, other, into, second, **options)
 
 
@@ -85,7 +109,7 @@ def correlate(
     channels, table = u.shape[1], tables(plan, sums)
     whole = plan._replace(half=False)
     lags = empty((1, channels, plan.period), sums)
-    options = {"plan": plan, "accumulator": sums}
+    options = {"plan": plan, "accumulator": sums, "warps": WARPS}
     if not plan.outer:
         lags_kernel(dy, u, table.inner, pregate, postgate, lags, taps, **options)
         return lags
@@ -96,9 +120,9 @@ def correlate(
         pre, post = (None if gate is None else gate[:, part] for gate in (pregate, postgate))
         first_pass(u[:, part], pre, table.coarse, table.fine, x, taps, **options)
         plain = plan._replace(wraps=False)
-        first_pass(dy[:, part], post, table.coarse, table.fine, g, taps, plan=plain, accumulator=sums)
+        first_pass(dy[:, part], post, table.coarse, table.fine, g, taps, **(options | {"plan": plain}))
         middle_pass_of_lags(g, x, table.inner, z, **options)
-        last_pass(z, table.coarse, table.fine, None, None, lags[:, part], None, plan=whole, accumulator=sums)
+        last_pass(z, table.coarse, table.fine, None, None, lags[:, part], None, **(options | {"plan": whole}))
     return lags
 
 

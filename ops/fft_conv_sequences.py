@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ops.fft_conv_complex import Complex
-from tilec.ops.fft_conv_plan import Plan
 
 
 class Continued(NamedTuple):
@@ -21,7 +20,7 @@ class Continued(NamedTuple):
     shift: Any
 
 
-def continued(plan: Plan, length: Any, taps: Any, flipped: bool) -> Continued | None:
+def continued(plan: Any, length: Any, taps: Any, flipped: bool) -> Continued | None:
     """How a circular convolution's sequence goes on where it is shorter than the period."""
     if not plan.wraps:
         return None
@@ -59,6 +58,31 @@ class Pair(NamedTuple):
             return value
         return value * gate.load((row, self.channel, at), (1, 1, count)).to(self.kind)
 
+    def gathered(
+        self, x: tc.Array, gate: tc.Array | None, row: int, places: tc.Tile, more: Continued | None
+    ) -> Any:
+        """x * gate of one row at these places."""
+        value = self._gathered(x, gate, row, places)
+        if more is None:
+            return value
+        inside = (places >= more.first) & (places < more.last)
+        return value + tc.where(inside, self._gathered(x, gate, row, places - more.shift), 0.0)
+
+    def _gathered(self, x: tc.Array, gate: tc.Array | None, row: int, places: tc.Tile) -> Any:
+        value = x.gather(2 * self.i + row, self.channel, places, other=0).to(self.kind)
+        if gate is None:
+            return value
+        return value * gate.gather(2 * self.i + row, self.channel, places, other=0).to(self.kind)
+
+    def scattered(
+        self, y: tc.Array, value: tc.Tile, gate: tc.Array | None, row: int, places: tc.Tile
+    ) -> None:
+        """y = value * gate of one row at these places, as far as y goes."""
+        at = (2 * self.i + row, self.channel, places)
+        if gate is not None:
+            value = value * gate.gather(*at, other=0).to(self.kind)
+        y.scatter(at, value.to(y.dtype))
+
     def write(self, y: tc.Array, z: Complex, gate: tc.Array | None, at: Any) -> None:
         """y = z * gate from `at` on, as far as y goes."""
         for i, part in enumerate(z):
@@ -78,7 +102,7 @@ class Taps(NamedTuple):
     apart: int
     kind: DType
 
-    def read(self, plan: Plan, at: Any, count: int) -> Complex:
+    def read(self, plan: Any, at: Any, count: int) -> Complex:
         """Places `at` and on, [1, count], divided by the period."""
         value = self.k.load((self.channel, at), (1, count)).to(self.kind)
         if self.k_reverse is not None:

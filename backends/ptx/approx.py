@@ -34,7 +34,7 @@ def math(e: Emitter, inst: Math) -> Any:
     """One element at a time, in f32."""
     assert inst.approx and inst.function in INSTRUCTIONS, "exact functions are programs by now"
     before, name, after = INSTRUCTIONS[inst.function]
-    dtype, x = inst.tile.dtype, e.values[inst.x]
+    dtype, x = inst.tile.dtype, e.held(inst.x)
 
     def one(value: str) -> str:
         wide = _scaled(e, emit.cast(e.writer, value, dtype, dt.f32), before)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tilec.backends import emit
-from tilec.backends.ptx import approx, bulk, memory, mma, moves, reduce, wgmma
+from tilec.backends.ptx import approx, bulk, memory, mma, moves, reduce, tables, wgmma
 from tilec.backends.ptx.elementwise import elementwise
 from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token
 from tilec.backends.ptx.locations import mark
@@ -40,7 +40,7 @@ def write_block(e: Emitter, block: Block) -> list[Any]:
             e.values[inst] = handler(e, inst) if handler else elementwise(e, inst)
         except TilecError as error:
             raise error.at(inst.loc) if inst.loc else error from None
-    return [e.values[v] for v in block.results]
+    return [e.held(v) for v in block.results]
 
 
 def _lazy_loads(users: dict[Value, list[Inst]], block: Block) -> set[Value]:
@@ -137,7 +137,7 @@ def _nothing(e: Emitter, inst: Inst) -> None:
 
 
 def _same(e: Emitter, inst: shape.Annotate) -> Any:
-    return e.values[inst.x]
+    return e.held(inst.x)
 
 
 def _assert(e: Emitter, inst: sync.Assert) -> None:
@@ -231,7 +231,7 @@ def _for(e: Emitter, inst: control.For) -> tuple[Any, ...]:
     head, inner, out = (e.writer.label(stem) for stem in ("loop", "body", "done"))
     index = inst.start.tile
     start, stop = e.scalar(inst.start), e.scalar(inst.stop)
-    before = [start, *(e.values[v] for v in inst.init)]
+    before = [start, *(e.held(v) for v in inst.init)]
     came_from = e.block
     e.writer.jump(head)
     e.start_block(head)
@@ -266,7 +266,7 @@ def _next_index(e: Emitter, inst: control.For, index: str) -> str:
 
 def _while(e: Emitter, inst: control.While) -> tuple[Any, ...]:
     head, inner, out = (e.writer.label(stem) for stem in ("while", "body", "done"))
-    came_from, before = e.block, [e.values[v] for v in inst.init]
+    came_from, before = e.block, [e.held(v) for v in inst.init]
     e.writer.jump(head)
     e.start_block(head)
     phis = _Phis(e, _types(inst.init))
@@ -301,7 +301,7 @@ def _if(e: Emitter, inst: control.If) -> tuple[Any, ...]:
 
 
 HANDLERS: dict[type[Inst], Callable[..., Any]] = {
-    arith.Full: _full, arith.Iota: _iota, arith.Table: moves.table, arith.Math: approx.math,
+    arith.Full: _full, arith.Iota: _iota, arith.Table: tables.table, arith.Math: approx.math,
     shape.Reshape: moves.reshape, shape.Permute: moves.same_slots, shape.Broadcast: moves.broadcast,
     shape.Extract: moves.extract, shape.Stack: moves.stack, shape.Convert: moves.convert,
     shape.Annotate: _same, shape.View: moves.view,

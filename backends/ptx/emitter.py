@@ -7,7 +7,7 @@ pointer with its extents and strides, each an LLVM name or an integer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,15 @@ class Fragment:
     dtype: DType
     layout: Layout
     slots: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Remade:
+    """A tile that is written anew where it is used: `read` gives its slots."""
+
+    dtype: DType
+    layout: Layout
+    read: Callable[[], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,8 @@ class Emitter:
     at_field: dict[tuple[Piece, ...], str] = field(default_factory=dict)  # and back
     narrow: dict[str, str] = field(default_factory=dict)  # an i64 -> the i32 that it is, zero-extended
     globals: list[str] = field(default_factory=list)
+    rows: dict[str, list[Any]] = field(default_factory=dict)  # constants of threads or lanes: see tables.py
+    recent: dict[Value, tuple[str, int, Fragment | None]] = field(default_factory=dict)  # when remade last
     read_only: frozenset[Value] = frozenset()
     users: dict[Value, list[Inst]] = field(default_factory=dict)
     lazy: set[Value] = field(default_factory=set)
@@ -140,8 +151,23 @@ class Emitter:
 
     def fragment(self, value: Value) -> Fragment:
         found = self.values[value]
+        if isinstance(found, Remade):
+            return self._remade(value, found)
         assert isinstance(found, Fragment), f"{value} is no tile"
         return found
+
+    def held(self, value: Value) -> Any:
+        """What a value of any type is."""
+        found = self.values[value]
+        return self._remade(value, found) if isinstance(found, Remade) else found
+
+    def _remade(self, value: Value, tile: Remade) -> Fragment:
+        """Made again, unless that was done a few lines before."""
+        block, line, fragment = self.recent.get(value, ("", 0, None))
+        if fragment is None or block != self.block or len(self.writer.lines) - line > NEAR:
+            fragment = Fragment(tile.dtype, tile.layout, tile.read())
+            self.recent[value] = self.block, len(self.writer.lines), fragment
+        return fragment
 
     def array(self, value: Value) -> ArrayRef:
         found = self.values[value]

@@ -16,6 +16,7 @@ from tilec.backends.ptx.control import write_block
 from tilec.backends.ptx.emitter import ArrayRef, Emitter
 from tilec.backends.ptx.locations import SUBPROGRAM, located
 from tilec.backends.ptx.maps import described, headed
+from tilec.backends.ptx.tables import constants
 from tilec.backends.writer import Writer
 from tilec.ir.errors import TilecError
 from tilec.ir.facts import analyse
@@ -83,7 +84,7 @@ def module(func: Func, target: Target) -> str:
     body = ["entry:", *_thread_number(e), *e.entry, "  br label %body", *lines, "}"]
     declarations = list(writer.declarations.values())
     shared = [f"{SHARED} = external addrspace(3) global [0 x i8], align 1024"] if shared_bytes(func) else []
-    head = [*described(e.maps), *shared, *e.globals, header]
+    head = [*described(e.maps), *shared, *e.globals, *constants(e), header]
     return "\n".join([*head, *body, *declarations, *_attributes(func, e), *places, ""])
 
 

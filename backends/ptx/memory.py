@@ -97,7 +97,7 @@ def store_window(e: Emitter, w: Window, tile: Fragment) -> None:
 
 def _held(e: Emitter, v: Value) -> Fragment:
     """A tile's fragment; a scalar's is that of a tile of rank 0, which every thread holds."""
-    found = e.values[v]
+    found = e.held(v)
     return found if isinstance(found, Fragment) else Fragment(v.tile.dtype, blocked((), e.threads), [found])
 
 

@@ -6,12 +6,12 @@ What would need shared memory has been written out as a store and a load by the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tilec.backends.convert import to_code
-from tilec.backends.ptx.emitter import Field, Fragment, memory_bits
+from tilec.backends.ptx.emitter import Field, Fragment
 from tilec.backends.ptx.reduce import shuffle
 from tilec.backends.ptx.threads import per_thread, predicate
 from tilec.backends.ptx.words import as_words, from_words
@@ -19,59 +19,13 @@ from tilec.backends.writer import held
 from tilec.ir import placement
 from tilec.ir.conversion import Conversion, conversion
 from tilec.ir.dtype import DType
-from tilec.ir.inst import arith
 from tilec.ir.inst import shape as moves
-from tilec.ir.layout import Layout
 from tilec.ir.layout_ops import part_slots
 
 BYTE, WORD = 8, 32  # bits
-VECTOR = 4  # words of one access
-Codes = np.ndarray[Any, Any]
 
 if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
-
-
-def table(e: Emitter, inst: arith.Table) -> Fragment:
-    """Words that every thread has alike are immediates, the others lie in memory in the order of threads."""
-    layout = inst.layout
-    assert layout is not None, "the layout pass gives every tile a layout"
-    bits = memory_bits(inst.dtype)
-    per = max(1, min(layout.slots, WORD // bits))
-    words = _words_of_threads(inst.elements(), layout, per)
-    kind = f"i{min(WORD, bits * per)}"
-    held = dict(enumerate(str(np.int32(column[0])) for column in words.T))
-    loaded = [i for i, column in enumerate(words.T) if (column != column[0]).any()]
-    for first in range(0, len(loaded), VECTOR):
-        mine = loaded[first : first + VECTOR]
-        held |= dict(zip(mine, _row_of_thread(e, words[:, mine]), strict=True))
-    narrow = [held[i] if kind == "i32" else _narrowed(e, held[i], kind) for i in range(len(held))]
-    slots = from_words(e, narrow, per, inst.dtype)
-    return Fragment(inst.dtype, layout, slots[: layout.slots])
-
-
-def _words_of_threads(codes: Codes, layout: Layout, per: int) -> Codes:
-    """The elements that threads hold, `per` of them to a word: uint32 [threads, words]."""
-    inside = np.minimum(layout.points(), np.array(codes.shape) - 1)  # pad holds anything
-    mine = codes[tuple(np.moveaxis(inside, -1, 0))]
-    mine = np.ascontiguousarray(np.pad(mine, ((0, 0), (0, -mine.shape[1] % per)), mode="edge"))
-    size = min(4, mine.itemsize * per)
-    return mine.astype(mine.dtype.newbyteorder("<")).view(f"<u{size}").astype(np.uint32)
-
-
-def _row_of_thread(e: Emitter, words: Codes) -> list[str]:
-    """words[thread], read as one vector."""
-    count = words.shape[1]
-    wide = 1 << (count - 1).bit_length()
-    padded = np.pad(words, ((0, 0), (0, wide - count)))
-    name = e.constant_table("i32", padded.ravel().tolist())
-    at = e.let(f"getelementptr inbounds <{wide} x i32>, ptr addrspace(1) {name}, i32 {e.tid}")
-    read = e.let(f"load <{wide} x i32>, ptr addrspace(1) {at}, align {4 * wide}, !invariant.load !1")
-    return [e.let(f"extractelement <{wide} x i32> {read}, i32 {i}") for i in range(count)]
-
-
-def _narrowed(e: Emitter, word: str, kind: str) -> str:
-    return e.let(f"trunc i32 {word} to {kind}")
 
 
 def same_slots(e: Emitter, inst: moves.Permute) -> Fragment:

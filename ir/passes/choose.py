@@ -56,14 +56,17 @@ class Choice:
         return anchors.layouts_of_dot(dot, self._splits[component])
 
     def _split_price(self, dots: list[Dot], across: anchors.Split) -> tuple[float, ...]:
-        """What bringing operands that are views to the products costs, then the products' own traffic."""
+        """Whether accumulators are asked for in another layout, then what bringing operands that are views to
+        the products costs, then the products' own traffic."""
         of = self.components.of
+        asked = self.of.get(of(dots[0]))  # type: ignore[arg-type]
         wants = [(dot, anchors.layouts_of_dot(dot, across)) for dot in dots]
         operands = [pair for dot, (a, b, _) in wants for pair in ((dot.a, a), (dot.b, b))]
         views = [(self._viewed[of(x)], want) for x, want in operands if of(x) in self._viewed]
         chained = any({of(dot), of(dot.a)} & self._chained for dot in dots)
         conversions = sum(anchors.conversion_cost(have, want) for have, want in views)
-        return conversions, *anchors.traffic(dots[0].tile.shape, across, chained)
+        elsewhere = asked is not None and asked != wants[0][1][2]
+        return float(elsewhere), conversions, *anchors.traffic(dots[0].tile.shape, across, chained)
 
     def _fix(self, func: Func) -> None:
         for inst in func.walk():
