@@ -17,6 +17,7 @@ from tilec.ops.attention_backward import (
 )
 from tilec.ops.attention_call import Call, Tensors
 from tilec.ops.attention_kernel import Options
+from tilec.ops.attention_tiling import Tiling
 from tilec.ops.attention_windows import Axis
 
 TOKENS = 32  # that the bias' gradient takes at once
@@ -46,7 +47,7 @@ def backward(call: Call, out: Any, lse: Any, d_out: Any, d_lse: Any) -> Gradient
     query_gradient_kernel(
         q, k, v, *saved, dq, more_k, more_v, bias, call.scale, options=call.options, **tiling._asdict()
     )  # fmt: skip
-    dk, dv = _key_gradients(call, saved, tiling.axes)
+    dk, dv = _key_gradients(call, saved, tiling)
     d_bias = _bias_gradient(call, saved) if call.options.bias else None
     more = _more_gradients(call, saved) if call.options.more else (None, None)
     return Gradients(dq, dk, dv, d_bias, *more)
@@ -70,12 +71,13 @@ def _delta(out: Array, d_out: Array, d_lse: Array) -> Array:
     return delta
 
 
-def _key_gradients(call: Call, saved: Saved, axes: tuple[Axis, ...]) -> tuple[Array, Array]:
+def _key_gradients(call: Call, saved: Saved, tiling: Tiling) -> tuple[Array, Array]:
     """dk and dv; an axis' box is of keys."""
     q, k, v, _, _, bias = call.tensors
     dk, dv = empty_like(k), empty_like(v)
     key_gradient_kernel(
-        q, k, v, *saved, dk, dv, bias, call.scale, axes=axes, options=call.options
+        q, k, v, *saved, dk, dv, bias, call.scale, axes=tiling.axes, options=call.options,
+        stages=tiling.stages, warps=tiling.warps,
     )  # fmt: skip
     return dk, dv
 
@@ -89,7 +91,7 @@ def _more_gradients(call: Call, saved: Saved) -> tuple[Array, Array]:
     tensors = Tensors(flat[0], more_k, more_v, *call.tensors[3:5], nothing)
     options = Options(call.options.sharing)
     dense = Call(tensors, (Axis(0),), options, call.scale)
-    return _key_gradients(dense, (flat[1], flat[2], flat[3]), dense.tiling(backward=True).axes)
+    return _key_gradients(dense, (flat[1], flat[2], flat[3]), dense.tiling(backward=True))
 
 
 def _bias_gradient(call: Call, saved: Saved) -> Array:
