@@ -99,6 +99,9 @@ def _attributes(func: Func, e: Emitter) -> list[str]:
              "maxnreg": func.schedule.get("max_registers"),
              "cluster_dim_x": func.cluster if func.cluster > 1 else None}  # fmt: skip
     bounds = ", ".join(f'!"{name}", i32 {value}' for name, value in named.items() if value)
+    last = len(signature(func)) + len(e.maps)  # parameters count from 1, maps come last
+    constant = ", ".join(f"i32 {last - i}" for i in reversed(range(len(e.maps))))
+    bounds += ', !"grid_constant", !5' if e.maps else ""
     return [
         "attributes #0 = { nounwind }",
         "attributes #1 = { convergent nounwind memory(none) }",
@@ -108,6 +111,7 @@ def _attributes(func: Func, e: Emitter) -> list[str]:
         '!3 = !{!"llvm.loop.unroll.disable"}',
         "!nvvm.annotations = !{!4}",
         f"!4 = !{{ptr @{func.name}, {bounds}}}",
+        *([f"!5 = !{{{constant}}}"] if e.maps else []),
     ]
 
 
