@@ -54,12 +54,25 @@ def has_warpgroups(target: str) -> bool:
     return machine is not None and machine.has("wgmma")
 
 
-def dense_tiling(m: Extent, n: Extent, dtype: DType, target: str) -> Dense:
-    """For a [m, k] @ [k, n]."""
+def known(target: str) -> str:
+    """The target's name; of a GPU, what its driver says that it is, if there is one."""
+    place = parse_target(target)
+    with suppress(TilecError):
+        return str(device(place.device).target.name) if place.target is None else target
+    return target
+
+
+def dense_tiling(m: Extent, n: Extent, dtype: DType, target: str, finished: bool = False) -> Dense:
+    """For a [m, k] @ [k, n]; sums that an epilogue finishes leave room for what it needs in registers."""
+    target = known(target)
     if not has_threads(target):
         return Dense(_rows(m, 1, 256), _rows(n, 8, 256), 128)
     if dtype.bits >= 32:  # no matrix instruction is exact enough
         return Dense(_rows(m, MMA_ROWS, 64), 64, 16)
+    if _rows(m, MMA_ROWS, 128) == 128 and _large(n):
+        if has_warpgroups(target):
+            return Dense(128, 128 if finished else 256, 64, 4 if finished else 3, 2 * WARPS)
+        return Dense(128, 128, 32, warps=2 * WARPS if finished else WARPS)
     return Dense(_rows(m, MMA_ROWS, 64), 128 if _large(n) else 64, 64 if _rows(m, 16, 64) < 64 else 32)
 
 

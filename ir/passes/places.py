@@ -21,7 +21,7 @@ from tilec.ir.inst.memory import Alloc, Copy, Load, Wait
 from tilec.ir.inst.mma import Dot
 from tilec.ir.inst.shape import Permute, Reshape, View
 from tilec.ir.layout import Layout
-from tilec.ir.memory_layout import row_major
+from tilec.ir.memory_layout import dense_strides, strided
 from tilec.ir.passes.anchors import ROWS
 from tilec.ir.passes.warpgroups import choose, staged
 from tilec.ir.rewrite import Emit, Rewritten, rebuild, uses
@@ -89,10 +89,14 @@ def places(func: Func, target: Target) -> Func:
 
 
 def _in_rows(load: Load) -> Layout:
-    """A buffer for ldmatrix."""
-    dtype, rows = load.tile.dtype, prod(load.shape[:-1]) > 1
-    swizzle = swizzle_for(load.shape, dtype.bytes) if rows and dtype.bits >= 8 else None
-    return row_major(load.shape, swizzle)
+    """A buffer for ldmatrix: neighbours in the array are neighbours in it, so that wide copies fill it."""
+    dtype, strides, rank = load.tile.dtype, load.array.array_type.strides, len(load.shape)
+    last = next((a for a in reversed(range(rank)) if strides[a] == 1 and load.shape[a] > 1), rank - 1)
+    order = (*(a for a in range(rank) if a != last), last)
+    shape = tuple(load.shape[a] for a in order)
+    swizzle = swizzle_for(shape, dtype.bytes) if prod(shape[:-1]) > 1 and dtype.bits >= 8 else None
+    steps = dense_strides(shape)
+    return strided(load.shape, tuple(steps[order.index(a)] for a in range(rank)), swizzle)
 
 
 def _in_panels(func: Func) -> dict[Value, Layout]:
