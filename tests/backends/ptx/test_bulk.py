@@ -20,6 +20,7 @@ from tilec import ops
 from tilec.backends.ptx import assemble
 from tilec.backends.ptx.maps import maps_of
 from tilec.ir import dtype as dt
+from tilec.ops.tiling import linear_tiling
 
 TMA, CP_ASYNC = "cp.async.bulk.tensor", "cp.async.cg"
 
@@ -203,3 +204,13 @@ def test_an_array_without_elements_needs_no_map(stub: StubDriver) -> None:
     with tc.target("cuda:0"):
         matmul(a, b, c, tile=(64, 16, 32), stages=3, warps=4)
     assert not stub.maps and not c.any()
+
+
+def test_operators_ask_the_driver_which_gpu_it_is(stub: StubDriver) -> None:
+    """Tiles are those of its target, with weights as wgmma's left operand."""
+    assert linear_tiling(64, dt.f16, 128, "cuda:0") == linear_tiling(64, dt.f16, 128, "sm_90a")
+    x, w = half(5, 128), half(40, 128)
+    with tc.target("cuda:0"):
+        y = ops.linear(x, ops.quantize(w.astype(np.float32), "u4"))
+    assert np.linalg.norm(y - x @ w.T) < 0.2 * np.linalg.norm(y)
+    assert len(stub.launches) == 1
