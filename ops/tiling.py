@@ -3,11 +3,14 @@
 linear_tiling(16, f16, 128, "sm_90a")       Weighted(bm=16, fragment=mma_b(f16, (128, 128), 4), ...)
 """
 
+from contextlib import suppress
 from functools import lru_cache
 from math import gcd
 from typing import NamedTuple
 
+from tilec.device import device
 from tilec.ir.dtype import DType
+from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout, column_local, local, spatial
 from tilec.ir.layouts import mma_b, wgmma_a
 from tilec.ir.target import parse_target
@@ -76,9 +79,13 @@ def dense_tiling(m: Extent, n: Extent, dtype: DType, target: str, finished: bool
     return Dense(_rows(m, MMA_ROWS, 64), 128 if _large(n) else 64, 64 if _rows(m, 16, 64) < 64 else 32)
 
 
-@lru_cache(4096)
 def linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int = 16) -> Weighted:
     """For a [m, K] times weights of `bits` bits in groups of `group` (0: the whole row)."""
+    return _linear_tiling(m, dtype, group, known(target), bits)
+
+
+@lru_cache(4096)
+def _linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int) -> Weighted:
     if not has_threads(target):
         bm = _rows(m, 1, 128)
         shape = _steps(group, 128), 256 if bm > MMA_ROWS else 128
