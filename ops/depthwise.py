@@ -4,6 +4,7 @@
 Arguments, order and defaults are those of torch's conv2d with groups=C. Channels may come last, and stay so.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,9 +13,10 @@ from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ops.arrays import Array, array, contiguous, result
+from tilec.ops.depthwise_bands import Bands, bands_kernel
 from tilec.ops.depthwise_call import Call, Geometry, depthwise_call, geometry_of
 from tilec.ops.depthwise_kernel import Conv, depthwise_kernel
-from tilec.ops.depthwise_tiling import depthwise_cut
+from tilec.ops.depthwise_tiling import depthwise_plan
 from tilec.ops.epilogue import check_activation
 from tilec.ops.op import op
 from tilec.places import current_target, element_strides
@@ -45,21 +47,12 @@ def compile_depthwise(
     conv, outs = _conv(geometry, multiplier, last, activation), c * multiplier
     y = tc.Spec(kind, (n, *conv.ordered(outs, *geometry.extents)))
     per_channel = tc.Spec(kind, (outs,))
-    cut = depthwise_cut(geometry, c, conv, sums_in(kind), target)
-    return depthwise_kernel.compile(
-        tc.Spec(kind, shape),
-        tc.Spec(kind, conv.ordered(outs, *size)),
-        per_channel if bias else None,
-        per_channel if scale else None,
-        y if residual else None,
-        None,
-        y,
-        target=target,
-        conv=conv,
-        cut=cut,
-        accumulator=sums_in(kind),
-        warps=cut.warps,
-    )
+    kernel, given = planned(geometry, (n, c, h, w), conv, kind, target)
+    more = (per_channel if bias else None, per_channel if scale else None, y if residual else None)
+    weight = tc.Spec(kind, conv.ordered(outs, *size))
+    if kernel is depthwise_kernel:
+        more += (None,)
+    return kernel.compile(tc.Spec(kind, shape), weight, *more, y, target=target, **given)
 
 
 @op(compile_depthwise)
@@ -117,11 +110,36 @@ def launch(
     weight = call.weight
     if call.channels_last:
         weight = contiguous(weight.transpose(1, 2, 0), "the weight, with its channels last")
-    accumulator = sums_in(call.dtype)
-    cut = depthwise_cut(call.geometry, call.shape[1], conv, accumulator, current_target())
-    depthwise_kernel(
-        call.x, weight, *more, state, y, conv=conv, cut=cut, accumulator=accumulator, warps=cut.warps
-    )
+    run(call.x, call.shape, weight, more, y, conv, call.geometry, state)
+
+
+def run(
+    x: Array,
+    shape: tuple[int, int, int, int],
+    weight: Array,
+    more: Sequence[Array | None],
+    y: Array,
+    conv: Conv,
+    geometry: Geometry,
+    state: Array | None = None,
+) -> None:
+    """The kernel that costs least, for x of shape [N, C, H, W] in the order of conv."""
+    kernel, given = planned(geometry, shape, conv, find_dtype(x.dtype), current_target())
+    if kernel is depthwise_kernel:
+        kernel(x, weight, *more, state, y, **given)
+    else:
+        assert state is None, "convolutions with a state have one row, for which bands do not pay"
+        kernel(x, weight, *more, y, **given)
+
+
+def planned(
+    geometry: Geometry, shape: tuple[int, int, int, int], conv: Conv, dtype: DType, target: str
+) -> tuple[tc.Kernel, dict[str, Any]]:
+    """A kernel and its constants."""
+    plan = depthwise_plan(geometry, shape, conv, dtype, target)
+    if isinstance(plan, Bands):
+        return bands_kernel, {"conv": conv, "bands": plan, "warps": plan.warps}
+    return depthwise_kernel, {"conv": conv, "cut": plan, "accumulator": sums_in(dtype), "warps": plan.warps}
 
 
 def sums_in(dtype: DType) -> DType:

@@ -11,11 +11,11 @@ from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ops.arrays import Array, array, assign, contiguous, empty, numpy_dtype, zeros
-from tilec.ops.depthwise import lies_last, sums_in
+from tilec.ops.depthwise import lies_last, run, sums_in
 from tilec.ops.depthwise_call import Call, Geometry, depthwise_call, geometry_of
 from tilec.ops.depthwise_gradients import Phase, phases, total_kernel, weight_gradient_kernel
-from tilec.ops.depthwise_kernel import Conv, depthwise_kernel
-from tilec.ops.depthwise_tiling import depthwise_cut, depthwise_strip
+from tilec.ops.depthwise_kernel import Conv
+from tilec.ops.depthwise_tiling import depthwise_strip
 from tilec.ops.op import op
 from tilec.places import current_target
 
@@ -117,7 +117,7 @@ def _one_phase(call: Call, above: Array, d_x: Array, down: Phase, right: Phase) 
         assign(d_x, zeros(d_x.shape, call.dtype))
         return
     weight = call.weight[:, down.tap :: down.skip, right.tap :: right.skip]
-    last, sums = call.channels_last, sums_in(call.dtype)
+    last = call.channels_last
     extents = d_x.shape[1:3] if last else d_x.shape[2:]
     image = above.shape[1:3] if last else above.shape[2:]
     conv = Conv(
@@ -131,11 +131,9 @@ def _one_phase(call: Call, above: Array, d_x: Array, down: Phase, right: Phase) 
         True,
     )
     geometry = Geometry(weight.shape[1:], (1, 1), ((0, 0), (0, 0)), conv.dilation, image, extents)
-    cut = depthwise_cut(geometry, call.shape[1], conv, sums, current_target())
     weight = contiguous(weight.transpose(1, 2, 0), "the weight, with its channels last") if last else weight
-    depthwise_kernel(
-        above, weight, None, None, None, None, d_x, conv=conv, cut=cut, accumulator=sums, warps=cut.warps
-    )
+    shape = (call.shape[0], len(call.weight), *image)
+    run(above, shape, weight, (None, None, None), d_x, conv, geometry)
 
 
 def weight_gradient(call: Call, above: Array) -> tuple[Array, Array]:

@@ -1,24 +1,79 @@
-"""How depthwise convolutions are cut into blocks, per target: data for the kernel, never its meaning.
+"""How depthwise convolutions are cut into blocks, per target: data for the kernels, never their meaning.
 
-depthwise_cut(geometry, channels=64, conv, f32, "cpu")     Cut(channels=1, sums=8, rows=7, columns=56, taps=7)
+depthwise_plan(geometry, (1, 64, 56, 56), conv, f32, "cpu")       Cut(channels=1, sums=8, rows=7, ..): direct
+depthwise_plan(geometry, (64, 64, 56, 56), conv, f16, "sm_80")    Bands(images=1, rows=64, groups=7, ..)
 """
 
 from functools import lru_cache
 from math import gcd, prod
 
 from tilec.ir.dtype import DType
+from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.target import parse_target
+from tilec.ops.depthwise_bands import GROUP, STEP, Bands, depth_of, shared_bytes
 from tilec.ops.depthwise_call import Geometry
 from tilec.ops.depthwise_gradients import Strip, halo
 from tilec.ops.depthwise_kernel import Conv, Cut, spans
 from tilec.ops.tiling import has_threads
 
 STRAIGHT = 400  # products that are unrolled
-LINES = 16  # rows of a kernel whose elements stay in a CPU's registers
+LINES = 16  # rows of a kernel whose elements stay in registers
+SUMS_DOWN = 8  # sums of a thread, under each other
 WARPS = 4
 SUMS = 24  # tiles of sums that stay in registers
 BLOCKS = 4  # that share the work, at least
+DIRECT = 1.4  # instructions of the direct sum for a product; 128 lanes do one each in a clock
+BAND = 3.2  # clocks' worth of them for a product of 16 elements with a band
+COPYING, ACROSS = 64, 300  # likewise, around bands; where the channels lie between the columns
+MANY_BLOCKS = 2048  # that keep a GPU busy; more build bands anew
+LEAST_ROOM = 99 * 1024  # bytes of shared memory that every GPU since sm_80 has
 ROOM = 48 * 1024  # bytes of shared memory: more would leave too few blocks on a multiprocessor
+
+
+@lru_cache(maxsize=1024)
+def depthwise_plan(
+    geometry: Geometry, shape: tuple[int, int, int, int], conv: Conv, dtype: DType, target: str
+) -> Cut | Bands:
+    """The schedule that costs less for images [N, C, H, W]: the direct sum, or bands."""
+    found = _bands(geometry, shape, conv, target) if dtype.bits == 16 and has_threads(target) else None
+    accumulator = find_dtype("f64" if dtype.name == "f64" else "f32")
+    return found or depthwise_cut(geometry, shape[1] // conv.summed, conv, accumulator, target)
+
+
+def _bands(geometry: Geometry, shape: tuple[int, int, int, int], conv: Conv, target: str) -> Bands | None:
+    """Bands along the cheaper axis; None where there are none, or the direct sum costs less."""
+    if conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.summed > 1:
+        return None
+    machine = parse_target(target).target
+    room = machine.shared_bytes_per_block if machine else LEAST_ROOM
+    options = [_oriented_bands(geometry, shape[0], turned) for turned in (False, True)]
+    fitting = [each for each in options if shared_bytes(each.oriented(*geometry.size), each) <= room]
+    best = min(fitting, key=lambda bands: _cost(geometry, bands), default=None)
+    around = COPYING + (ACROSS if conv.channels_last else 0)
+    if best is None or _cost(geometry, best) + around >= DIRECT * prod(geometry.size):
+        return None
+    (down, across), outs = best.oriented(*geometry.extents), shape[1] * conv.multiplier
+    blocks = outs * -(-down // best.rows) * -(-across // (GROUP * best.groups))
+    return best._replace(parts=max(1, min(-(-shape[0] // best.images), MANY_BLOCKS // blocks)))
+
+
+def _oriented_bands(geometry: Geometry, images: int, turned: bool) -> Bands:
+    down, across = geometry.extents[::-1] if turned else geometry.extents
+    rows = min((64, 32, 16), key=lambda n: -(-down // n) * (n + GROUP))
+    together = _power(images, 64 // rows)
+    groups = _evenly(-(-across // GROUP), 8)
+    return Bands(together, rows, groups, turned, warps=together * rows // 16)
+
+
+def _cost(geometry: Geometry, bands: Bands) -> float:
+    """Instructions for one output: those that are computed for nobody are paid too."""
+    (down, across), (kd, ka) = bands.oriented(*geometry.extents), bands.oriented(*geometry.size)
+    high, wide = -(-down // bands.rows) * bands.rows, _whole(across, GROUP * bands.groups)
+    return BAND * kd * depth_of(ka) / STEP * (high * wide) / (down * across)
+
+
+def _whole(n: int, part: int) -> int:
+    return -(-n // part) * part
 
 
 @lru_cache(maxsize=1024)
@@ -26,8 +81,8 @@ def depthwise_cut(geometry: Geometry, channels: int, conv: Conv, accumulator: DT
     """Blocks for results of these extents."""
     threads = has_threads(target)
     cut = (_on_threads if threads else _on_vectors)(geometry, channels, conv)
-    cut = _unrolled(cut, geometry, conv, STRAIGHT // geometry.size[1] if threads else LINES * cut.sums)
-    cut = cut._replace(across=threads)
+    straight = threads and prod(geometry.size) * cut.sums <= STRAIGHT
+    cut = cut._replace(across=straight, taps=_taps(cut, geometry, conv, straight))
     room = ROOM if threads else parse_target(target).target.shared_bytes_per_block >> 4  # type: ignore[union-attr]
     while threads and _bytes(cut, geometry, conv, accumulator) > room and max(cut.channels, cut.rows) > 1:
         many = cut.channels > 1
@@ -45,7 +100,7 @@ def _bytes(cut: Cut, geometry: Geometry, conv: Conv, accumulator: DType) -> int:
 def _on_vectors(geometry: Geometry, channels: int, conv: Conv) -> Cut:
     """CPU: whole rows of a channel, or a vector of channels."""
     rows, columns = geometry.extents
-    sums = _sums(rows, 8)
+    sums = _sums(rows, SUMS_DOWN)
     if conv.channels_last:
         return Cut(32 if channels % 32 == 0 else min(channels, 16), sums, 1, _evenly(columns, 32), 0)
     return Cut(1, sums, min(-(-rows // sums), max(1, 64 // sums)), min(columns, 256), 0)
@@ -54,7 +109,7 @@ def _on_vectors(geometry: Geometry, channels: int, conv: Conv) -> Cut:
 def _on_threads(geometry: Geometry, channels: int, conv: Conv) -> Cut:
     """GPU: one output of each sum for every thread, neighbours in memory for neighbours in a warp."""
     rows, columns = geometry.extents
-    sums = _sums(rows, _most(geometry))
+    sums = _sums(rows, SUMS_DOWN)
     lanes, left = _power(columns, 64), 32 * WARPS
     if conv.channels_last:
         c = _power(channels, 32)
@@ -62,12 +117,6 @@ def _on_threads(geometry: Geometry, channels: int, conv: Conv) -> Cut:
         return Cut(c, sums, max(1, min(_power(-(-rows // sums), 4), left // (c * wide))), wide, 0)
     deep = min(_power(-(-rows // sums), 8), left // lanes)
     return Cut(min(_power(channels, 64), max(1, left // (lanes * deep))), sums, deep, lanes, 0)
-
-
-def _most(geometry: Geometry) -> int:
-    """Sums under each other: as many as keep short what is unrolled."""
-    kh, kw = geometry.size
-    return 8 if kh * kw * 8 <= STRAIGHT else 4 if kw <= 32 else 2
 
 
 def _sums(rows: int, most: int) -> int:
@@ -87,15 +136,11 @@ def _power(n: int, most: int) -> int:
     return int(min(most, 1 << max(0, n - 1).bit_length()))
 
 
-def _unrolled(cut: Cut, geometry: Geometry, conv: Conv, most: int) -> Cut:
-    """All rows of a small kernel: at most so many products of a column; of a large one as few as start anew
-    at the same row of a step.
-    """
-    kh = geometry.size[0]
-    step = cut.sums * conv.stride[0]
+def _taps(cut: Cut, geometry: Geometry, conv: Conv, straight: bool) -> int:
+    """All rows of a small kernel; of a large one as few as start anew at the same row of a step."""
+    kh, step = geometry.size[0], cut.sums * conv.stride[0]
     taps = step // gcd(step, conv.dilation[0])
-    whole = kh * cut.sums <= most or taps >= kh
-    return cut._replace(taps=kh if whole else taps)
+    return kh if straight or kh <= LINES or taps >= kh else taps
 
 
 @lru_cache(maxsize=1024)
