@@ -10,6 +10,7 @@ tilec bench emulator                            how fast the emulator is
 tilec bench loops                               machine instructions of products' loops
 tilec bench neighborhood                        neighborhood attention on this CPU, beside its peers
 tilec bench depthwise                           depthwise convolution, likewise
+tilec bench fftconv                             long convolutions by transforms, likewise
 tilec cache                                     what is kept on disk, where, how much; clear, prune
 tilec docs docs/reference                       writes the reference pages
 tilec doctor                                    what is installed, what works
@@ -30,7 +31,7 @@ ARGS = (
     "one entry per argument: f32[100, 64] is an array of random numbers, f32[100, 64]=0 one of zeros, "
     "i32=1000 a scalar, f16[512, 512]:box[64, 64]:128B a tensor map with its box and swizzle"
 )
-BENCHES = ("compile", "call", "emulator", "loops", "neighborhood", "depthwise")
+BENCHES = ("compile", "call", "emulator", "loops", "neighborhood", "depthwise", "fftconv")
 
 
 def demo(options: Namespace) -> int:
