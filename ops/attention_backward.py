@@ -3,7 +3,8 @@
 With P = exp(scores - lse), of out = P @ V and lse:
     delta = rowsum(d_out * out) - d_lse        dS = P * (d_out @ V^T - delta)
     dQ = scale * dS @ K        dK = scale * dS^T @ Q        dV = P^T @ d_out        d_bias = dS, summed
-P is computed again from lse (Dao et al., 2022). The third kernel walks over the queries that see a key.
+P is computed again from lse (Dao et al., 2022). The third kernel walks over the queries that see a key; that
+of the bias is in attention_bias.py.
 """
 
 import math
@@ -12,19 +13,27 @@ from typing import Any, NamedTuple
 
 import tilec as tc
 from tilec.ir.dtype import DType
-from tilec.ops.attention_kernel import LOG2_E, Keys, Options, Queries, bias_of, box_of_block, sums_in, walk
+from tilec.ops.attention_kernel import (
+    LOG2_E,
+    Box,
+    Keys,
+    Options,
+    Queries,
+    bias_of,
+    box_of_block,
+    sums_in,
+    walk,
+)
 from tilec.ops.attention_windows import (
     Axis,
     Seen,
     Window,
     across,
-    coordinates,
     down,
     queries_of,
     seen_by,
     unravel,
     visible,
-    window_of,
 )
 
 
@@ -37,6 +46,31 @@ def delta_kernel(
     at = tc.blocks(tc.cdiv(n, rows)) * rows
     products = out.load((at, 0), (rows, d)).to(kind) * d_out.load((at, 0), (rows, d)).to(kind)
     delta.store(at, (products.sum(1) - d_lse.load(at, rows).to(kind)).to(delta.dtype))
+
+
+class Known(NamedTuple):
+    """Of a block's queries: d_out [rows, dv], delta [rows], log2(sum(e^score)) [rows]."""
+
+    given: tc.Tile
+    less: tc.Tile
+    base: tc.Tile
+
+    def slopes(self, logits: tc.Tile, value: tc.Tile) -> tc.Tile:
+        """dS [rows, keys]."""
+        p = tc.exp2(logits - self.base[:, None], approx=True)
+        dp = tc.dot(self.given, value.T, tc.zeros(logits.shape, self.base.dtype))
+        return p * (dp - self.less[:, None])
+
+
+def known_of(
+    block: Box, axes: Sequence[Axis], lse: tc.Array, delta: tc.Array, d_out: tc.Array, kind: DType
+) -> Known:
+    """What lse, delta [B, X.., H] and d_out [B, X.., H, Dv] hold of a block's queries."""
+    boxes, dv = [axis.box for axis in axes], tc.static(d_out.shape[-1])
+    given = block.of(d_out, axes).load((*block.at, 0), (*boxes, dv)).reshape((-1, dv))
+    less = block.of(delta, axes).load(block.at, boxes).to(kind).reshape((-1,))
+    base = block.of(lse, axes).load(block.at, boxes).to(kind).reshape((-1,))
+    return Known(given, less, in_base_2(base))
 
 
 @tc.kernel
@@ -60,19 +94,15 @@ def query_gradient_kernel(
     warps: int = 4,
 ) -> None:
     """dq like q; lse, delta [B, X.., H], d_out [B, X.., H, Dv], the others as in attention_kernel."""
-    d, dv, kind = tc.static(q.shape[-1]), tc.static(v.shape[-1]), sums_in(q.dtype)
+    d, kind = tc.static(q.shape[-1]), sums_in(q.dtype)
     boxes, keys = [axis.box for axis in axes], Keys(k, v, more_k, more_v, bias)
     block = box_of_block(q.shape, axes, boxes)
     at = (*block.at, 0)
     tile = block.of(q, axes).load(at, (*boxes, d)).reshape((-1, d))
-    given = block.of(d_out, axes).load(at, (*boxes, dv)).reshape((-1, dv))
-    less = block.of(delta, axes).load(block.at, boxes).to(kind).reshape((-1,))
-    base = in_base_2(block.of(lse, axes).load(block.at, boxes).to(kind).reshape((-1,)))
+    known = known_of(block, axes, lse, delta, d_out, kind)
 
-    def step(acc: tc.Tile, logits: tc.Tile, key: tc.Tile, value: tc.Tile) -> tc.Tile:
-        p = tc.exp2(logits - base[:, None], approx=True)
-        dp = tc.dot(given, value.T, tc.zeros(logits.shape, kind))
-        return tc.dot((p * (dp - less[:, None])).to(key.dtype), key, acc)
+    def step(acc: tc.Tile, logits: tc.Tile, key: tc.Tile, value: tc.Tile, _: Sequence[Any]) -> tc.Tile:
+        return tc.dot(known.slopes(logits, value).to(key.dtype), key, acc)
 
     queries = Queries(tile, (scale * LOG2_E).to(kind))  # type: ignore[attr-defined]
     acc = tc.zeros((math.prod(boxes), d), kind)
@@ -163,67 +193,3 @@ def whole_box(keys: Sequence[Any], seen: Seen, axes: Sequence[Axis]) -> Any:
     for j, common, shared, axis in zip(keys, seen.common, seen.shared, axes, strict=True):
         whole = whole & (j >= common) & (j + axis.box <= shared)
     return whole
-
-
-@tc.kernel
-def bias_gradient_kernel(
-    q: tc.Array,
-    k: tc.Array,
-    v: tc.Array,
-    lse: tc.Array,
-    delta: tc.Array,
-    d_out: tc.Array,
-    d_bias: tc.Array,
-    bias: tc.Array,
-    scale: tc.f64,  # type: ignore[valid-type]
-    *,
-    axes: tuple[Axis, ...],
-    options: Options,
-    warps: int = 4,
-) -> None:
-    """d_bias [H, 2w - 1 ..]: a block sums dS over all queries and the key that lies so far behind each."""
-    n, kind = len(axes), sums_in(q.dtype)
-    d, dv, boxes = tc.static(q.shape[-1]), tc.static(v.shape[-1]), [axis.box for axis in axes]
-    extents = q.shape[1 : n + 1]
-    head, *offsets = tc.blocks(q.shape[n + 1], *(2 * axis.window - 1 for axis in axes))
-    steps = [(o - axis.window + 1) for o, axis in zip(offsets, axes, strict=True)]
-    counts = [tc.cdiv(extent, box) for extent, box in zip(extents, boxes, strict=True)]
-    factor = (scale * LOG2_E).to(kind)  # type: ignore[attr-defined]
-    here = bias.at(head, *offsets).to(kind) * LOG2_E
-    total = tc.zeros((math.prod(boxes),), kind)
-    for t in tc.range(q.shape[0] * math.prod(counts)):
-        batch, *places = unravel(t, (q.shape[0], *counts))
-        at = [i * box for i, box in zip(places, boxes, strict=True)]
-        behind = [x + step * axis.dilation for x, step, axis in zip(at, steps, axes, strict=True)]
-        query = rows_of(q[batch, ..., head, :], at, boxes, d, kind)
-        key = rows_of(k[batch, ..., head // options.sharing, :], behind, boxes, d, kind)
-        value = rows_of(v[batch, ..., head // options.sharing, :], behind, boxes, dv, kind)
-        given = rows_of(d_out[batch, ..., head, :], at, boxes, dv, kind)
-        base = in_base_2(lse[batch, ..., head].load(at, boxes).to(kind).reshape((-1,)))
-        less = delta[batch, ..., head].load(at, boxes).to(kind).reshape((-1,))
-        p = tc.exp2((query * key).sum(1) * factor + here - base, approx=True)
-        ds = p * ((given * value).sum(1) - less)
-        total = total + tc.where(in_windows(at, steps, extents, axes), ds, 0.0)
-    d_bias.store((head, *offsets), total.sum().to(d_bias.dtype))
-
-
-def rows_of(x: tc.Array, at: Sequence[Any], boxes: Sequence[int], d: int, dtype: DType) -> tc.Tile:
-    """A box of an array [X.., D] as rows [places, d]."""
-    return x.load((*at, 0), (*boxes, d)).reshape((-1, d)).to(dtype)
-
-
-def in_windows(
-    at: Sequence[Any], steps: Sequence[Any], extents: Sequence[Any], axes: Sequence[Axis]
-) -> tc.Tile:
-    """Which tokens of the box at `at` are there, and see the key so many steps behind: bool [places]."""
-    seen, places = tc.full((), True, tc.bool), coordinates([axis.box for axis in axes])
-    for x, place, step, extent, axis in zip(at, places, steps, extents, axes, strict=True):
-        token = x + place
-        position, length = token // axis.dilation, cdiv(extent - token % axis.dilation, axis.dilation)
-        window, key = window_of(position, length, axis), position + step
-        seen = seen & (token < extent) & (key >= window.first) & (key < window.end)
-    return seen
-
-
-def cdiv(x: tc.Tile, n: int) -> tc.Tile:
-    return (x + (n - 1)) // n

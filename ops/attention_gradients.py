@@ -8,19 +8,15 @@ from typing import Any, NamedTuple
 
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, empty_like, flat, zeros
-from tilec.ops.attention_backward import (
-    bias_gradient_kernel,
-    delta_kernel,
-    key_gradient_kernel,
-    query_gradient_kernel,
-)
+from tilec.ops.arrays import Array, array, empty_like, flat, result, zeros
+from tilec.ops.attention_backward import delta_kernel, key_gradient_kernel, query_gradient_kernel
+from tilec.ops.attention_bias import bias_parts_kernel, sum_of_parts_kernel
 from tilec.ops.attention_call import Call, Tensors
-from tilec.ops.attention_kernel import Options
+from tilec.ops.attention_kernel import Options, sums_in
 from tilec.ops.attention_tiling import Tiling
 from tilec.ops.attention_windows import Axis
 
-TOKENS = 32  # that the bias' gradient takes at once
+PARTS = 32  # of all boxes, whose sums for the bias' gradient are found side by side, per head
 
 
 class Gradients(NamedTuple):
@@ -48,7 +44,7 @@ def backward(call: Call, out: Any, lse: Any, d_out: Any, d_lse: Any) -> Gradient
         q, k, v, *saved, dq, more_k, more_v, bias, call.scale, options=call.options, **tiling._asdict()
     )  # fmt: skip
     dk, dv = _key_gradients(call, saved, tiling)
-    d_bias = _bias_gradient(call, saved) if call.options.bias else None
+    d_bias = _bias_gradient(call, saved, tiling) if call.options.bias else None
     more = _more_gradients(call, saved) if call.options.more else (None, None)
     return Gradients(dq, dk, dv, d_bias, *more)
 
@@ -94,12 +90,13 @@ def _more_gradients(call: Call, saved: Saved) -> tuple[Array, Array]:
     return _key_gradients(dense, (flat[1], flat[2], flat[3]), dense.tiling(backward=True))
 
 
-def _bias_gradient(call: Call, saved: Saved) -> Array:
+def _bias_gradient(call: Call, saved: Saved, tiling: Tiling) -> Array:
     q, k, v, _, _, bias = call.tensors
-    d_bias = empty_like(bias)
-    axes = tuple(axis._replace(box=1) for axis in call.axes[:-1])
-    last = call.axes[-1]._replace(box=TOKENS)
-    bias_gradient_kernel(
-        q, k, v, *saved, d_bias, bias, call.scale, axes=(*axes, last), options=call.options
+    d_bias, kind = empty_like(bias), sums_in(call.dtype)
+    parts = result(None, (PARTS, *bias.shape), kind)
+    options = call.options._replace(more=False)
+    bias_parts_kernel(
+        q, k, v, *saved, parts, bias, call.scale, axes=tiling.axes, options=options, warps=tiling.warps
     )  # fmt: skip
+    sum_of_parts_kernel(parts.reshape(PARTS, math.prod(bias.shape)), flat(d_bias, 1))
     return d_bias

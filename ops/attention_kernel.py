@@ -78,10 +78,10 @@ class Queries(NamedTuple):
 
 def walk(
     queries: Queries, block: Box, keys: Keys, axes: Sequence[Axis], options: Options, more_span: int,
-    stages: int, state: State, step: Callable[[State, tc.Tile, tc.Tile, tc.Tile], State],
+    stages: int, state: State, step: Callable[[State, tc.Tile, tc.Tile, tc.Tile, Sequence[Any]], State],
 ) -> State:  # fmt: skip
-    """step(state, logits, key, value) over all spans that the block's queries see: logits [rows, keys], -inf
-    where a query does not see a key; key [keys, d]; value [keys, dv]."""
+    """step(state, logits, key, value, at) over all spans that the block's queries see: logits [rows, keys],
+    -inf where a query does not see a key; key [keys, d]; value [keys, dv]; `at` where the span begins."""
     head, d, dv = block.head // options.sharing, tc.static(keys.k.shape[-1]), tc.static(keys.v.shape[-1])
     ks, vs, spans = block.of(keys.k, axes, head), block.of(keys.v, axes, head), [axis.span for axis in axes]
     boxes = [axis.box for axis in axes]
@@ -98,13 +98,13 @@ def walk(
         if not seen.whole(at, axes):
             inside = visible(down(block.at, boxes), across(at, spans), ks.shape, axes)
             logits = tc.where(inside, logits, -float("inf"))
-        state = step(state, logits, key, value)
+        state = step(state, logits, key, value, at)
     if options.more:
         ks, vs = keys.more_k[block.batch, :, head, :], keys.more_v[block.batch, :, head, :]
         for u in tc.range(0, ks.shape[0], more_span, stages=stages):
             key, value = ks.load((u, 0), (more_span, d)), vs.load((u, 0), (more_span, dv))
             there = (u + tc.arange(more_span) < ks.shape[0])[None, :]
-            state = step(state, tc.where(there, queries.logits(key), -float("inf")), key, value)
+            state = step(state, tc.where(there, queries.logits(key), -float("inf")), key, value, (u,))
     return state
 
 
@@ -128,7 +128,7 @@ class Softmax(NamedTuple):
         """Nothing seen. The maximum is not -inf, so that rows that have seen no key yet stay numbers."""
         return cls(tc.full(rows, dtype.min, dtype), tc.zeros(rows, dtype), tc.zeros((rows, dv), dtype))
 
-    def add(self, logits: tc.Tile, key: tc.Tile, value: tc.Tile) -> "Softmax":
+    def add(self, logits: tc.Tile, _key: tc.Tile, value: tc.Tile, _at: Sequence[Any]) -> "Softmax":
         """With these keys too."""
         maximum = tc.maximum(self.maximum, logits.max(1))
         shrink = tc.exp2(self.maximum - maximum, approx=True)

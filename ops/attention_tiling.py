@@ -21,7 +21,7 @@ COPIES = 12  # of keys and values into order, per span: as long as so many queri
 # whether elements have more than two bytes, whose products hold rows and columns whole, and for gradients.
 TILES: dict[tuple[bool, bool], tuple[tuple[float, tuple[int, int, int]], ...]] = {
     (False, False): ((128, (64, 64, 4)), (inf, (32, 32, 4))),
-    (False, True): ((32, (64, 64, 4)), (64, (64, 32, 4)), (128, (32, 32, 4)), (inf, (32, 32, 8))),
+    (False, True): ((64, (64, 32, 4)), (128, (32, 32, 4)), (inf, (32, 32, 8))),
     (True, False): ((32, (32, 32, 4)), (64, (32, 32, 8)), (inf, (16, 16, 8))),
     (True, True): ((32, (16, 16, 4)), (inf, (16, 16, 8))),
 }
