@@ -45,7 +45,8 @@ class Conv(NamedTuple):
 class Cut(NamedTuple):
     """What a block computes: so many channels, sums of a thread, rows of each sum, and columns. `taps`
     rows of the kernel are unrolled, and its columns where that is `across`. Not `staged`: windows are read
-    where they are, those too large to copy; nor `held`: so are kernels.
+    where they are, those too large to copy; nor `held`: so are kernels. `gaps`: groups, rows and columns
+    that a copy has more, so that the threads of a warp meet no bank twice.
     """
 
     channels: int
@@ -56,6 +57,7 @@ class Cut(NamedTuple):
     across: bool = True
     staged: bool = True
     held: bool = True
+    gaps: tuple[int, int, int] = (0, 0, 0)
     warps: int = 4
 
 
@@ -136,7 +138,9 @@ def window(
     seen = image.load(conv.ordered(c, h, w), shape).to(kind)
     if state is not None:  # what stands to the left of the image: each is 0 where the other is
         seen = seen + state.load(conv.ordered(c, h, j * conv.stride[1]), shape).to(kind)
-    halo = tc.shared(conv.cut_up(cut.channels, groups, step, right, lanes), kind)
+    more = cut.gaps
+    apart = conv.cut_up(cut.channels, groups + more[0], step + more[1], right, lanes + more[2])
+    halo = tc.shared(apart, kind)
     parted = seen.reshape(conv.cut_up(cut.channels, groups, step, lanes, right))
     halo.store((0,) * 5, parted.permute(*((0, 1, 3, 2, 4) if conv.channels_last else (0, 1, 2, 4, 3))))
     return Window(halo, (0, 0, 0), conv, cut, kind)

@@ -5,6 +5,7 @@ depthwise_plan(geometry, (64, 64, 56, 56), conv, f16, "sm_80")    Bands(images=1
 """
 
 from functools import lru_cache
+from itertools import product
 from math import gcd, prod
 
 from tilec.ir.dtype import DType
@@ -26,6 +27,7 @@ DIRECT = 1.4  # instructions of the direct sum for a product; 128 lanes do one e
 BAND = 3.2  # clocks' worth of them for a product of 16 elements with a band
 COPYING, ACROSS = 64, 300  # likewise, around bands; where the channels lie between the columns
 MANY_BLOCKS = 2048  # that keep a GPU busy; more build bands anew
+BANKS = 32  # words of shared memory that a warp gets at once
 LEAST_ROOM = 99 * 1024  # bytes of shared memory that every GPU since sm_80 has
 ROOM = 48 * 1024  # bytes of shared memory: more would leave too few blocks on a multiprocessor
 
@@ -87,13 +89,35 @@ def depthwise_cut(geometry: Geometry, channels: int, conv: Conv, accumulator: DT
     while threads and _bytes(cut, geometry, conv, accumulator) > room and max(cut.channels, cut.rows) > 1:
         many = cut.channels > 1
         cut = cut._replace(channels=cut.channels // 2) if many else cut._replace(rows=cut.rows // 2)
+    if threads and not conv.channels_last:
+        cut = cut._replace(gaps=_gaps(cut, *spans(geometry.size, conv, cut)))
     taps = cut.channels * prod(geometry.size) * accumulator.bytes
     return cut._replace(staged=_bytes(cut, geometry, conv, accumulator) <= room, held=taps <= room // 4)
+
+
+def _gaps(cut: Cut, down: tuple[int, int], across: tuple[int, int]) -> tuple[int, int, int]:
+    """The least that lets the threads of a warp (columns first, then rows, then channels) meet every bank
+    once.
+    """
+    (groups, step), (lanes, right) = down, across
+    rows = max(1, min(cut.rows, BANKS // cut.columns))
+    channels = max(1, min(cut.channels, BANKS // (cut.columns * rows)))
+    found = []
+    for more in product(range(4), range(3), range(0, 16)):
+        row = (step + more[1]) * right * (lanes + more[2])
+        banks = {
+            (c * (groups + more[0]) * row + r * row) % BANKS for c in range(channels) for r in range(rows)
+        }
+        met = {(bank + x) % BANKS for bank in banks for x in range(min(cut.columns, BANKS))}
+        found.append((-len(met) * (len(banks) == channels * rows), (groups + more[0]) * row, more))
+    return min(found)[2]
 
 
 def _bytes(cut: Cut, geometry: Geometry, conv: Conv, accumulator: DType) -> int:
     """Of the copy of what a block sees."""
     (groups, step), (lanes, right) = spans(geometry.size, conv, cut)
+    more = cut.gaps
+    groups, step, lanes = groups + more[0], step + more[1], lanes + more[2]
     return cut.channels * groups * step * lanes * right * accumulator.bytes
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import tilec as tc
+from tests.backends.ptx.runner import emulate
 from tests.ops.test_depthwise import expected, normal
 from tilec import ops
 from tilec.backends.ptx.assemble import find
+from tilec.ops.depthwise import planned
 from tilec.ops.depthwise_backward import image_gradient
 from tilec.ops.depthwise_bands import Bands
 from tilec.ops.depthwise_call import depthwise_call, geometry_of
@@ -135,3 +137,34 @@ def test_bands_compute_the_same(
             found = ops.depthwise_conv(given, w, bias, **options, activation="relu", residual=more)
     back = image_gradient(call, more) if backward else (np.maximum(wanted, 0) + residual).transpose(order)
     assert relative_error(found, back) < 1.5e-3
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "dtype"),
+    [
+        ((1, 1, 20, 56), (13, 13), np.float16),
+        ((1, 1, 33, 20), (31, 4), np.float16),
+        ((1, 2, 14, 14), (13, 13), np.float32),
+        ((1, 4, 7, 7), (17, 5), np.float32),
+    ],
+)
+def test_loops_meet_no_bank_twice(shape: Any, size: Any, dtype: Any) -> None:
+    g = geometry_of(shape[2:], size, 1, tuple(n // 2 for n in size), 1)
+    x, w = normal(*shape, dtype=dtype), normal(shape[1], *size, dtype=dtype)
+    y = np.full((*shape[:2], *g.extents), np.nan, dtype)
+    conv = Conv(before=(g.padding[0][0], g.padding[1][0]))
+    kernel, given = planned(g, shape, conv, tc.dtype(dtype), "sm_80")
+    absent = (None,) * (3 if "bands" in given else 4)
+    done = kernel.compile(x, w, *absent, y, target="sm_80", **given)
+    report = emulate(done.code, [x, w, y])
+    assert report.completed and not report.findings
+    lines = done.ptx.splitlines()
+    found = {
+        i: t for i, t in report.metrics.shared.items() if re.search(r"ldmatrix|ld\.shared", lines[i - 1])
+    }
+    often = max(t.requests for t in found.values())
+    inside = {lines[i - 1]: t for i, t in found.items() if t.requests == often}
+    assert len(inside) > 4
+    for line, traffic in inside.items():
+        matrices = re.search(r"\.x(\d)\.shared", line)
+        assert traffic.ratio == (int(matrices[1]) if matrices else 1), line
