@@ -28,7 +28,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Slot:
-    """One machine argument. `kind` is pointer, extent, stride, scalar or map; `param` counts parameters,
+    """One machine argument. `kind` is pointer, extent, stride, scalar, map or said; `param` counts parameters,
     `axis` axes.
     """
 

@@ -79,11 +79,11 @@ def _look(x: Any, kind: type, found: list[Any]) -> bool:
 
 def _look_at_tensor(x: Any, found: list[Any]) -> bool:
     """torch's own tensors of the host and of NVIDIA's GPUs, these with the stream that torch works on."""
-    if x.requires_grad or x.is_neg() or not (x.is_cpu or x.is_cuda):
-        return False
     try:
+        if x.requires_grad or x.is_neg() or not (x.is_cpu or x.is_cuda):
+            return False
         at = x.data_ptr()
-    except RuntimeError:  # sparse ones, and those that stand for others while torch is tracing
+    except (RuntimeError, AttributeError):  # sparse ones, and what only stands for a tensor
         return False
     stream = sys.modules["torch"].cuda.current_stream(x.device).cuda_stream if x.is_cuda else None
     found += TENSOR, at, x.shape, x.stride(), x.dtype, x.device if x.is_cuda else None, stream

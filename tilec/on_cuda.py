@@ -34,11 +34,12 @@ class OnCuda:
     """A kernel on one GPU. `written`: numbers of the parameters that it writes."""
 
     def __init__(self, code: PtxKernel, cubin: bytes | None, written: Sequence[int], number: int) -> None:
-        from tilec.backends.ptx.driver import Parameters
+        from tilec.backends.ptx.driver import Parameters, Said
 
         self.gpu = device(number)
         check_fits_gpu(code.target, self.gpu.target, number)
         self.threads = code.threads
+        self.said = Said(self.gpu, code.reports) if code.reports else None
         self.written = frozenset(written)
         self.slots = code.slots
         self.arrays = tuple(i for i, p in enumerate(code.func.params) if isinstance(p.type, ArrayType))
@@ -46,6 +47,13 @@ class OnCuda:
         images.append(code.ptx.encode())
         parameters, cluster = Parameters(self.slots), code.func.cluster
         self.kernel = self.gpu.load(code.func.name, images, code.shared_bytes, parameters, cluster)
+
+    def words(self, args: Sequence[Any]) -> list[Any]:
+        """What goes into each slot."""
+        return [
+            self.said.address if slot.kind == "said" and self.said else word(slot, args[slot.param])
+            for slot in self.slots
+        ]
 
     def launch(self, args: Sequence[Any], blocks: int) -> None:
         """On the stream of the first array; the other arrays' streams wait for it, and it for them."""
@@ -68,14 +76,12 @@ class OnCuda:
         streams = {x.stream for x in held if x is not None} or {LEGACY}
         if None in held or len(streams) > 1:
             return None
-        values = [word(slot, args[slot.param]) for slot in self.slots]
+        values = self.words(args)
         again: Callable[[], None] = self.kernel.bound(blocks, self.threads, streams.pop(), values)
         return again
 
     def queue(self, args: Sequence[Any], blocks: int, stream: int) -> None:
-        self.kernel.launch(
-            blocks, self.threads, stream, [word(slot, args[slot.param]) for slot in self.slots]
-        )
+        self.kernel.launch(blocks, self.threads, stream, self.words(args))
 
     @contextmanager
     def copies(self, args: Sequence[Any]) -> Iterator[list[Any]]:

@@ -102,11 +102,16 @@ class Emulated:
         self.report: Report | None = None  # of the last launch
 
     def launch(self, args: Sequence[Any], blocks: int) -> None:
+        from tilec.backends.ptx.reports import BUFFER_BYTES, heard
+
         buffers = [
             flat(arg) if isinstance(param.type, ArrayType) else arg
             for arg, param in zip(args, self.func.params, strict=True)
         ]
-        words = [machine_word(slot, args, buffers) for slot in self.slots]
+        said = np.zeros(BUFFER_BYTES // 4 if self.code.reports else 0, np.uint32)
+        words = [
+            said if slot.kind == "said" else machine_word(slot, args, buffers) for slot in self.slots
+        ]
         cluster = (self.code.func.cluster, 1, 1)
         report = self.module.launch(
             self.func.name, blocks, self.code.threads, words, self.code.shared_bytes, cluster
@@ -115,6 +120,10 @@ class Emulated:
         pointers = [(n, slot.param) for n, slot in enumerate(self.slots) if slot.kind == "pointer"]
         report.rename({f"argument {n}": self.func.params[p].name or f"argument {n}" for n, p in pointers})
         self.report = report
+        error = heard(self.code.reports, said) if self.code.reports else None
+        if error is not None:
+            error.report = report
+            raise error
         report.raise_if_any()
 
 

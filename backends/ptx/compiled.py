@@ -12,6 +12,7 @@ from functools import cached_property
 
 from tilec.backends.ptx.assemble import Assembled, assemble, sass
 from tilec.backends.ptx.maps import maps_of
+from tilec.backends.ptx.reports import Report, reports_of
 from tilec.ir.func import Func
 from tilec.ir.signature import Slot, signature
 from tilec.ir.target import Target
@@ -34,7 +35,13 @@ class PtxKernel:
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """What a launch passes, in order."""
-        return signature(self.func) + maps_of(self.ptx)
+        said = (Slot("said", 0),) if self.reports else ()
+        return signature(self.func) + maps_of(self.ptx) + said
+
+    @cached_property
+    def reports(self) -> tuple[Report, ...]:
+        """What it may say: assertions and prints."""
+        return reports_of(self.ptx)
 
     @cached_property
     def assembled(self) -> Assembled:

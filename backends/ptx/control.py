@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tilec.backends import emit
-from tilec.backends.ptx import approx, bulk, memory, mma, moves, reduce, tables, wgmma
+from tilec.backends.ptx import approx, bulk, memory, mma, moves, reduce, reports, tables, wgmma
 from tilec.backends.ptx.elementwise import elementwise
 from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token
 from tilec.backends.ptx.locations import mark
@@ -155,15 +155,9 @@ def _assert(e: Emitter, inst: sync.Assert) -> None:
     failed, fine = e.writer.label("failed"), e.writer.label("fine")
     e.writer.branch(str(whole), fine, failed)
     e.start_block(failed)
-    e.call("llvm.trap", "void")
+    reports.failed(e, inst)
     e.writer.jump(fine)
     e.start_block(fine)
-
-
-def _print(e: Emitter, inst: sync.Print) -> None:
-    raise TilecError(
-        f'tc.print is not written for {e.target.name} yet; run the kernel with tc.target("cpu") to see it'
-    )
 
 
 # -- control flow -----------------------------------------------------------------------------------
@@ -315,6 +309,6 @@ HANDLERS: dict[type[Inst], Callable[..., Any]] = {
     mem.Copy: memory.copy, mem.Wait: memory.wait, bulks.Gates: bulk.gates,
     bulks.BulkCopy: bulk.copy, bulks.BulkWait: bulk.wait,
     sync.BlockIndex: _block_index, sync.Barrier: _barrier, sync.ProxyFence: _proxy_fence,
-    sync.Require: _nothing, sync.Breakpoint: _nothing, sync.Assert: _assert, sync.Print: _print,
+    sync.Require: _nothing, sync.Breakpoint: _nothing, sync.Assert: _assert, sync.Print: reports.printed,
     control.For: _for, control.While: _while, control.If: _if, Item: _item,
 }  # fmt: skip

@@ -13,11 +13,15 @@ import ctypes
 import hashlib
 import struct
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
+import numpy as np
+
+from tilec.backends.ptx.reports import BUFFER_BYTES, Report, heard
 from tilec.ir.errors import TilecError
 from tilec.ir.signature import Box, Slot
 from tilec.ir.target import Target, of_capability
@@ -112,6 +116,7 @@ class Device:
         self.target: Target = of_capability(major, minor)
         self.context = call("cuDevicePrimaryCtxRetain", handle)
         self._context = int(self.context)
+        self.said: weakref.WeakSet[Said] = weakref.WeakSet()  # of kernels that print or assert
         self._kernels: dict[tuple[str, bytes], Kernel] = {}
         self._lock = threading.Lock()
 
@@ -164,6 +169,18 @@ class Device:
             with self.current():
                 call("cuMemcpyDtoH", host, address, nbytes)
 
+    def pinned(self, nbytes: int) -> int:
+        """The address of new memory of the host that kernels write, and that outlives their traps."""
+        portable = 1  # CU_MEMHOSTALLOC_PORTABLE; with unified addresses kernels use the same address
+        with self.current():
+            at = int(call("cuMemHostAlloc", nbytes, portable))
+        ctypes.memset(at, 0, nbytes)
+        return at
+
+    def free_pinned(self, address: int) -> None:
+        with self.current():
+            call("cuMemFreeHost", address)
+
     # Streams.
 
     def wait(self, later: int, earlier: int) -> None:
@@ -177,9 +194,21 @@ class Device:
                 call("cuEventDestroy", event)  # after it has come to pass
 
     def synchronise(self, stream: int = LEGACY) -> None:
-        """Until the stream has nothing left to do; errors of its kernels are raised here."""
-        with self.current():
-            call("cuStreamSynchronize", stream)
+        """Until the stream has nothing left to do. Errors of its kernels are raised here: of an assertion
+        that failed its message, not the trap that it ended in. What they printed is printed."""
+        try:
+            with self.current():
+                call("cuStreamSynchronize", stream)
+        except TilecError as error:
+            self._hear(error)
+            raise
+        self._hear(None)
+
+    def _hear(self, trouble: TilecError | None) -> None:
+        for said in list(self.said):
+            error = said.heard()
+            if error is not None:
+                raise error from trouble
 
     # Kernels.
 
@@ -219,6 +248,27 @@ def _module(images: Sequence[bytes]) -> Any:
     raise TilecError(told(driver, "cuModuleLoadDataEx", status, said))
 
 
+class Said:
+    """A kernel's buffer for what it prints and asserts, heard whenever its device is waited for."""
+
+    def __init__(self, device: Device, reports: Sequence[Report]) -> None:
+        self.reports = tuple(reports)
+        self.address = device.pinned(BUFFER_BYTES)
+        words = (ctypes.c_uint32 * (BUFFER_BYTES // 4)).from_address(self.address)
+        self.words = np.ctypeslib.as_array(words)
+        device.said.add(self)
+        weakref.finalize(self, _let_go, device, self.address).atexit = False  # then the driver frees all
+
+    def heard(self) -> TilecError | None:
+        """Prints what was printed; the error of an assertion that failed."""
+        return heard(self.reports, self.words)
+
+
+def _let_go(device: Device, address: int) -> None:
+    with suppress(TilecError):  # of a launch before, which is told where somebody waits for it
+        device.free_pinned(address)
+
+
 class Parameters:
     """How a kernel's arguments lie in the buffer of a launch: in order, each at a multiple of its size.
 
@@ -244,7 +294,7 @@ def _code(slot: Slot) -> tuple[str, int]:
         return f"{size}s", size
     if slot.kind == "map":
         return f"{MAP_BYTES}s", MAP_BYTES
-    return {"pointer": ("Q", 8), "extent": ("i", 4), "stride": ("q", 8)}[slot.kind]
+    return {"pointer": ("Q", 8), "said": ("Q", 8), "extent": ("i", 4), "stride": ("q", 8)}[slot.kind]
 
 
 @lru_cache(4096)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilec.backends.convert import from_memory, stored, to_memory
 from tilec.backends.writer import Writer
@@ -20,6 +20,9 @@ from tilec.ir.func import Func, Inst, Value
 from tilec.ir.layout import Layout
 from tilec.ir.signature import Slot
 from tilec.ir.target import Target
+
+if TYPE_CHECKING:
+    from tilec.backends.ptx.reports import Report
 
 WORD = 32
 NEAR = 200  # lines of text for which a tile that was made again is kept
@@ -101,6 +104,7 @@ class Emitter:
     users: dict[Value, list[Inst]] = field(default_factory=dict)
     lazy: set[Value] = field(default_factory=set)
     maps: list[Slot] = field(default_factory=list)  # tensor maps that the kernel takes besides its arguments
+    says: list[Report] = field(default_factory=list)  # what it may print, and what it asserts
     tid: str = "%tid"
     block: str = "entry"
 

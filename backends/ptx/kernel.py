@@ -11,6 +11,7 @@ from math import gcd
 
 from tilec.backends import llvm
 from tilec.backends.convert import from_memory, stored
+from tilec.backends.ptx import reports
 from tilec.backends.ptx.compiled import PtxKernel
 from tilec.backends.ptx.control import write_block
 from tilec.backends.ptx.emitter import ArrayRef, Emitter
@@ -48,7 +49,7 @@ def compile(func: Func, target: Target) -> PtxKernel:  # noqa: A001 - the word t
         )
     _check_cluster(func, target)
     text = module(func, target)
-    return PtxKernel(func, target, text, headed(llvm.to_ptx(text, target), text), size)
+    return PtxKernel(func, target, text, headed(reports.headed(llvm.to_ptx(text, target), text), text), size)
 
 
 def _check_cluster(func: Func, target: Target) -> None:
@@ -80,11 +81,12 @@ def module(func: Func, target: Target) -> str:
     lines, places = located(writer.lines, func.name)
     debug = f" !dbg {SUBPROGRAM}" if places else ""
     parameters += [f'ptr byval([128 x i8]) align 64 "nvvm.grid_constant" %map{i}' for i in range(len(e.maps))]
-    header = f"define ptx_kernel void @{func.name}({', '.join(parameters)}) #0{debug} {{"
     body = ["entry:", *_thread_number(e), *e.entry, "  br label %body", *lines, "}"]
     declarations = list(writer.declarations.values())
     shared = [f"{SHARED} = external addrspace(3) global [0 x i8], align 1024"] if shared_bytes(func) else []
-    head = [*described(e.maps), *shared, *e.globals, *constants(e), header]
+    parameters += [f"ptr addrspace(1) align 16 {reports.POINTER}"] * bool(e.says)
+    header = f"define ptx_kernel void @{func.name}({', '.join(parameters)}) #0{debug} {{"
+    head = [*described(e.maps), *reports.described(e.says), *shared, *e.globals, *constants(e), header]
     return "\n".join([*head, *body, *declarations, *_attributes(func, e), *places, ""])
 
 

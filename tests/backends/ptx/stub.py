@@ -27,6 +27,7 @@ ERRORS = {
     209: ("CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"),
     218: ("CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"),
     222: ("CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the PTX was compiled with an unsupported toolchain."),
+    715: ("CUDA_ERROR_ILLEGAL_INSTRUCTION", "an illegal instruction was encountered"),
     700: ("CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"),
 }
 
@@ -62,6 +63,7 @@ class StubDriver:
         self.contexts = [0]
         self.memory: dict[int, Array] = {}
         self.rooms: dict[int, Array] = {}
+        self.pinned: dict[int, Array] = {}
         self.modules: list[Any] = []
         self.launches: list[tuple[str, int, int, int, bytes]] = []
         self.reports: list[Report] = []
@@ -128,6 +130,15 @@ class StubDriver:
     def cuMemFree(self, address: int) -> None:
         del self.memory[address], self.rooms[address]
 
+    def cuMemHostAlloc(self, nbytes: int, flags: int) -> int:
+        assert flags == 1, "portable"
+        room = np.full(nbytes, 0xA5, np.uint8)
+        self.pinned[room.ctypes.data] = room
+        return int(room.ctypes.data)
+
+    def cuMemFreeHost(self, address: int) -> None:
+        del self.pinned[address]
+
     def cuMemcpyHtoD(self, address: int, host: int, nbytes: int) -> None:
         assert self.room_of(address).nbytes >= nbytes, "copied past the end"
         ctypes.memmove(address, host, nbytes)
@@ -187,6 +198,9 @@ class StubDriver:
         assert at == len(packed), f"{name} takes {at} bytes of parameters, found {len(packed)}"
         report = module.launch(name, blocks, threads, args, shared)
         self.reports.append(report)
+        if any("stopped itself with trap" in finding.message for finding in report.findings):
+            self.fail["cuStreamSynchronize"] = 715  # as everything from then on
+            return
         assert not report.findings, "\n".join(map(str, report.findings[:4]))
 
     def argument(self, raw: bytes) -> Any:
@@ -194,7 +208,8 @@ class StubDriver:
         if len(raw) == 128:
             return self.tensor_map(*self.maps[raw[0]])
         number = np.frombuffer(raw, f"<u{len(raw)}")[0]
-        found = [m for at, m in self.memory.items() if len(raw) == 8 and at <= number < at + max(1, m.nbytes)]
+        memory = {**self.memory, **{at: m.view(np.uint32) for at, m in self.pinned.items()}}
+        found = [m for at, m in memory.items() if len(raw) == 8 and at <= number < at + max(1, m.nbytes)]
         return found[0][int(number) - found[0].ctypes.data :] if found else number
 
     def cuTensorMapEncodeTiled(self, *told: Any) -> Any:
