@@ -15,7 +15,7 @@ from tilec.ir.func import Block, Func, Inst, Item, Value, memory_of
 from tilec.ir.inst.bulk import BulkCopy, BulkWait, Gates
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Alloc, Atomic, Copy, Wait
-from tilec.ir.inst.mma import GroupDot, GroupWait, HeldDot, _GroupDot
+from tilec.ir.inst.mma import GroupDot, GroupWait, HeldDot
 from tilec.ir.inst.sync import Barrier, ProxyFence
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.target import Target
@@ -128,7 +128,7 @@ class _Scanner:
             )
             return since | _Since(sources, targets)
         if isinstance(inst, GroupWait):
-            return since | self.accesses(self.maker(inst.x, _GroupDot))
+            return since | self.accesses(_product(inst.x))
         mine = self.accesses(inst)
         if inst in self.before or _conflict(since, mine):
             self.before.add(inst)
@@ -161,6 +161,19 @@ class _Scanner:
                 case _:
                     v = self.first[v]
         return v
+
+
+def _product(v: Value) -> Inst:
+    """The product of warpgroups that sums come from; those of a loop from its last round."""
+    while not isinstance(v, GroupDot | HeldDot):
+        match v:
+            case GroupWait(x=x):
+                v = x
+            case Item(source=For(body=body), index=i):
+                v = body.results[i]
+            case _:
+                raise AssertionError(f"{v} is no product of warpgroups")
+    return v
 
 
 def _conflict(since: _Since, mine: _Since) -> bool:
