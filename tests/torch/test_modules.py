@@ -79,6 +79,7 @@ def test_what_modules_refuse() -> None:
         (lambda: NA[2](12, 3, 3)(normal(2, 5, 12)), r"NeighborhoodAttention2D takes x \[B, X, Y, C\], found"),
         (lambda: NA[1](12, 3, (3, 3)), "kernel_size is one whole number of 1 or more, or one per"),
         (lambda: tt.DepthwiseConv2d.from_conv(nn.Conv2d(4, 4, 3)), "convolutions with groups = in_channels"),
+        (lambda: tt.InceptionDepthwiseConv(4), "three branches of 0.125 of 4 channels are 3 x 0"),
         (lambda: tt.LongConv(2, 8)(normal(1, 2, 9)), "this LongConv takes sequences of up to 8, found 9"),
     ):
         with pytest.raises(tc.TilecError, match=message):
@@ -96,6 +97,18 @@ def test_depthwise_conv(padding: Any) -> None:
     loaded.load_state_dict(theirs.state_dict())
     for layer in (shared, loaded):
         torch.testing.assert_close(layer(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_inception() -> None:
+    torch.manual_seed(0)
+    layer, x = tt.InceptionDepthwiseConv(16), normal(2, 16, 13, 12)
+    names = [f"dwconv_{part}.{kind}" for part in ("hw", "w", "h") for kind in ("weight", "bias")]
+    assert list(layer.state_dict()) == names and layer.dwconv_w.weight.shape == (2, 1, 1, 11)
+    y = layer(x)
+    assert torch.equal(y[:, :10], x[:, :10])
+    for part, conv in zip((slice(10, 12), slice(12, 14), slice(14, 16)), layer.children(), strict=True):
+        wanted = nn.functional.conv2d(x[:, part], conv.weight, conv.bias, padding="same", groups=2)
+        torch.testing.assert_close(y[:, part], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_long_conv() -> None:
@@ -123,6 +136,7 @@ class Digits(nn.Module):
         super().__init__()
         self.stem = nn.Linear(1, 16)
         self.conv = nn.Sequential(*(tt.DepthwiseConv2d(16, kernel_size=3, padding="same") for _ in range(2)))
+        self.inception = nn.Sequential(*(tt.InceptionDepthwiseConv(16, 3, 5) for _ in range(2)))
         self.image = nn.Sequential(*(tt.NeighborhoodAttention2D(16, 2, 3) for _ in range(2)))
         self.rows = nn.Sequential(*(tt.NeighborhoodAttention1D(16, 2, 7) for _ in range(2)))
         self.cube = nn.Sequential(*(tt.NeighborhoodAttention3D(16, 2, 2) for _ in range(2)))
@@ -133,7 +147,7 @@ class Digits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x[..., None])
-        x = x + self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + self.inception(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
         x = x + self.image(x)
         x = x + self.rows(x.flatten(1, 2)).unflatten(1, (8, 8))
         x = x + self.cube(x.unflatten(1, (2, 4))).flatten(1, 2)

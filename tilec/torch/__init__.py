@@ -23,6 +23,7 @@ from tilec.torch.attention import neighborhood_attention as neighborhood_attenti
 from tilec.torch.convolutions import causal_conv1d as causal_conv1d
 from tilec.torch.convolutions import depthwise_conv as depthwise_conv
 from tilec.torch.modules import DepthwiseConv2d as DepthwiseConv2d
+from tilec.torch.modules import InceptionDepthwiseConv as InceptionDepthwiseConv
 from tilec.torch.modules import LongConv as LongConv
 from tilec.torch.modules import NeighborhoodAttention1D as NeighborhoodAttention1D
 from tilec.torch.modules import NeighborhoodAttention2D as NeighborhoodAttention2D

@@ -136,6 +136,33 @@ class DepthwiseConv2d(nn.Conv2d):
         return depthwise_conv(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
 
 
+class InceptionDepthwiseConv(nn.Module):
+    """InceptionNeXt's token mixer on x [N, channels, H, W]: some channels stay as they are, three parts of
+    `branch_ratio` each are filtered by a square, a row and a column. Order and the state's names (dwconv_hw,
+    dwconv_w, dwconv_h) are those of Yu et al., "InceptionNeXt: When Inception Meets ConvNeXt", 2023.
+    """
+
+    def __init__(
+        self, channels: int, square_size: int = 3, band_size: int = 11, branch_ratio: float = 0.125
+    ) -> None:
+        super().__init__()
+        part = int(channels * branch_ratio)
+        if not 0 < 3 * part <= channels:
+            raise TilecError(
+                f"three branches of {branch_ratio} of {channels} channels are 3 x {part}: expected 1 to "
+                f"{channels} channels in all"
+            )
+        square, band = square_size // 2, band_size // 2
+        self.parts = (channels - 3 * part, part, part, part)
+        self.dwconv_hw = DepthwiseConv2d(part, kernel_size=square_size, padding=square)
+        self.dwconv_w = DepthwiseConv2d(part, kernel_size=(1, band_size), padding=(0, band))
+        self.dwconv_h = DepthwiseConv2d(part, kernel_size=(band_size, 1), padding=(band, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, square, row, column = x.split(self.parts, 1)
+        return torch.cat((kept, self.dwconv_hw(square), self.dwconv_w(row), self.dwconv_h(column)), 1)
+
+
 class LongConv(nn.Module):
     """y = fft_conv(u, kernel) + skip * u along sequences u [B, channels, L], each channel with its kernel.
 
