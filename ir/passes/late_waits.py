@@ -70,7 +70,7 @@ def _late(body: Block, carried: dict[int, GroupWait]) -> Block:
     last = max(waits, key=body.body.index)
     wait = replace(last, pending=len(waits))
     order = [inst for inst in body.body if inst not in copies and inst not in waits]
-    at = order.index(last.x) + 1
+    at = 1 + next(i for i, inst in enumerate(order) if inst is last.x)
     order[at:at] = [wait, *copies]
     new = {each: wait if each is last else each.x for each in waits}
     results = tuple(new.get(v, v) if isinstance(v, GroupWait) else v for v in body.results)
