@@ -34,10 +34,12 @@ def compiled(name: str, dim: int, dtype: str, target: str) -> tc.Compiled:
 
 @pytest.mark.skipif(not find("ptxas"), reason="needs ptxas")
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize(("dim", "dtype", "spilled"), [(64, "f16", 0), (128, "bf16", 0), (64, "f32", 32)])
-def test_spills(name, dim, dtype, spilled, full):
+@pytest.mark.parametrize(("dim", "dtype"), [(64, "f16"), (128, "bf16"), (64, "f32")])
+def test_spills(name, dim, dtype, full):
+    """None, or a few bytes of gradients, whose blocks are as large as they can be."""
     for target in ("sm_80", "sm_90a") if full else ("sm_80",):
-        assert compiled(name, dim, dtype, target).resources.spill_bytes <= spilled
+        spilled = compiled(name, dim, dtype, target).resources.spill_bytes
+        assert spilled == 0 or (name != "out" and spilled <= 64)
 
 
 def test_gradients_use_no_atomics():
