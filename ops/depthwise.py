@@ -48,11 +48,10 @@ def compile_depthwise(
     y = tc.Spec(kind, (n, *conv.ordered(outs, *geometry.extents)))
     per_channel = tc.Spec(kind, (outs,))
     kernel, given = planned(geometry, (n, c, h, w), conv, kind, target)
-    more = (per_channel if bias else None, per_channel if scale else None, y if residual else None)
+    more = [per_channel if bias else None, per_channel if scale else None, y if residual else None]
     weight = tc.Spec(kind, conv.ordered(outs, *size))
-    if kernel is depthwise_kernel:
-        more += (None,)
-    return kernel.compile(tc.Spec(kind, shape), weight, *more, y, target=target, **given)
+    state = [None] if kernel is depthwise_kernel else []
+    return kernel.compile(tc.Spec(kind, shape), weight, *more, *state, y, target=target, **given)
 
 
 @op(compile_depthwise)

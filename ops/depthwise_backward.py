@@ -153,7 +153,8 @@ def weight_gradient(call: Call, above: Array) -> tuple[Array, Array]:
 def _total(partial: Array, dtype: DType) -> Array:
     """The sum over the first axis."""
     if len(partial) == 1 and partial.dtype == numpy_dtype(dtype):
-        return partial[0]
+        only: Array = partial[0]
+        return only
     total = empty((prod(partial.shape[1:]),), dtype)
     total_kernel(partial.reshape(len(partial), -1), total)
     return total.reshape(partial.shape[1:])

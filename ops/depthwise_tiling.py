@@ -23,6 +23,7 @@ SUMS_DOWN = 8  # sums of a thread, under each other
 WARPS = 4
 SUMS = 24  # tiles of sums that stay in registers
 BLOCKS = 4  # that share the work, at least
+FEW_BLOCKS = 8  # of one image, that are worth taller ones: these share less of what they see
 DIRECT = 1.4  # instructions of the direct sum for a product; 128 lanes do one each in a clock
 BAND = 3.2  # clocks' worth of them for a product of 16 elements with a band
 COPYING, ACROSS = 64, 300  # likewise, around bands; where the channels lie between the columns
@@ -70,8 +71,8 @@ def _oriented_bands(geometry: Geometry, images: int, turned: bool) -> Bands:
 def _cost(geometry: Geometry, bands: Bands) -> float:
     """Instructions for one output: those that are computed for nobody are paid too."""
     (down, across), (kd, ka) = bands.oriented(*geometry.extents), bands.oriented(*geometry.size)
-    high, wide = -(-down // bands.rows) * bands.rows, _whole(across, GROUP * bands.groups)
-    return BAND * kd * depth_of(ka) / STEP * (high * wide) / (down * across)
+    high, wide = _whole(down, bands.rows), _whole(across, GROUP * bands.groups)
+    return float(BAND * kd * depth_of(ka) / STEP * (high * wide) / (down * across))
 
 
 def _whole(n: int, part: int) -> int:
@@ -86,8 +87,8 @@ def depthwise_cut(geometry: Geometry, channels: int, conv: Conv, accumulator: DT
     straight = threads and prod(geometry.size) * cut.sums <= STRAIGHT
     cut = cut._replace(across=straight, taps=_taps(cut, geometry, conv, straight))
     room = ROOM if threads else parse_target(target).target.shared_bytes_per_block >> 4  # type: ignore[union-attr]
-    while threads and _bytes(cut, geometry, conv, accumulator) > room and max(cut.channels, cut.rows) > 1:
-        many = cut.channels > 1
+    while _bytes(cut, geometry, conv, accumulator) > room and max(cut.channels, cut.rows) > 1:
+        many = cut.channels > 1 and (threads or cut.rows == 1)
         cut = cut._replace(channels=cut.channels // 2) if many else cut._replace(rows=cut.rows // 2)
     if threads and not conv.channels_last:
         cut = cut._replace(gaps=_gaps(cut, *spans(geometry.size, conv, cut)))
@@ -126,7 +127,13 @@ def _on_vectors(geometry: Geometry, channels: int, conv: Conv) -> Cut:
     rows, columns = geometry.extents
     sums = _sums(rows, SUMS_DOWN)
     if conv.channels_last:
-        return Cut(32 if channels % 32 == 0 else min(channels, 16), sums, 1, _evenly(columns, 32), 0)
+        c, wide, deep = (
+            32 if channels % 32 == 0 else min(channels, 16),
+            _evenly(columns, 16),
+            -(-rows // sums),
+        )
+        parts = -(-channels // c) * -(-columns // wide)
+        return Cut(c, sums, _evenly(deep, max(1, min(8, deep * parts // FEW_BLOCKS))), wide, 0)
     return Cut(1, sums, min(-(-rows // sums), max(1, 64 // sums)), min(columns, 256), 0)
 
 

@@ -157,8 +157,9 @@ class Body:
         """All rounds for one vector of each carried tile."""
         lo, w, block = self.lo, self.lo.w, self.inst.body
         kinds = [w.vector(w.held(v.tile.dtype)) for v in self.inst.init]
-        with loop(w, *bounds, list(zip(kinds, args, strict=True))) as run:
-            known = dict(zip(block.args[1:], run.values, strict=True))
+        start, stop, step = bounds
+        with loop(w, start, stop, step, list(zip(kinds, args, strict=True))) as run:
+            known: dict[Value, str] = dict(zip(block.args[1:], run.values, strict=True))
             with w.at_width(1):
                 counter = block.args[0].tile.dtype
                 index = Splat(resized(w, run.index, "i64", w.held(counter), counter.is_signed), counter)
