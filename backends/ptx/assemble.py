@@ -8,6 +8,7 @@ The tools come from PATH or from NVIDIA's wheels (pip install 'tilec[ptxas]').
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -151,8 +152,9 @@ def sass(cubin: bytes) -> str:
 
 def _places(tool: str) -> Iterator[Path]:
     if tool == "nvjitlink":
-        spec = find_spec("cuda") and find_spec(link.BINDING)
-        yield from [Path(str(spec.origin)).with_name("nvjitlink")] if spec and link.version() else []
+        with suppress(ModuleNotFoundError):  # of a package that the binding would be in
+            spec = find_spec(link.BINDING)
+            yield from [Path(str(spec.origin)).with_name("nvjitlink")] if spec and link.version() else []
         return
     from shutil import which
 

@@ -248,3 +248,11 @@ def test_a_binding_without_its_library_is_none(bare: Path, monkeypatch: pytest.M
     monkeypatch.setattr(link, "_binding", missing)
     assert link.version() == ""
     link.version.cache_clear()
+
+
+def test_neither_binding_nor_package(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name.split('.')[0]!r}")
+
+    monkeypatch.setattr(module, "find_spec", none)
+    assert list(module._places("nvjitlink")) == []

@@ -6,7 +6,10 @@ Not yet run on hardware: without a GPU the same cases run on a driver made for t
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ from tilec import ops
 from tilec.backends.ptx import assemble
 
 Array = np.ndarray[Any, Any]
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 BOUNDS = {"float32": 1e-5, "float16": 1.5e-3, "bfloat16": 1e-2}
 
 
@@ -166,7 +170,59 @@ def test_saved_kernels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(y.numpy(), 2 * x)
 
 
+TALKS = """
+import sys
+import numpy as np
+import tilec as tc
+
+@tc.kernel
+def talks(x: tc.Array):
+    i = tc.blocks(tc.cdiv(x.shape[0], 8))
+    tile = x.load(i * 8, 8)
+    tc.print("tile", tile)
+    tc.assert_(tile < float(sys.argv[2]), "too large")
+
+with tc.target(sys.argv[1]):
+    talks(np.arange(24, dtype=np.float32))
+"""
+
+
+def said(path: Path, place: str, most: int) -> tuple[int, str, str]:
+    """In a process of its own, as a failed assertion ends what a process can do with its GPU."""
+    path.write_text(TALKS)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(path), place, str(most)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.gpu
+def test_what_kernels_print_and_assert(tmp_path: Path) -> None:
+    assert said(tmp_path / "talks.py", "cuda:0", 100) == said(tmp_path / "talks.py", "cpu", 100)
+    status, _, error = said(tmp_path / "talks.py", "cuda:0", 12)
+    assert status == 1 and "assertion failed in block 1: too large" in error
+
+
+@pytest.mark.gpu
+def test_clusters() -> None:
+    x = normal(4096, dtype=np.float32)
+    y = np.zeros_like(x)
+    with tc.target("cuda:0"):
+        try:
+            scaled(x, y, 2, cluster=4)
+        except tc.TilecError as error:
+            pytest.skip(str(error))  # a GPU without clusters
+    np.testing.assert_array_equal(y, 2 * x)
+
+
 # Without a GPU.
+
+
+def test_the_script_that_talks(tmp_path: Path) -> None:
+    status, words, error = said(tmp_path / "talks.py", "emulator:sm_80", 100)
+    assert status == 0 and words.count("tile [") == 3, error
+    status, _, error = said(tmp_path / "talks.py", "cpu", 12)
+    assert status == 1 and "assertion failed in block 1: too large" in error
 
 
 def test_every_operator_is_here() -> None:
