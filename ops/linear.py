@@ -12,6 +12,7 @@ from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ops.arrays import ARRAYS, Array, array, empty, flat, operand, result, result_dtype, written_flat
 from tilec.ops.callers import there
+from tilec.ops.column_order import in_order
 from tilec.ops.epilogue import Epilogue, Extras, finishing
 from tilec.ops.linear_kernel import compile_linear, compute_dtype, linear_kernel, whole_group
 from tilec.ops.matmul import product
@@ -69,7 +70,7 @@ def quantised_product(x: Array, weight: QuantizedWeight, y: Array, given: Extras
     compute, group = compute_dtype(find_dtype(x.dtype)), whole_group(weight.group_size, weight.shape[1])
     tiling = linear_tiling(x.shape[0], compute, group, current_target(), weight.dtype.bits)
     linear_kernel(
-        x,
+        in_order(x, weight.order),
         there(weight.packed(tiling.fragment, tiling.placed)),
         there(weight.kernel_scales),
         there(weight.kernel_zeros),

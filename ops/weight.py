@@ -19,6 +19,7 @@ from tilec.ir.packing import pack_codes, packed_bytes
 from tilec.ir.placement import is_placed
 from tilec.ir.placement import placed as place
 from tilec.ops.arrays import NOTHING, Array, in_numpy, to_numpy
+from tilec.ops.checkpoints import Checkpoints
 
 
 def default_zero(dtype: DType) -> float:
@@ -36,9 +37,10 @@ def code_values(dtype: DType) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizedWeight:
+class QuantizedWeight(Checkpoints):
     """A weight [N, K]: `codes` uint8 [N, K] (canonical: see ir/dtype.py), `scales` [N, groups] as numpy holds
-    values of `scale_dtype`, `zeros` integers [N, groups] or None. `ops.quantize` makes them.
+    values of `scale_dtype`, `zeros` integers or floats [N, groups] or None. `ops.quantize` makes them, and
+    `from_gptq` and its like from checkpoints. Column j belongs to column `order[j]` of x where there is one.
     """
 
     codes: NDArray[np.uint8]
@@ -47,6 +49,7 @@ class QuantizedWeight:
     dtype: DType
     scale_dtype: DType
     group_size: int
+    order: Array | None = None
     _bytes: dict[tuple[Layout, bool], NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
@@ -73,11 +76,15 @@ class QuantizedWeight:
         )
 
     def dequantize(self) -> NDArray[np.float32]:
-        """The weight that the codes stand for, f32 [N, K]."""
+        """The weight that the codes stand for, f32 [N, K], columns in x's order."""
         weight = code_values(self.dtype)[self.codes]
         weight -= self.zero if self.zeros is None else self._spread(self.zeros)
         weight *= self._spread(self.scales)
-        return weight
+        if self.order is None:
+            return weight
+        placed = np.empty_like(weight)
+        placed[:, self.order] = weight
+        return placed
 
     def _spread(self, per_group: Array) -> NDArray[np.float32]:
         """One number per group as one per element, [N, K]."""

@@ -170,6 +170,9 @@ def linear(
     """
     a, b = (None, None) if low_rank is None else low_rank
     if isinstance(weight, QuantizedWeight):
+        if weight.order is not None:
+            order = torch.as_tensor(weight.order, device=x.device)
+            x, a = (None if y is None else y.index_select(-1, order) for y in (x, a))
         weight = tensors_of(weight, x.device)
     quantised = isinstance(weight, Codes)
     x, dense, bias, residual, a, b = cast(x, None if quantised else weight, bias, residual, a, b)

@@ -25,13 +25,15 @@ class QuantizedLinear(nn.Module):
     """y = x @ weight^T + bias, the weight [out_features, in_features] of 1 to 8 bits; it takes no gradient.
 
     Its state: `codes` uint8, packed row after row without gaps (tilec.pack), `scales` [out_features, groups],
-    `zeros` of the same shape where `zero_point`, and `bias`. `dtype`: u4, i3, f6e3m2 ...; `scale_dtype` is
+    `zeros` of the same shape where `zero_point`, `order` [in_features] where the columns are not in x's order
+    (`ordered`: GPTQ's act-order), and `bias`. `dtype`: u4, i3, f6e3m2 ...; `scale_dtype` is
     torch's. A new one has weights of 0: load a state, or use `from_linear` or `from_weight`.
     """
 
     codes: Any
     scales: Any
     zeros: Any
+    order: Any
     bias: Any
 
     def __init__(
@@ -44,6 +46,7 @@ class QuantizedLinear(nn.Module):
         group_size: int | None = 128,
         zero_point: bool = False,
         scale_dtype: Any = torch.float16,
+        ordered: bool = False,
         device: Any = None,
     ) -> None:
         super().__init__()
@@ -58,6 +61,7 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("scales", scales)
         zeros = torch.zeros(out_features, groups, dtype=integers, device=device) if zero_point else None
         self.register_buffer("zeros", zeros)
+        self.register_buffer("order", torch.arange(in_features, device=device) if ordered else None)
         self.bias = nn.Parameter(torch.zeros(out_features, device=device)) if bias else None
 
     @classmethod
@@ -91,9 +95,12 @@ class QuantizedLinear(nn.Module):
             group_size=held.group_size,
             zero_point=held.zeros is not None,
             scale_dtype=held.scales.dtype,
+            ordered=weight.order is not None,
             device="meta",
         )
         made.codes, made.scales, made.zeros = held.codes, held.scales, held.zeros
+        if weight.order is not None:
+            made.order = torch.as_tensor(weight.order, dtype=torch.int64).to(held.codes.device)
         if bias is not None:
             given = bias if isinstance(bias, nn.Parameter) else nn.Parameter(torch.as_tensor(bias))
             made.bias = given
@@ -107,11 +114,12 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] of f16, bf16 or f32 -> [..., out_features] of the same dtype."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return linear(x, self.held, bias)
+        return linear(x if self.order is None else x.index_select(-1, self.order), self.held, bias)
 
     def dequantize(self, dtype: Any = torch.float32) -> Tensor:
         """The weight that the codes stand for, [out_features, in_features]."""
-        return dequantize(*self.held, dtype)
+        weight = dequantize(*self.held, dtype)
+        return weight if self.order is None else weight[:, self.order.argsort()]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Moves to other devices, and keeps the dtype of the scales: another would change the weights."""
