@@ -8,6 +8,7 @@ A compiled kernel may take tensor maps too, after all others: they describe arra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
@@ -17,13 +18,19 @@ from tilec.ir.tile import ArrayType, Dim
 
 @dataclass(frozen=True)
 class Box:
-    """What one copy of TMA moves: `extents` along these `axes` of an array, innermost first; rows of `span`
-    bytes are swizzled, but for 16.
+    """What one copy of TMA moves: `extents` along these `axes` of an array, innermost first, counted in
+    elements of `unit` bytes, of which the array's own make up one; rows of `span` bytes are swizzled, but for
+    16.
     """
 
     axes: tuple[int, ...]
     extents: tuple[int, ...]
     span: int
+    unit: int
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.extents) * self.unit
 
 
 @dataclass(frozen=True)

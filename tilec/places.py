@@ -147,10 +147,9 @@ def tensor_map(slot: Slot, arg: Any) -> Any:
     from tilec.backends.emulator import TensorMap
 
     assert slot.box is not None, "a tensor map has a box"
-    codes = arg.view(f"u{arg.itemsize}")
+    codes = arg.view(f"u{slot.box.unit}")
     strides = [16 if n == 1 else step for n, step in zip(arg.shape, arg.strides, strict=True)]
-    inner = slot.box.axes[0]
-    strides[inner] = arg.itemsize
+    strides[slot.box.axes[0]] = slot.box.unit
     codes = np.lib.stride_tricks.as_strided(codes, codes.shape, strides, writeable=False)
     seen = np.transpose(codes, slot.box.axes[::-1])
     return TensorMap(seen, slot.box.extents[::-1], "none" if slot.box.span == 16 else f"{slot.box.span}B")

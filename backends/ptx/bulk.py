@@ -1,4 +1,4 @@
-"""Copies by TMA: one thread tells the gate of a buffer how many bytes will come, and starts a copy per panel.
+"""Copies by TMA: one thread tells the gate of a buffer how many bytes will come, and starts a copy per box.
 
     mbarrier.arrive.expect_tx.shared::cta.b64 _, [gate], bytes;
     cp.async.bulk.tensor.2d...mbarrier::complete_tx::bytes [buffer], [map, {k, m}], [gate];
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import TYPE_CHECKING
 
 from tilec.backends.ptx.emitter import ArrayRef
@@ -17,7 +18,6 @@ from tilec.backends.ptx.wgmma import uniform
 from tilec.ir.func import Value, root
 from tilec.ir.inst.bulk import GATE_BYTES, BulkCopy, BulkWait, Gates
 from tilec.ir.inst.memory import ArraySlice
-from tilec.ir.panels import match_panels
 from tilec.ir.signature import Slot
 
 if TYPE_CHECKING:
@@ -76,20 +76,20 @@ def _gate(e: Emitter, gates: Value, slot: Value) -> str:
 
 
 def copy(e: Emitter, inst: BulkCopy) -> None:
-    """Tells the gate, and starts a copy for each panel."""
-    kind = inst.buffer.array_type
-    lies = match_panels(kind.layout, inst.shape, kind.dtype.bytes)
-    assert lies is not None, "TMA fills panels"
-    across, tensor_map, places = lies.span // kind.dtype.bytes, _map(e, inst), _places(e, inst)
-    count, first = inst.shape[lies.axis] // across, places[inst.axes[0]]
+    """Tells the gate, and starts a copy for each box."""
+    kind, box = inst.buffer.array_type, inst.box
+    nbytes, tensor_map, places = prod(inst.shape) * kind.dtype.bytes, _map(e, inst), _places(e, inst)
+    if box.unit > kind.dtype.bytes:
+        places[box.axes[0]] = e.let(f"sdiv exact i32 {places[box.axes[0]]}, {box.unit // kind.dtype.bytes}")
+    first = places[box.axes[0]]
     with _first_warp(e, e.scalar(inst.when)) as one:
         gate = _gate(e, inst.gates, inst.slot)
-        told = f"mbarrier.arrive.expect_tx.shared::cta.b64 _, [$1], {count * lies.nbytes};"
+        told = f"mbarrier.arrive.expect_tx.shared::cta.b64 _, [$1], {nbytes};"
         _only(e, one, told, f"i32 {gate}")
-        for panel in range(count):
-            places[inst.axes[0]] = e.let(f"add i32 {first}, {panel * across}") if panel else first
-            to = _address(e, e.array(inst.buffer).base, panel * lies.nbytes)
-            _start(e, one, to, tensor_map, [places[axis] for axis in inst.axes], gate)
+        for i in range(nbytes // box.nbytes):
+            places[box.axes[0]] = e.let(f"add i32 {first}, {i * box.extents[0]}") if i else first
+            to = _address(e, e.array(inst.buffer).base, i * box.nbytes)
+            _start(e, one, to, tensor_map, [places[axis] for axis in box.axes], gate)
 
 
 def _start(e: Emitter, who: str, to: str, tensor_map: str, places: list[str], gate: str) -> None:

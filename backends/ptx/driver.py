@@ -303,14 +303,14 @@ def tensor_map(address: int, size: int, shape: tuple[int, ...], strides: tuple[i
     those of axes of extent 1 may be anything. For an array without elements nothing: nobody reads it."""
     if 0 in shape:
         return bytes(MAP_BYTES)
-    cuda = api()
+    cuda, inner = api(), box.axes[0]
     wide, small = cuda.cuuint64_t, cuda.cuuint32_t
     made = call(
         "cuTensorMapEncodeTiled",
-        getattr(cuda.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_UINT{8 * size}"),
+        getattr(cuda.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_UINT{8 * box.unit}"),
         len(box.axes),
         address,
-        [wide(shape[axis]) for axis in box.axes],
+        [wide(shape[inner] * size // box.unit), *(wide(shape[axis]) for axis in box.axes[1:])],
         [wide(strides[axis] * size if shape[axis] > 1 else 16) for axis in box.axes[1:]],
         [small(extent) for extent in box.extents],
         [small(1) for _ in box.extents],

@@ -1,6 +1,6 @@
 """Which tensor maps a kernel takes after its other arguments: said in the first lines of its LLVM IR and PTX.
 
-    // tensor map: parameter 0, axes 1 0, box 64 128, rows of 128
+    // tensor map: parameter 0, axes 1 0, box 64 128 of 2 bytes, rows of 128
 So launchers find it in what they have, edited by hand or read from a file.
 """
 
@@ -16,7 +16,8 @@ HEAD = "tensor map: "
 def described(maps: list[Slot]) -> list[str]:
     """The lines, as comments of LLVM IR."""
     return [
-        f"; {HEAD}parameter {m.param}, axes {_list(box.axes)}, box {_list(box.extents)}, rows of {box.span}"
+        f"; {HEAD}parameter {m.param}, axes {_list(box.axes)}, box {_list(box.extents)} of {box.unit} bytes, "
+        f"rows of {box.span}"
         for m in maps
         if (box := m.box) is not None
     ]
@@ -36,6 +37,8 @@ def maps_of(ptx: str) -> tuple[Slot, ...]:
     """The tensor maps of a kernel, from the head of its PTX."""
     found = []
     for line in re.findall(rf"^// {HEAD}(.*)", ptx[:2048], re.MULTILINE):
-        param, axes, box, span = ([int(n) for n in part.split()] for part in re.findall(r"\d[\d ]*", line))
-        found.append(Slot("map", param[0], box=Box(tuple(axes), tuple(box), span[0])))
+        param, axes, box, unit, span = (
+            [int(n) for n in part.split()] for part in re.findall(r"\d[\d ]*", line)
+        )
+        found.append(Slot("map", param[0], box=Box(tuple(axes), tuple(box), span[0], unit[0])))
     return tuple(found)

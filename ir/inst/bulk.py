@@ -1,7 +1,7 @@
 """Copies of whole boxes by one thread, TMA, and the gates in shared memory that tell when they have arrived.
 
 gates = Gates(3, 2)                                     one per buffer of a ring, two copies each
-BulkCopy(a, (i, s), Stage(ring, slot), gates, slot, when, (1, 0), (64, 128), 128)
+BulkCopy(a, (i, s), Stage(ring, slot), gates, slot, when, (1, 0), (64, 128), 128, 2)
 BulkWait(gates, slot, phase, (Stage(ring, slot),))      phase: how often the gate has opened, modulo 2
 """
 
@@ -48,7 +48,7 @@ class BulkCopy(Inst):
     """Starts moving the window of `array` at `at` into the shared `buffer`, zeros where it leaves the array;
     the data is there after the wait for gate `slot`. Where `when` is false nothing happens.
 
-    `axes`, `extents`, `span`: the box of one copy of the hardware, as signature.Box.
+    `axes`, `extents`, `span`, `unit`: the box of one copy of the hardware, as signature.Box.
     """
 
     array: Value
@@ -60,11 +60,12 @@ class BulkCopy(Inst):
     axes: tuple[int, ...]
     extents: tuple[int, ...]
     span: int
+    unit: int
     effects: ClassVar[Effects] = Effects(reads=("array",), writes=("buffer",))
 
     @property
     def box(self) -> Box:
-        return Box(self.axes, self.extents, self.span)
+        return Box(self.axes, self.extents, self.span, self.unit)
 
     @property
     def shape(self) -> tuple[int, ...]:

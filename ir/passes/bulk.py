@@ -1,12 +1,13 @@
 """Which copies TMA can make: one thread describes a box, and the hardware computes all addresses.
 
 It takes arrays that are arguments, with neighbours along one axis and all other strides multiples of 16
-bytes, zeros outside, and buffers in panels: a box is one panel, of extents of at most 256.
+bytes, zeros outside, and buffers in panels: a box is one panel, of extents of at most 256. A buffer that is
+one row is filled by boxes of 256 words.
 """
 
 from __future__ import annotations
 
-from math import copysign
+from math import copysign, prod
 
 from tilec.ir.facts import Facts
 from tilec.ir.func import Func, Value, root, written_arrays
@@ -17,6 +18,7 @@ from tilec.ir.signature import Box
 from tilec.ir.target import Target
 
 MOST_AXES, MOST_EXTENT, UNIT = 5, 256, 16
+WORD = 8  # bytes of the largest elements that TMA counts
 
 
 def box_of(func: Func, copy: Copy, facts: Facts, target: Target) -> Box | None:
@@ -27,7 +29,7 @@ def box_of(func: Func, copy: Copy, facts: Facts, target: Target) -> Box | None:
     if array in written_arrays(func) or not _zero(copy.other) or not _described(array, facts):
         return None
     kept = kept_axes(copy.array, facts)
-    return _panel(copy, kept, array) if kept is not None else None
+    return _panel(copy, kept, array) or _row(copy, kept, array, facts) if kept is not None else None
 
 
 def _zero(other: Value) -> bool:
@@ -73,4 +75,18 @@ def _panel(copy: Copy, kept: tuple[int, ...], array: Value) -> Box | None:
     dropped = [axis for axis in range(array.array_type.rank) if axis not in kept]
     if max(extents) > MOST_EXTENT:
         return None
-    return Box((*axes, *dropped), (*extents, *(1 for _ in dropped)), lies.span)
+    return Box((*axes, *dropped), (*extents, *(1 for _ in dropped)), lies.span, size)
+
+
+def _row(copy: Copy, kept: tuple[int, ...], array: Value, facts: Facts) -> Box | None:
+    """The box of a buffer that is one row of an array's last axis, in words of 8 bytes."""
+    kind, last = array.array_type, array.array_type.rank - 1
+    each = WORD // kind.dtype.bytes
+    if prod(copy.shape[:-1]) != 1 or kept[-1] != last or kind.strides[last] != 1 or each == 0:
+        return None
+    extent = min(copy.shape[-1] // each, MOST_EXTENT)
+    starts = (copy.shape[-1], facts.multiple(copy.at[-1]), facts.extent_multiple(array, last))
+    if any(n % each for n in starts) or not extent or copy.shape[-1] // each % extent or extent * WORD % UNIT:
+        return None
+    axes = tuple(reversed(range(last + 1)))
+    return Box(axes, (extent, *(1 for _ in range(last))), UNIT, WORD)

@@ -159,7 +159,7 @@ class _Pipelined:
             if a.box is None or self.gates is None:
                 found.append(place(replace(moved, buffer=buffer, when=when)))
             else:
-                box = (a.box.axes, a.box.extents, a.box.span)
+                box = (a.box.axes, a.box.extents, a.box.span, a.box.unit)
                 place(BulkCopy(moved.array, moved.at, buffer, self.gates, slot, when, *box, loc=a.copy.loc))
         return found
 
