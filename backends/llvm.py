@@ -14,6 +14,7 @@ switched off, and what LLVM calls instead is not there; round with integer opera
 import itertools
 import platform
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
@@ -189,7 +190,9 @@ def _native_machine(opt: int) -> Any:
 
 @cache
 def _jit() -> Any:
-    return _llvmlite().create_lljit_compiler(_native_machine(2))
+    """JITLink gives a module one piece of memory. The older linker, all that Windows has, spreads it, and
+    ends the process where arrays of gigabytes lie between code and constants."""
+    return _llvmlite().create_lljit_compiler(_native_machine(2), use_jit_link=sys.platform != "win32")
 
 
 _numbers = itertools.count()  # a library's name can't be used twice

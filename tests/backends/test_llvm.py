@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import mmap
 import re
 import subprocess
 import sys
@@ -204,6 +205,24 @@ def test_native_code_comes_back_from_bytes() -> None:
     assert function(again, "f", I64, I64)(7) == 7 and again.llvm == made.llvm
     bare = llvm.load_native(made.object_bytes)
     assert function(bare, "f", I64, I64)(7) == 7 and bare.llvm == bare.asm == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its linker may spread a module")
+def test_constants_lie_beside_code_also_between_large_arrays() -> None:
+    """Gigabytes, untouched, wherever the system puts them: a module's parts must not end up on two sides."""
+    table = ", ".join(f"i64 {i * i}" for i in range(300))
+    text = (
+        f"@t = private constant [300 x i64] [{table}]\n"
+        "define i64 @f(i64 %i) {\n  %p = getelementptr [300 x i64], ptr @t, i64 0, i64 %i\n"
+        "  %x = load i64, ptr %p\n  ret i64 %x\n}"
+    )
+    held: list[Any] = []
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    for _ in range(24):
+        held += [mmap.mmap(-1, 3 << 30, flags=flags), llvm.compile_native(text)]
+        assert function(held[-1], "f", I64, I64)(20) == 400
+    for mapped in held[::2]:
+        mapped.close()
 
 
 def test_object_code_that_is_none() -> None:
