@@ -31,7 +31,9 @@ def test_dtypes(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int8"])
-def test_codes(dtype: str) -> None:
+def test_codes(dtype: str, full: bool) -> None:
+    if not full and dtype == "int8":
+        pytest.skip("make check-all runs it")
     x = (X * 4).to(getattr(torch, dtype))
     y = ops.linear(x, W.half(), x_scale=torch.full((4,), 0.25))
     torch.testing.assert_close(y.float(), 0.25 * x.float() @ W.half().float().T, rtol=2e-3, atol=2e-3)
@@ -74,9 +76,8 @@ def test_results_own_their_memory() -> None:
 def test_several_results() -> None:
     q, k, v = torch.randn(3, 1, 7, 2, 8).unbind(0)
     out, lse = ops.attention(q, k, v, return_lse=True)
-    gradients = ops.attention_backward(q, k, v, out, lse, torch.ones_like(out))
-    assert type(gradients).__name__ == "Gradients" and gradients.bias is None
-    assert all(isinstance(x, torch.Tensor) for x in (out, lse, *gradients[:3]))
+    merged = ops.merge_attentions([out, out], (lse, lse))
+    assert all(isinstance(x, torch.Tensor) for x in (out, lse, *merged))
     weight = ops.quantize(W, "u4")
     assert isinstance(ops.linear(X, weight), torch.Tensor) and weight.shape == (5, 6)
     image = torch.randn(1, 4, 6, 6).contiguous(memory_format=torch.channels_last)

@@ -34,8 +34,10 @@ def rows(*shape: int) -> Tensor:
 @pytest.mark.parametrize(
     "dtype", ["i1", "u1", "u2", "i3", "u4", "f4e2m1", "i5", "f6e3m2", "u7", "i8", "f8e4m3", "f8e5m2"]
 )
-def test_every_weight_keeps_its_numbers(dtype: str) -> None:
+def test_every_weight_keeps_its_numbers(dtype: str, full: bool) -> None:
     """Packed, and unpacked by a kernel: 24 x 70 weights do not end at a byte in every row."""
+    if not full and dtype not in ("u1", "i3", "f6e3m2", "f8e4m3"):
+        pytest.skip("make check-all runs it")
     for zero_point in (False, True):
         held = weight(dtype=dtype, zero_point=zero_point)
         layer = tt.QuantizedLinear.from_weight(held)

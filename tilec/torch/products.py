@@ -170,11 +170,10 @@ def linear(
     """
     a, b = (None, None) if low_rank is None else low_rank
     if isinstance(weight, QuantizedWeight):
-        if weight.order is not None:
-            order = torch.as_tensor(weight.order, device=x.device)
-            x, a = (None if y is None else y.index_select(-1, order) for y in (x, a))
         weight = tensors_of(weight, x.device)
     quantised = isinstance(weight, Codes)
+    if quantised and weight.order is not None:
+        x, a = (None if y is None else y.index_select(-1, weight.order) for y in (x, a))
     x, dense, bias, residual, a, b = cast(x, None if quantised else weight, bias, residual, a, b)
     finish = (bias, activation, residual, a, b, x_scale, out_dtype if out is None else out.dtype)
     operands = (x, *weight[:5], *finish) if quantised else (x, dense, *finish)

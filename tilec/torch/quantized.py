@@ -26,7 +26,7 @@ class QuantizedLinear(nn.Module):
 
     Its state: `codes` uint8, packed row after row without gaps (tilec.pack), `scales` [out_features, groups],
     `zeros` of the same shape where `zero_point`, `order` [in_features] where the columns are not in x's order
-    (`ordered`: GPTQ's act-order), and `bias`. `dtype`: u4, i3, f6e3m2 ...; `scale_dtype` is
+    (`ordered`: GPTQ's act-order), and `bias`. `dtype`: u4, i3, f6e3m2 ...; `scale_dtype` and `zero_dtype` are
     torch's. A new one has weights of 0: load a state, or use `from_linear` or `from_weight`.
     """
 
@@ -46,6 +46,7 @@ class QuantizedLinear(nn.Module):
         group_size: int | None = 128,
         zero_point: bool = False,
         scale_dtype: Any = torch.float16,
+        zero_dtype: Any = None,
         ordered: bool = False,
         device: Any = None,
     ) -> None:
@@ -59,9 +60,10 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("codes", torch.zeros(nbytes, dtype=torch.uint8, device=device))
         scales = torch.zeros(out_features, groups, device=device).to(scale_dtype)
         self.register_buffer("scales", scales)
-        zeros = torch.zeros(out_features, groups, dtype=integers, device=device) if zero_point else None
-        self.register_buffer("zeros", zeros)
-        self.register_buffer("order", torch.arange(in_features, device=device) if ordered else None)
+        zeros = torch.zeros(out_features, groups, dtype=zero_dtype or integers, device=device)
+        order = torch.arange(in_features, dtype=torch.int32, device=device)
+        self.register_buffer("zeros", zeros if zero_point else None)
+        self.register_buffer("order", order if ordered else None)
         self.bias = nn.Parameter(torch.zeros(out_features, device=device)) if bias else None
 
     @classmethod
@@ -95,12 +97,9 @@ class QuantizedLinear(nn.Module):
             group_size=held.group_size,
             zero_point=held.zeros is not None,
             scale_dtype=held.scales.dtype,
-            ordered=weight.order is not None,
             device="meta",
         )
-        made.codes, made.scales, made.zeros = held.codes, held.scales, held.zeros
-        if weight.order is not None:
-            made.order = torch.as_tensor(weight.order, dtype=torch.int64).to(held.codes.device)
+        made.codes, made.scales, made.zeros, made.order = held.codes, held.scales, held.zeros, held.order
         if bias is not None:
             given = bias if isinstance(bias, nn.Parameter) else nn.Parameter(torch.as_tensor(bias))
             made.bias = given
@@ -109,24 +108,27 @@ class QuantizedLinear(nn.Module):
     @property
     def held(self) -> Codes:
         """The weight as tensors."""
-        return Codes(self.codes, self.scales, self.zeros, self.dtype, self.group_size, self.in_features)
+        sizes = (self.dtype, self.group_size, self.in_features)
+        return Codes(self.codes, self.scales, self.zeros, *sizes, self.order)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] of f16, bf16 or f32 -> [..., out_features] of the same dtype."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return linear(x if self.order is None else x.index_select(-1, self.order), self.held, bias)
+        return linear(x, self.held, bias)
 
     def dequantize(self, dtype: Any = torch.float32) -> Tensor:
         """The weight that the codes stand for, [out_features, in_features]."""
-        weight = dequantize(*self.held, dtype)
+        weight = dequantize(*self.held[:6], dtype)
         return weight if self.order is None else weight[:, self.order.argsort()]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Moves to other devices, and keeps the dtype of the scales: another would change the weights."""
-        before = self.scales
+        """Moves to other devices, and keeps the dtypes of scales and zeros: others would be other weights."""
+        before = {name: x for name, x in self.named_buffers() if x.is_floating_point()}
         super()._apply(fn, recurse)
-        if self.scales.dtype != before.dtype:
-            self.scales = before.to(self.scales.device)
+        for name, x in before.items():
+            now = getattr(self, name)
+            if now.dtype != x.dtype:
+                setattr(self, name, x.to(now.device))
         return self
 
     def _load_from_state_dict(self, *args: Any, **named: Any) -> None:

@@ -26,7 +26,9 @@ Array = np.ndarray[Any, Any]
 
 
 class Codes(NamedTuple):
-    """A quantised weight [N, k]: codes uint8 [bytes], scales [N, groups], zeros [N, groups] or None."""
+    """A quantised weight [N, k]: codes uint8 [bytes], scales [N, groups], zeros [N, groups] or None; `order`:
+    the column of x that each column of codes belongs to, int32 [k], None where it is the same.
+    """
 
     codes: Tensor
     scales: Tensor
@@ -34,6 +36,7 @@ class Codes(NamedTuple):
     dtype: str
     group_size: int
     k: int
+    order: Tensor | None = None
 
 
 _tensors: WeakKeyDictionary[QuantizedWeight, dict[Any, Codes]] = WeakKeyDictionary()
@@ -56,8 +59,9 @@ def new_tensors(weight: QuantizedWeight, device: Any) -> Codes:
     zeros = weight.zeros
     if zeros is not None:
         zeros = torch.from_numpy(np.array(zeros, order="C")).to(device)
+    order = None if weight.order is None else torch.from_numpy(np.array(weight.order, np.int32)).to(device)
     group, k = min(weight.group_size, weight.shape[1]), weight.shape[1]
-    return Codes(codes.to(device), scales, zeros, weight.dtype.name, group, k)
+    return Codes(codes.to(device), scales, zeros, weight.dtype.name, group, k, order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +99,11 @@ _known: Any = WeakTensorKeyDictionary()  # by the tensor of codes
 
 
 def weight_of(held: Codes) -> PackedWeight:
-    """The weight that tensors describe, made once, and again when they were written.
+    """The weight that tensors describe, but for its order: made once, and again when they were written.
 
     Tensors of torch.inference_mode() count no writes: `forget` them after writing one.
     """
-    stamp = (*held[3:], *map(_version, held[:3]))
+    stamp = (*held[3:6], *map(_version, held[:3]))
     known = _known.get(held.codes)
     same = known is not None and known.scales is held.scales and known.zeros is held.zeros
     if not same or known.stamp != stamp:
