@@ -1,8 +1,8 @@
 """A long convolution: a plucked string in a large room, by ops.fft_conv.
 
-The string is a recording that comes with Python's own tests, in two channels. The room is what a clap leaves:
-noise that dies away, a little different for each ear, as long as the recording. A sum of thousands of products
-for each sample is a few butterflies by way of spectra. Saves a picture of what changed where matplotlib is.
+The string is a recording that comes with Python's own tests, in two channels. The room is what a clap
+leaves: noise that dies away, a little different for each ear, as long as the recording. Thousands of products
+for each sample are a few butterflies by way of spectra. Saves a picture where matplotlib is.
 """
 
 import tempfile
@@ -70,7 +70,7 @@ def main() -> None:
         np.testing.assert_allclose(wet[0, channel], wanted, atol=1e-5)
     tail = slice(-rate // 20, None)  # the last twentieth of a second, where the room still sounds
     loud = [20 * np.log10(np.sqrt(np.mean(sound[..., tail] ** 2)) + 1e-9) for sound in (dry, wet)]
-    print(f"{dry.shape[-1]} samples, a kernel as long: the end went from {loud[0]:.0f} dB to {loud[1]:.0f} dB")
+    print(f"{dry.shape[-1]} samples and taps: the end went from {loud[0]:.0f} dB to {loud[1]:.0f} dB")
     if find_spec("matplotlib"):
         print("spectrograms:", picture(dry[0, 0], wet[0, 0], rate))
 

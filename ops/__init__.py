@@ -10,6 +10,8 @@ if __name__ != "tilec.ops":
 from tilec.ops.attention import attention as attention
 from tilec.ops.attention import attention_backward as attention_backward
 from tilec.ops.attention import merge_attentions as merge_attentions
+from tilec.ops.butterfly_conv import butterfly_conv as butterfly_conv
+from tilec.ops.butterfly_conv import butterfly_conv_backward as butterfly_conv_backward
 from tilec.ops.callers import no_copies as no_copies
 from tilec.ops.causal_conv import causal_conv1d as causal_conv1d
 from tilec.ops.depthwise import depthwise_conv as depthwise_conv
@@ -17,6 +19,8 @@ from tilec.ops.depthwise_backward import depthwise_conv_backward as depthwise_co
 from tilec.ops.fft_conv import fft_conv as fft_conv
 from tilec.ops.fft_conv import fft_conv_spectrum as fft_conv_spectrum
 from tilec.ops.fft_conv_backward import fft_conv_backward as fft_conv_backward
+from tilec.ops.fft_conv_taps import tame_kernel as tame_kernel
+from tilec.ops.fft_conv_taps import tame_kernel_backward as tame_kernel_backward
 from tilec.ops.linear import linear as linear
 from tilec.ops.matmul import matmul as matmul
 from tilec.ops.neighborhood import na1d as na1d

@@ -27,7 +27,7 @@ from tilec.ops.fft_conv_kernel import conv_kernel, spectrum_kernel
 from tilec.ops.fft_conv_matrix import matrix_kernel
 from tilec.ops.fft_conv_passes import middle_pass
 from tilec.ops.fft_conv_plan import Matrices
-from tilec.ops.fft_conv_run import WARPS, Around, convolve, spectrum_of, spectrum_on_matrices
+from tilec.ops.fft_conv_run import WARPS, Around, convolve, keep_low, spectrum_of, spectrum_on_matrices
 from tilec.ops.op import op
 from tilec.ops.tiling import has_threads
 from tilec.places import current_target
@@ -132,14 +132,22 @@ def compile_fft_conv_spectrum(
 
 
 @op(compile_fft_conv_spectrum)
-def fft_conv_spectrum(k: Any, length: int, mode: str = "causal", *, k_reverse: Any = None) -> FftSpectrum:
+def fft_conv_spectrum(
+    k: Any, length: int, mode: str = "causal", *, k_reverse: Any = None, frequencies: float = 1.0
+) -> FftSpectrum:
     """What fft_conv takes for k with sequences of this length: k [H, up to length], k_reverse likewise.
 
-    f64 where k is, for a u of f64; else f32, for all others. Raises TilecError for what does not fit.
+    Of the frequencies of the period (`.plan.period` points) this share is kept, the lowest, and the others
+    are 0. f64 where k is, for a u of f64; else f32, for all others. Raises TilecError for what does not fit.
     """
     check_length(length)
+    if not 0 < frequencies <= 1:
+        raise TilecError(f"frequencies is the share that is kept, above 0 and up to 1: found {frequencies!r}")
     kernel = kernel_of(k, k_reverse, mode, length)
-    return spectrum_for(kernel, length, find_dtype(kernel.k.dtype))
+    spectrum = spectrum_for(kernel, length, find_dtype(kernel.k.dtype))
+    if frequencies < 1:
+        keep_low(spectrum, frequencies)
+    return spectrum
 
 
 def spectrum_for(kernel: Kernel, length: int, dtype: DType, algorithm: str | None = None) -> FftSpectrum:

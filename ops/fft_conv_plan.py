@@ -69,8 +69,8 @@ class Plan(NamedTuple):
 
 
 class Matrices(NamedTuple):
-    """A plan for matrix units. Sizes of the transforms: `rows` (1: none) down columns, the `factors` of a row.
-    A block's warps take `columns` columns at a time; of a single row only so many points are wanted.
+    """A plan for matrix units. Sizes of the transforms: `rows` (1: none) down columns, the `factors` of a
+    row. A block's warps take `columns` columns at a time; of a single row only so many points are wanted.
     `half`, `wraps`: as in Plan."""
 
     rows: int
@@ -193,6 +193,12 @@ def turns_of(plan: Matrices) -> Array:
     return _unit(
         np.arange(0, plan.across, plan.columns)[: plan.steps, None] * np.arange(plan.rows), plan.period, "f4"
     )
+
+
+@lru_cache(32)
+def frequencies_of(plan: Plan | Matrices) -> Array:
+    """The frequency at each place of a plan's spectrum, int32 [period]."""
+    return plan.frequencies().reshape(-1).astype(np.int32)
 
 
 @lru_cache(32)

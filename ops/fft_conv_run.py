@@ -5,7 +5,7 @@ convolve(u, FftSpectrum(values, length, taps, "causal", plan), Around(), y)
 """
 
 from collections.abc import Iterator
-from math import prod
+from math import ceil, prod
 from typing import NamedTuple
 
 from tilec.ir.dtype import DType
@@ -23,7 +23,16 @@ from tilec.ops.fft_conv_passes import (
     middle_pass_of_lags,
     middle_pass_of_taps,
 )
-from tilec.ops.fft_conv_plan import Matrices, Plan, Tables, places_of, tables_of, turns_of
+from tilec.ops.fft_conv_plan import (
+    Matrices,
+    Plan,
+    Tables,
+    frequencies_of,
+    places_of,
+    tables_of,
+    turns_of,
+)
+from tilec.ops.fft_conv_taps import low_frequencies_kernel
 
 SCRATCH = 1 << 28  # bytes between passes
 WARPS = 8  # of butterflies: a period in the registers of so many
@@ -66,6 +75,13 @@ def spectrum_on_matrices(kernel: Kernel, plan: Matrices, whole: Plan) -> tuple[A
     spectrum, norms = empty((2, channels, plan.period), f32), empty((channels,), f32)
     ordered_kernel(values, there(places_of(plan, whole)), spectrum, norms, block=min(1024, plan.period))
     return spectrum.reshape(2, channels, plan.rows, plan.across), norms
+
+
+def keep_low(spectrum: FftSpectrum, share: float) -> None:
+    """Zeros in place of the high frequencies: of period / 2 + 1 the share is kept."""
+    plan, channels = spectrum.plan, spectrum.values.shape[1]
+    values = spectrum.values.reshape(2, channels, plan.period)
+    low_frequencies_kernel(values, there(frequencies_of(plan)), keep=ceil(share * (plan.period // 2 + 1)))
 
 
 def convolve(u: Array, spectrum: FftSpectrum, around: Around, y: Array, y_other: Array | None = None) -> None:

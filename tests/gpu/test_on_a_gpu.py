@@ -67,9 +67,24 @@ def merge_attentions() -> Any:
     return ops.merge_attentions(outs, lses)
 
 
+def blocks(*sizes: int) -> list[Array]:
+    """Matrices near the roots of unity, [2, n, n, 2]."""
+    return [normal(2, n, n, 2, seed=n, dtype=np.float32) / 4 for n in sizes]
+
+
 CASES: dict[str, Callable[[], Any]] = {
     "fft_conv": lambda: ops.fft_conv(normal(3, 2, 50), normal(2, 50, seed=1), skip=normal(2)),
     "fft_conv_spectrum": fft_conv_spectrum,
+    "butterfly_conv": lambda: ops.butterfly_conv(
+        normal(3, 2, 30), normal(2, 30, seed=1), blocks(8, 8), additive=True
+    ),
+    "butterfly_conv_backward": lambda: ops.butterfly_conv_backward(
+        normal(3, 2, 30), normal(3, 2, 30, seed=1), normal(2, 30, seed=2), blocks(8, 8), blocks(8, 8)
+    ),
+    "tame_kernel": lambda: ops.tame_kernel(normal(3, 50), squash=0.1, smooth=7),
+    "tame_kernel_backward": lambda: ops.tame_kernel_backward(
+        normal(3, 50), normal(3, 50, seed=1), squash=0.1, smooth=7
+    ),
     "fft_conv_backward": lambda: ops.fft_conv_backward(
         normal(3, 2, 50), normal(3, 2, 50, seed=1), normal(2, 50, seed=2)
     ),
