@@ -19,7 +19,7 @@ from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Inst, Value
-from tilec.ir.inst import arith, reduce, sync
+from tilec.ir.inst import arith, inline, reduce, sync
 from tilec.ir.inst import shape as shapes
 from tilec.ir.inst.memory import Size
 from tilec.ir.layout import Layout
@@ -271,6 +271,26 @@ def dot(a: Tile, b: Tile, acc: Tile | None = None) -> Tile:
 def scan(x: Tile, op: str = "sum", axis: int = -1) -> Tile:
     """Inclusive running sum, max or min along an axis."""
     return emit(reduce.Scan, op, x.value, x._axes(axis, "scan")[0])
+
+
+def inline_ptx(template: str, *operands: Tile, meaning: Callable[..., Any]) -> Tile:
+    """PTX of your own, once for each element: $0 is the result, $1 and on are the operands.
+
+        fast = tc.inline_ptx("lg2.approx.f32 $0, $1;", x, meaning=lambda x: tc.log2(x))
+
+    `meaning` says in the language what it gives, its dtype and shape too, and is what runs where there is no
+    PTX: keep the two within the bound that you want. Operands are tiles of 16, 32 or 64 bits an element,
+    broadcast to the result's shape; the text only computes, LLVM may move it or drop it.
+    """
+    if not isinstance(template, str) or "$0" not in template:
+        raise TilecError(f"tc.inline_ptx takes PTX with $0 for its result, found {template!r}")
+    if not all(isinstance(x, Tile) for x in operands):
+        raise TilecError(f"tc.inline_ptx takes tiles, found {list(operands)!r}: write numbers into the text")
+    meant = meaning(*operands)
+    if not isinstance(meant, Tile):
+        raise TilecError(f"the meaning of tc.inline_ptx gives a tile, found {meant!r}")
+    given = tuple(values.expand(x, meant.shape) for x in operands)
+    return emit(inline.InlinePtx, template, given, meant.value)
 
 
 # Words to the developer.

@@ -52,6 +52,7 @@ from tilec.lang import convert as convert
 from tilec.lang import dot as dot
 from tilec.lang import from_function as from_function
 from tilec.lang import full as full
+from tilec.lang import inline_ptx as inline_ptx
 from tilec.lang import ones as ones
 from tilec.lang import print as print  # noqa: A004
 from tilec.lang import range as range  # noqa: A004

@@ -12,6 +12,7 @@ from tilec.backends import emit
 from tilec.backends.ptx import approx, bulk, memory, mma, moves, reduce, reports, tables, wgmma
 from tilec.backends.ptx.elementwise import elementwise
 from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token
+from tilec.backends.ptx.inline import inline_ptx
 from tilec.backends.ptx.locations import mark
 from tilec.backends.ptx.threads import per_thread
 from tilec.backends.writer import held
@@ -23,6 +24,7 @@ from tilec.ir.inst import bulk as bulks
 from tilec.ir.inst import memory as mem
 from tilec.ir.inst import mma as products
 from tilec.ir.inst import reduce as reductions
+from tilec.ir.inst.inline import InlinePtx
 from tilec.ir.tile import TileType, TokenType, Type
 
 if TYPE_CHECKING:
@@ -296,7 +298,8 @@ def _if(e: Emitter, inst: control.If) -> tuple[Any, ...]:
 
 HANDLERS: dict[type[Inst], Callable[..., Any]] = {
     arith.Full: _full, arith.Iota: _iota, arith.Table: tables.table, arith.Math: approx.math,
-    shape.Reshape: moves.reshape, shape.Permute: moves.same_slots, shape.Broadcast: moves.broadcast,
+    InlinePtx: inline_ptx, shape.Reshape: moves.reshape, shape.Permute: moves.same_slots,
+    shape.Broadcast: moves.broadcast,
     shape.Extract: moves.extract, shape.Stack: moves.stack, shape.Convert: moves.convert,
     shape.Annotate: _same, shape.View: moves.view,
     reductions.Reduce: reduce.reduce, reductions.Partial: reduce.reduce,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from tilec.ir.func import Func, Inst, Item, Value
 from tilec.ir.inst import arith, control
+from tilec.ir.inst.inline import InlinePtx
 from tilec.ir.inst.memory import Atomic, Gather, Scatter
 from tilec.ir.inst.mma import Dot, GroupDot, GroupWait, HeldDot
 from tilec.ir.inst.reduce import Scan
@@ -23,8 +24,8 @@ from tilec.ir.tile import TileType
 
 ELEMENTWISE = tuple(
     kind
-    for kind in vars(arith).values()
-    if isinstance(kind, type) and issubclass(kind, Inst) and kind.__module__ == arith.__name__
+    for kind in (*vars(arith).values(), InlinePtx)
+    if isinstance(kind, type) and issubclass(kind, Inst) and kind.__module__ != Inst.__module__
 )
 
 
@@ -46,7 +47,7 @@ def remade(value: Value, depth: int = 8) -> bool:
             return x.tile.rank == 0 or remade(x, depth - 1)
         case Permute(x=x):
             return remade(x, depth - 1)
-    if not isinstance(value, ELEMENTWISE) or isinstance(value, arith.Math):
+    if not isinstance(value, ELEMENTWISE) or isinstance(value, arith.Math | InlinePtx):
         return False
     return all(remade(v, depth - 1) for v in value.operands)
 

@@ -14,6 +14,7 @@ from tilec.ir import dtype as dt
 from tilec.ir.elementary import program
 from tilec.ir.func import Func, Inst, Value
 from tilec.ir.inst.arith import Math
+from tilec.ir.inst.inline import InlinePtx
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.spell import cast, mul
 from tilec.ir.target import Target
@@ -24,10 +25,12 @@ MADE = {"exp": ("exp2", math.log2(math.e), 1.0), "log": ("log2", 1.0, math.log(2
 
 def expand_math(func: Func, target: Target) -> Func:
     """Every Math as a program; those with `approx` as hardware instructions on f32 where the target
-    is PTX.
+    is PTX. Inline PTX as what it means where it is not.
     """
 
     def visit(inst: Inst, emit: Emit) -> Rewritten:
+        if isinstance(inst, InlinePtx):
+            return None if target.kind == "ptx" else inst.meant
         if not isinstance(inst, Math):
             return None
         approx = inst.approx and target.kind == "ptx" and inst.tile.dtype != dt.f64

@@ -36,7 +36,7 @@ SOME = (
     dt.f64,
 )
 # Another instruction by then; only on GPUs; nothing at all on the CPU.
-ELSEWHERE = {"math", "partial", "convert", "annotate"}
+ELSEWHERE = {"math", "inline_ptx", "partial", "convert", "annotate"}
 
 
 def test_every_instruction_has_an_emitter() -> None:
