@@ -120,13 +120,18 @@ def group_dot(e: Emitter, inst: GroupDot | HeldDot) -> Fragment:
     else:
         left = _source(e, inst.a, not inst.turned[0], number // groups[1] * (shape.times[0] * ROWS))
         types = c.dtype, inst.a.array_type.dtype, b_type
+        keep = _keep(e, inst)
         sums.fence([], True)
         for step, i, j in np.ndindex(shape.times[2], *shape.times[:2]):
             a, b = left.at(e, i * ROWS, step), right.at(e, j * shape.columns, step)
             call = _Call(shape, types, [a], b, (not left.inner, not right.inner))
-            sums.multiply(i * shape.times[1] + j, call)
+            sums.multiply(i * shape.times[1] + j, call, keep if step == 0 else None)
     e.call("llvm.nvvm.wgmma.commit_group.sync.aligned", "void")
     return Fragment(c.dtype, c.layout, sums.slots())
+
+
+def _keep(e: Emitter, inst: GroupDot | HeldDot) -> str | None:
+    return e.let(f"zext i1 {e.scalar(inst.keep)} to i32") if inst.keep is not None else None
 
 
 def _held(e: Emitter, inst: HeldDot, shape: _Shape, sums: _Sums, right: _Source) -> None:
@@ -134,13 +139,13 @@ def _held(e: Emitter, inst: HeldDot, shape: _Shape, sums: _Sums, right: _Source)
     rows, columns, steps = shape.times
     a = e.fragment(inst.a)
     words = _words(e, a, rows * steps)
-    types = sums.dtype, a.dtype, inst.b.array_type.dtype
+    types, keep = (sums.dtype, a.dtype, inst.b.array_type.dtype), _keep(e, inst)
     for step in range(steps):
         fresh = sums.fence([word for i in range(rows) for word in words(i * steps + step)], step == 0)
         for i, j in np.ndindex(rows, columns):
             b = right.at(e, j * shape.columns, step)
             call = _Call(shape, types, fresh[4 * i : 4 * i + 4], b, (not right.inner,))
-            sums.multiply(i * columns + j, call)
+            sums.multiply(i * columns + j, call, keep if step == 0 else None)
 
 
 def _words(e: Emitter, tile: Fragment, count: int) -> Callable[[int], list[str]]:
@@ -195,20 +200,25 @@ class _Sums:
             self.words = [made[i : i + self.count] for i in range(0, len(words), self.count)]
         return made[len(words) :]
 
-    def multiply(self, part: int, call: _Call) -> None:
-        """One wgmma: part += a @ b, or = where nothing was there."""
+    def multiply(self, part: int, call: _Call, keep: str | None = None) -> None:
+        """One wgmma: part += a @ b, or = where nothing was there, or `keep` (an i32) is 0."""
         old, n = self.words[part], self.count
         outs = "{" + ", ".join(f"${i}" for i in range(n)) + "}"
         at, in_registers = n + (n if old else 0), len(call.a) > 1
         a = "{" + ", ".join(f"${at + i}" for i in range(4)) + "}" if in_registers else f"${at}"
         b = f"${at + len(call.a)}"
-        scale = f"setp.ne.b32 p, {1 if old else 0}, 0;"
+        last = at + len(call.a) + 1
+        scale = f"setp.ne.b32 p, {f'${last}' if keep else 1 if old else 0}, 0;"
         text = f"{{ .reg .pred p; {scale} {_name(call)} {outs}, {a}, {b}, p{_immediates(call)}; }}"
         kinds = [("r", "i32") if in_registers else ("l", "i64")] * len(call.a) + [("l", "i64")]
+        kinds += [("r", "i32")] if keep else []
         ties = [str(i) for i in range(n)] if old else []
         constraints = ",".join([f"={self.register}"] * n + ties + [k for k, _ in kinds] + ["~{memory}"])
         given = [f"{self.kind} {x}" for x in old]
-        given += [f"{kind} {x}" for (_, kind), x in zip(kinds, (*call.a, call.b), strict=True)]
+        given += [
+            f"{kind} {x}"
+            for (_, kind), x in zip(kinds, (*call.a, call.b, *([keep] if keep else [])), strict=True)
+        ]
         self.words[part] = _call(self.e, text, constraints, given, [self.kind] * n)
 
     def slots(self) -> list[str]:

@@ -92,13 +92,15 @@ class _GroupDot(Inst):
     """Starts a @ b + c: the sums are there, and what is read may be overwritten, after GroupWait.
 
     a (m, k) and b (k, n) are shared arrays whose last axis are the columns; of each operand, and c, `turned`
-    says whether it is held as its transpose. The sums are held as c is.
+    says whether it is held as its transpose. The sums are held as c is. Where `keep` (a scalar) is false, c
+    counts as zeros.
     """
 
     a: Value
     b: Value
     c: Value
     turned: Turned = (False, False, False)
+    keep: Value | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -112,8 +114,10 @@ class _GroupDot(Inst):
         assert matrix_shape(self.c.tile.shape, self.turned[2]) == (m, n), "c is the product's shape"
         return self.c.tile
 
-    def _product(self, *operands: Array) -> Array:
-        a, b, c = (x.T if t else x for x, t in zip(operands, self.turned, strict=True))
+    def _product(self, a: Array, b: Array, c: Array, *keep: Array) -> Array:
+        if keep and not bool(keep[0]):
+            c = np.zeros_like(c)
+        a, b, c = (x.T if t else x for x, t in zip((a, b, c), self.turned, strict=True))
         done = product(a, b, c, self.c.tile.dtype)
         return done.T if self.turned[2] else done
 
@@ -128,8 +132,8 @@ class GroupDot(_GroupDot):
 
     effects: ClassVar[Effects] = Effects(reads=("a", "b"))
 
-    def meaning(self, state: State, a: Memory, b: Memory, c: Array) -> Array:
-        return self._product(matrix(a.read(...)), matrix(b.read(...)), c)
+    def meaning(self, state: State, a: Memory, b: Memory, *rest: Array) -> Array:
+        return self._product(matrix(a.read(...)), matrix(b.read(...)), *rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +142,8 @@ class HeldDot(_GroupDot):
 
     effects: ClassVar[Effects] = Effects(reads=("b",))
 
-    def meaning(self, state: State, a: Array, b: Memory, c: Array) -> Array:
-        return self._product(a, matrix(b.read(...)), c)
+    def meaning(self, state: State, a: Array, b: Memory, *rest: Array) -> Array:
+        return self._product(a, matrix(b.read(...)), *rest)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from tilec.ir.passes.barriers import insert_barriers, proxy_fences
 from tilec.ir.passes.bounds import bounds
 from tilec.ir.passes.exchange import exchange
 from tilec.ir.passes.expand_math import expand_math
+from tilec.ir.passes.fresh_sums import fresh_sums
 from tilec.ir.passes.late_loads import late_loads
 from tilec.ir.passes.late_waits import late_waits
 from tilec.ir.passes.layouts import assign_layouts
@@ -48,6 +49,7 @@ PASSES = (
     Pass(pipeline, threads=True),  # after places: copies are what runs ahead
     Pass(late_loads, threads=True),
     Pass(warpgroups, threads=True),  # after late_loads: products read buffers where they stand
+    Pass(fresh_sums, threads=True),
     Pass(late_waits, threads=True),
     Pass(assign_layouts, threads=True),
     Pass(check_registers, threads=True),

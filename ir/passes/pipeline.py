@@ -191,7 +191,7 @@ class _Pipelined:
         gone = {x for a in self.ahead for x in (a.copy, a.wait, a.buffer)}
         for inst in old.body:
             if inst not in gone:
-                new[inst] = place(_rebuilt(inst, new))
+                new[inst] = place(rebuilt(inst, new))
         full = place(Compare("eq", read, last))
         following = place(Where(full, zero, place(Add(read, one))))
         turned = place(Where(full, place(Sub(one, phase)), phase))
@@ -204,7 +204,7 @@ def _newer(new: dict[Value, Value], v: Value) -> Value:
     return new.get(v, v)
 
 
-def _rebuilt(inst: Inst, new: dict[Value, Value]) -> Inst:
+def rebuilt(inst: Inst, new: dict[Value, Value]) -> Inst:
     """An instruction, its blocks included, over what has taken the place of its operands."""
     moved = inst.mapped(partial(_newer, new))
     blocks = {
@@ -219,6 +219,6 @@ def _rebuilt_block(block: Block, outer: dict[Value, Value]) -> Block:
     new = dict(outer)
     body = []
     for inst in block.body:
-        new[inst] = moved = _rebuilt(inst, new)
+        new[inst] = moved = rebuilt(inst, new)
         body.append(moved)
     return Block(block.args, tuple(body), tuple(new.get(v, v) for v in block.results))
