@@ -102,13 +102,13 @@ class Emulated:
         self.report: Report | None = None  # of the last launch
 
     def launch(self, args: Sequence[Any], blocks: int) -> None:
-        from tilec.backends.ptx.reports import BUFFER_BYTES, heard
+        from tilec.backends.ptx.reports import heard
 
         buffers = [
             flat(arg) if isinstance(param.type, ArrayType) else arg
             for arg, param in zip(args, self.func.params, strict=True)
         ]
-        said = np.zeros(BUFFER_BYTES // 4 if self.code.reports else 0, np.uint32)
+        said = said_buffer() if self.code.reports else None
         words = [
             said if slot.kind == "said" else machine_word(slot, args, buffers) for slot in self.slots
         ]
@@ -120,11 +120,18 @@ class Emulated:
         pointers = [(n, slot.param) for n, slot in enumerate(self.slots) if slot.kind == "pointer"]
         report.rename({f"argument {n}": self.func.params[p].name or f"argument {n}" for n, p in pointers})
         self.report = report
-        error = heard(self.code.reports, said) if self.code.reports else None
+        error = None if said is None else heard(self.code.reports, said)
         if error is not None:
             error.report = report
             raise error
         report.raise_if_any()
+
+
+def said_buffer() -> np.ndarray[Any, Any]:
+    """Room for what a kernel prints and asserts."""
+    from tilec.backends.ptx.reports import BUFFER_BYTES
+
+    return np.zeros(BUFFER_BYTES // 4, np.uint32)
 
 
 def machine_word(slot: Slot, args: Sequence[Any], buffers: Sequence[Any]) -> Any:
@@ -139,6 +146,8 @@ def machine_word(slot: Slot, args: Sequence[Any], buffers: Sequence[Any]) -> Any
             return np.int32(arg.shape[slot.axis])
         case "map":
             return tensor_map(slot, arg)
+        case "said":
+            return said_buffer()
     return np.int64(element_strides(arg)[slot.axis])
 
 
