@@ -8,6 +8,7 @@ for s in tc.range(n, stages=3):
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from tilec.ir.errors import TilecError
 from tilec.ir.func import Inst, Value
 from tilec.ir.inst import arith, inline, reduce, sync
 from tilec.ir.inst import shape as shapes
+from tilec.ir.inst import turn as turns
 from tilec.ir.inst.memory import Size
 from tilec.ir.layout import Layout
 from tilec.literals import NUMBERS, constant_shape, plain
@@ -109,6 +111,44 @@ def static(extent: Any) -> int:
     if not isinstance(size, Size) or param is None:
         raise TilecError(f"tc.static takes an extent of a kernel's array, x.shape[axis], found {extent!r}")
     raise Respecialise(param, size.axis)
+
+
+def block_ticket() -> Tile:
+    """This block's number in the order in which blocks start: an earlier block has a lower one."""
+    tracer = current()
+    if tracer.grid is None:
+        raise TilecError("tc.block_ticket: the grid is not known yet, call tc.blocks first")
+    with tracer.inside(tracer.root):
+        places = [tracer.emit(sync.BlockIndex, tracer.grid, axis) for axis in _range(len(tracer.grid))]
+        ticket = Tile(places[0], tracer.root)
+        for extent, place in zip(tracer.grid[1:], places[1:], strict=True):
+            ticket = ticket * Tile(extent, tracer.root) + Tile(place, tracer.root)
+    return ticket
+
+
+@contextmanager
+def turn(locks: Array, key: Operand, part: Operand, parts: Operand = None) -> Iterator[None]:
+    """What stands inside is done by one block of a key at a time, in the order 0, 1, ... of `part`.
+
+        with tc.turn(locks, tile, part, parts):      # split-K: sums are added in the same order every time
+            total.store(at, total.load(at, shape) + acc)
+
+    `locks` is i32 [keys], zeros at the launch; `key` and `part` are scalars. A block may wait for earlier
+    ones only (see tc.block_ticket): part p + 1 of a key belongs to a later block than part p. After the last
+    of `parts` a lock is 0 again, so that the next launch finds it so; without `parts` it counts on.
+    TilecError (an assertion of the kernel) where `key` is no place in `locks`.
+    """
+    tracer = current()
+    at, turn_ = (arrays.offset(x, "tc.turn") for x in (key, part))
+    inside = (Tile(at, tracer.scope) >= 0) & (Tile(at, tracer.scope) < locks.shape[0])
+    assert_(inside, "tc.turn: the key is no place in its locks")
+    tracer.emit(turns.TakeTurn, locks.value, at, turn_)
+    yield
+    following = Tile(turn_, tracer.scope) + 1
+    if parts is not None:
+        count = Tile(arrays.offset(parts, "tc.turn"), tracer.scope)
+        following = values.where(following == count, 0, following)
+    current().emit(turns.PassTurn, locks.value, at, following.value)
 
 
 # Loops.

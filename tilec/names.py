@@ -45,6 +45,7 @@ from tilec.kernels import kernel as kernel
 from tilec.lang import annotate as annotate
 from tilec.lang import arange as arange
 from tilec.lang import assert_ as assert_
+from tilec.lang import block_ticket as block_ticket
 from tilec.lang import blocks as blocks
 from tilec.lang import breakpoint as breakpoint  # noqa: A004
 from tilec.lang import cdiv as cdiv
@@ -62,6 +63,7 @@ from tilec.lang import shared as shared
 from tilec.lang import stack as stack
 from tilec.lang import static as static
 from tilec.lang import static_range as static_range
+from tilec.lang import turn as turn
 from tilec.lang import view as view
 from tilec.lang import zeros as zeros
 from tilec.places import target as target

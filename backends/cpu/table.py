@@ -14,6 +14,7 @@ from tilec.backends.cpu import (
     scattered,
     shapes,
     transfers,
+    turn,
     view,
 )
 from tilec.backends.cpu.lower import Emitter
@@ -23,6 +24,7 @@ from tilec.ir.inst import arith, memory, mma, sync
 from tilec.ir.inst import control as ctl
 from tilec.ir.inst import reduce as red
 from tilec.ir.inst import shape as sh
+from tilec.ir.inst import turn as turns
 
 EMITTERS: dict[type[Inst], Emitter] = {
     **dict.fromkeys(ELEMENTWISE, cluster.join),
@@ -61,4 +63,6 @@ EMITTERS: dict[type[Inst], Emitter] = {
     sync.Assert: effects.assertion,
     sync.Print: effects.say,
     sync.Breakpoint: effects.nothing,
+    turns.TakeTurn: turn.take,
+    turns.PassTurn: turn.pass_on,
 }

@@ -16,6 +16,7 @@ from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Copy, Load, Stage, Wait
 from tilec.ir.inst.shape import Permute, Reshape
 from tilec.ir.inst.sync import Barrier
+from tilec.ir.inst.turn import PassTurn, TakeTurn
 from tilec.ir.target import Target
 
 
@@ -77,10 +78,10 @@ def _movable(inst: Inst, staged: set[Value]) -> bool:
 
 
 def _stops(inst: Inst) -> bool:
-    """Loops and barriers, and branches that do more than compute."""
+    """Loops, barriers and turns, and branches that do more than compute."""
     if isinstance(inst, If):
         return not all(each.pure for block in inst.blocks for each in block.walk())
-    return bool(inst.blocks) or isinstance(inst, Barrier)
+    return bool(inst.blocks) or isinstance(inst, Barrier | TakeTurn | PassTurn)
 
 
 def _used(inst: Inst) -> tuple[Value, ...]:

@@ -36,7 +36,8 @@ SOME = (
     dt.f64,
 )
 # Another instruction by then; only on GPUs; nothing at all on the CPU.
-ELSEWHERE = {"math", "inline_ptx", "partial", "convert", "annotate"}
+OF_GPUS = {"gates", "bulk_copy", "bulk_wait", "group_dot", "held_dot", "group_wait", "proxy_fence"}
+ELSEWHERE = {"math", "inline_ptx", "partial", "convert", "annotate", *OF_GPUS}
 
 
 def test_every_instruction_has_an_emitter() -> None:
