@@ -19,6 +19,7 @@ from tilec.ops.depthwise_kernel import Conv
 from tilec.ops.epilogue import activated
 
 GROUP, STEP = 8, 16  # columns of a product, and rows that one instruction takes of a band
+HELD = 32 * 64  # elements that a warp copies at once
 
 
 class Bands(NamedTuple):
@@ -81,6 +82,16 @@ def copied_bands(filters: tc.Array, size: tuple[int, int], conv: Conv, bands: Ba
     return made
 
 
+def copied(image: tc.Array, at: tuple[Any, Any, Any], seen: tc.Array, bands: Bands) -> None:
+    """What lies from `at` (image, down, across) on, a few rows at a time: as much as registers take."""
+    images, down, across = seen.shape
+    rows = -(-down // -(-images * down * across // (bands.warps * HELD)))
+    for i in tc.range(-(-down // rows)):
+        place = (at[0], *bands.oriented(at[1] + i * rows, at[2]))
+        found = image.load(place, (images, *bands.oriented(rows, across)))
+        seen.store((0, i * rows, 0), found.permute(0, 2, 1) if bands.turned else found)
+
+
 def multiplied(seen: tc.Array, band: tc.Array, size: tuple[int, int], bands: Bands) -> tuple[tc.Tile, ...]:
     """A tile [images * rows, 8] of f32 for each group of columns."""
     images, rows, groups = bands.images, bands.rows, bands.groups
@@ -115,9 +126,7 @@ def bands_kernel(
     before = bands.oriented(*conv.before)
     seen = tc.shared(seen_shape(size, bands), x.dtype)
     for at in tc.range(part * bands.images, x.shape[0], bands.parts * bands.images):
-        place = (at, *bands.oriented(i * high - before[0], w * wide - before[1]))
-        found = image.load(place, (bands.images, *bands.oriented(*seen.shape[1:])))
-        seen.store((0, 0, 0), found.permute(0, 2, 1) if bands.turned else found)
+        copied(image, (at, i * high - before[0], w * wide - before[1]), seen, bands)
         acc = tc.stack(multiplied(seen, band, size, bands), 1)
         done = acc.reshape((bands.images, high, wide))
         if scale is not None:

@@ -11,7 +11,7 @@ from math import gcd, prod
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.target import parse_target
-from tilec.ops.depthwise_bands import GROUP, STEP, Bands, depth_of, shared_bytes
+from tilec.ops.depthwise_bands import GROUP, STEP, Bands, depth_of, seen_shape, shared_bytes
 from tilec.ops.depthwise_call import Geometry
 from tilec.ops.depthwise_gradients import Strip, halo
 from tilec.ops.depthwise_kernel import Conv, Cut, spans
@@ -26,7 +26,8 @@ BLOCKS = 4  # that share the work, at least
 FEW_BLOCKS = 8  # of one image, that are worth taller ones: these share less of what they see
 DIRECT = 1.4  # instructions of the direct sum for a product; 128 lanes do one each in a clock
 BAND = 3.2  # clocks' worth of them for a product of 16 elements with a band
-COPYING, ACROSS = 64, 300  # likewise, around bands; where the channels lie between the columns
+COPYING = 12  # likewise for an element that is copied to shared memory first
+AROUND, ACROSS = 48, 300  # likewise for an output, around bands; where channels lie between columns
 MANY_BLOCKS = 2048  # that keep a GPU busy; more build bands anew
 BANKS = 32  # words of shared memory that a warp gets at once
 LEAST_ROOM = 99 * 1024  # bytes of shared memory that every GPU since sm_80 has
@@ -49,10 +50,10 @@ def _bands(geometry: Geometry, shape: tuple[int, int, int, int], conv: Conv, tar
         return None
     machine = parse_target(target).target
     room = machine.shared_bytes_per_block if machine else LEAST_ROOM
-    options = [_oriented_bands(geometry, shape[0], turned) for turned in (False, True)]
+    options = _options(geometry, shape[0])
     fitting = [each for each in options if shared_bytes(each.oriented(*geometry.size), each) <= room]
     best = min(fitting, key=lambda bands: _cost(geometry, bands), default=None)
-    around = COPYING + (ACROSS if conv.channels_last else 0)
+    around = AROUND + (ACROSS if conv.channels_last else 0)
     if best is None or _cost(geometry, best) + around >= DIRECT * prod(geometry.size):
         return None
     (down, across), outs = best.oriented(*geometry.extents), shape[1] * conv.multiplier
@@ -60,19 +61,23 @@ def _bands(geometry: Geometry, shape: tuple[int, int, int, int], conv: Conv, tar
     return best._replace(parts=max(1, min(-(-shape[0] // best.images), MANY_BLOCKS // blocks)))
 
 
-def _oriented_bands(geometry: Geometry, images: int, turned: bool) -> Bands:
-    down, across = geometry.extents[::-1] if turned else geometry.extents
-    rows = min((64, 32, 16), key=lambda n: -(-down // n) * (n + GROUP))
-    together = _power(images, 64 // rows)
-    groups = _evenly(-(-across // GROUP), 8)
-    return Bands(together, rows, groups, turned, warps=together * rows // 16)
+def _options(geometry: Geometry, images: int) -> list[Bands]:
+    """Bands along either axis, four warps of rows first."""
+    found = []
+    for turned, rows in product((False, True), (64, 32, 16)):
+        groups = _evenly(-(-geometry.extents[0 if turned else 1] // GROUP), 8)
+        for together in sorted({_power(images, 64 // rows), 1}, reverse=True):
+            found.append(Bands(together, rows, groups, turned, warps=together * rows // 16))
+    return found
 
 
 def _cost(geometry: Geometry, bands: Bands) -> float:
-    """Instructions for one output: those that are computed for nobody are paid too."""
-    (down, across), (kd, ka) = bands.oriented(*geometry.extents), bands.oriented(*geometry.size)
-    high, wide = _whole(down, bands.rows), _whole(across, GROUP * bands.groups)
-    return float(BAND * kd * depth_of(ka) / STEP * (high * wide) / (down * across))
+    """Instructions for one output: products and copies; those that are made for nobody are paid too."""
+    extents, size = bands.oriented(*geometry.extents), bands.oriented(*geometry.size)
+    _, high, wide = seen_shape(size, bands)
+    outs = bands.rows * GROUP * bands.groups
+    made = _whole(extents[0], bands.rows) * _whole(extents[1], GROUP * bands.groups) / prod(extents)
+    return made * (BAND * size[0] * depth_of(size[1]) / STEP + COPYING * high * wide / outs)
 
 
 def _whole(n: int, part: int) -> int:
@@ -90,10 +95,11 @@ def depthwise_cut(geometry: Geometry, channels: int, conv: Conv, accumulator: DT
     while _bytes(cut, geometry, conv, accumulator) > room and max(cut.channels, cut.rows) > 1:
         many = cut.channels > 1 and (threads or cut.rows == 1)
         cut = cut._replace(channels=cut.channels // 2) if many else cut._replace(rows=cut.rows // 2)
+    taps = cut.channels * prod(geometry.size) * accumulator.bytes
+    cut = cut._replace(staged=_bytes(cut, geometry, conv, accumulator) <= room, held=taps <= room // 4)
     if threads and not conv.channels_last:
         cut = cut._replace(gaps=_gaps(cut, *spans(geometry.size, conv, cut)))
-    taps = cut.channels * prod(geometry.size) * accumulator.bytes
-    return cut._replace(staged=_bytes(cut, geometry, conv, accumulator) <= room, held=taps <= room // 4)
+    return cut
 
 
 def _gaps(cut: Cut, down: tuple[int, int], across: tuple[int, int]) -> tuple[int, int, int]:
@@ -117,8 +123,6 @@ def _gaps(cut: Cut, down: tuple[int, int], across: tuple[int, int]) -> tuple[int
 def _bytes(cut: Cut, geometry: Geometry, conv: Conv, accumulator: DType) -> int:
     """Of the copy of what a block sees."""
     (groups, step), (lanes, right) = spans(geometry.size, conv, cut)
-    more = cut.gaps
-    groups, step, lanes = groups + more[0], step + more[1], lanes + more[2]
     return cut.channels * groups * step * lanes * right * accumulator.bytes
 
 
