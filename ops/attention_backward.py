@@ -59,7 +59,8 @@ class Known(NamedTuple):
         """dS [rows, keys]."""
         p = tc.exp2(logits - self.base[:, None], approx=True)
         dp = tc.dot(self.given, value.T, tc.zeros(logits.shape, self.base.dtype))
-        return p * (dp - self.less[:, None])
+        found: tc.Tile = p * (dp - self.less[:, None])
+        return found
 
 
 def known_of(
@@ -113,7 +114,8 @@ def query_gradient_kernel(
 
 def in_base_2(lse: tc.Tile) -> tc.Tile:
     """log2(sum(e^score)), a number also where nothing was seen, so that all of 2^(logit - it) is 0 there."""
-    return tc.maximum(lse * LOG2_E, lse.dtype.min)
+    found: tc.Tile = tc.maximum(lse * LOG2_E, lse.dtype.min)
+    return found
 
 
 class KeyGradients(NamedTuple):

@@ -138,11 +138,13 @@ class Softmax(NamedTuple):
 
     def result(self) -> tc.Tile:
         """0 where biases of -inf left nothing to see."""
-        return self.acc / tc.where(self.total > 0, self.total, 1.0)[:, None]
+        found: tc.Tile = self.acc / tc.where(self.total > 0, self.total, 1.0)[:, None]
+        return found
 
     def lse(self) -> tc.Tile:
         """log(sum(e^score)) of each row."""
-        return (self.maximum + tc.log2(self.total)) * LN_2
+        found: tc.Tile = (self.maximum + tc.log2(self.total)) * LN_2
+        return found
 
 
 def sums_in(dtype: DType) -> DType:
