@@ -77,7 +77,7 @@ def _cost(geometry: Geometry, bands: Bands) -> float:
     _, high, wide = seen_shape(size, bands)
     outs = bands.rows * GROUP * bands.groups
     made = _whole(extents[0], bands.rows) * _whole(extents[1], GROUP * bands.groups) / prod(extents)
-    return made * (BAND * size[0] * depth_of(size[1]) / STEP + COPYING * high * wide / outs)
+    return float(made * (BAND * size[0] * depth_of(size[1]) / STEP + COPYING * high * wide / outs))
 
 
 def _whole(n: int, part: int) -> int:
