@@ -24,8 +24,8 @@ from tilec.ir.inst import bulk as bulks
 from tilec.ir.inst import memory as mem
 from tilec.ir.inst import mma as products
 from tilec.ir.inst import reduce as reductions
-from tilec.ir.inst.inline import InlinePtx
 from tilec.ir.inst import turn as turns
+from tilec.ir.inst.inline import InlinePtx
 from tilec.ir.tile import TileType, TokenType, Type
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ HANDLERS: dict[type[Inst], Callable[..., Any]] = {
     mem.Copy: memory.copy, mem.Wait: memory.wait, bulks.Gates: bulk.gates,
     bulks.BulkCopy: bulk.copy, bulks.BulkWait: bulk.wait,
     sync.BlockIndex: _block_index, sync.Barrier: _barrier, sync.ProxyFence: _proxy_fence,
-    sync.Require: _nothing, sync.Breakpoint: _nothing,
-    turns.TakeTurn: turn.take, turns.PassTurn: turn.pass_on, sync.Assert: _assert, sync.Print: reports.printed,
+    sync.Require: _nothing, sync.Breakpoint: _nothing, sync.Assert: _assert, sync.Print: reports.printed,
+    turns.TakeTurn: turn.take, turns.PassTurn: turn.pass_on,
     control.For: _for, control.While: _while, control.If: _if, Item: _item,
 }  # fmt: skip
