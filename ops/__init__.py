@@ -21,6 +21,7 @@ from tilec.ops.fft_conv import fft_conv_spectrum as fft_conv_spectrum
 from tilec.ops.fft_conv_backward import fft_conv_backward as fft_conv_backward
 from tilec.ops.fft_conv_taps import tame_kernel as tame_kernel
 from tilec.ops.fft_conv_taps import tame_kernel_backward as tame_kernel_backward
+from tilec.ops.inception import inception_depthwise_conv as inception_depthwise_conv
 from tilec.ops.linear import linear as linear
 from tilec.ops.matmul import matmul as matmul
 from tilec.ops.neighborhood import na1d as na1d

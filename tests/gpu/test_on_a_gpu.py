@@ -72,6 +72,14 @@ def blocks(*sizes: int) -> list[Array]:
     return [normal(2, n, n, 2, seed=n, dtype=np.float32) / 4 for n in sizes]
 
 
+def inception_depthwise_conv() -> Any:
+    """By way of another array, and in place."""
+    weights = [normal(2, 1, *size, seed=1) for size in ((3, 3), (1, 11), (11, 1))]
+    x = normal(2, 11, 14, 13)
+    apart = ops.inception_depthwise_conv(x, *weights)
+    return apart, ops.inception_depthwise_conv(x, *weights, in_place=True)
+
+
 CASES: dict[str, Callable[[], Any]] = {
     "fft_conv": lambda: ops.fft_conv(normal(3, 2, 50), normal(2, 50, seed=1), skip=normal(2)),
     "fft_conv_spectrum": fft_conv_spectrum,
@@ -112,6 +120,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "depthwise_conv_backward": lambda: ops.depthwise_conv_backward(
         normal(2, 8, 20, 21), normal(8, 1, 5, 5, seed=1), normal(2, 8, 20, 21, seed=2), padding="same"
     ),
+    "inception_depthwise_conv": inception_depthwise_conv,
     "causal_conv1d": lambda: ops.causal_conv1d(normal(2, 24, 70), normal(24, 4, seed=1), normal(24, seed=2)),
 }
 SAMPLE = ("linear i3 33", "matmul float32", "na2d", "depthwise_conv")
