@@ -233,7 +233,7 @@ def _contradict(what: str, **arrays: Array) -> TilecError:
 
 def _stream(rows: Array, bits: int, count: int) -> Array:
     """The first `count` codes of each row of words, from the lowest bit up: uint8 [rows, count]."""
-    words = np.ascontiguousarray(rows)
+    words = np.ascontiguousarray(_words(rows) if rows.dtype.itemsize > 4 else rows)
     data = words.astype(words.dtype.newbyteorder("<")).view(np.uint8).reshape(len(words), -1)
     if data.shape[1] * 8 < count * bits:
         need = -(-count * bits // 8)
@@ -241,9 +241,17 @@ def _stream(rows: Array, bits: int, count: int) -> Array:
     return np.stack([unpack_codes(row, bits, count) for row in data]).astype(np.uint8)
 
 
+def _words(rows: Array) -> Array:
+    """32-bit words that came as wider integers."""
+    if rows.min() < -(2**31) or rows.max() >= 2**32:
+        raise TilecError(f"packed codes are words of 32 bits, found {rows.dtype} beyond them")
+    return (rows & 0xFFFFFFFF).astype(np.uint32)
+
+
 def _awq(words: Array) -> Array:
     """The codes of a matrix of words, [rows, 8 * columns]."""
-    nibbles = (words.astype(np.uint32)[..., None] >> np.arange(0, 32, 4, dtype=np.uint32)) & np.uint32(15)
+    held = _words(words) if words.dtype.itemsize > 4 else words.astype(np.uint32)
+    nibbles = (held[..., None] >> np.arange(0, 32, 4, dtype=np.uint32)) & np.uint32(15)
     codes = np.empty(nibbles.shape, np.uint8)
     codes[..., list(AWQ_ORDER)] = nibbles
     return codes.reshape(len(words), -1)

@@ -268,6 +268,14 @@ def nothing(shape: tuple[int, ...]) -> Array:
 
 
 Q = QuantizedWeight
+def test_words_that_came_as_wider_integers() -> None:
+    codes, scales, zeros, expected = weight(4)
+    wide = [x.astype(np.int64) if x.dtype == np.int32 else x for x in gptq(codes, scales, zeros, 4)]
+    np.testing.assert_array_equal(QuantizedWeight.from_gptq(*wide).dequantize(), expected)
+    with pytest.raises(TilecError, match="words of 32 bits, found int64 beyond them"):
+        QuantizedWeight.from_gptq(wide[0] << 8, *wide[1:])
+
+
 BAD: list[tuple[Any, str]] = [
     (lambda w, z, s: Q.from_gptq(w[:, :16], z, s), r"no tensors of one weight in GPTQ: qweight \[8, 16\]"),
     (lambda w, z, s: Q.from_gptq(w[None], z, s), "experts of a mixture are read one by one"),
