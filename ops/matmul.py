@@ -50,7 +50,8 @@ def matmul_kernel(
 
 def product(a: Array, b: Array, c: Array, given: Extras = Extras(), epilogue: Epilogue = PLAIN) -> None:  # noqa: B008
     """c = a @ b for a [B, M, K], b [B, K, N], c [B, M, N]; what finishes it belongs to a batch of one."""
-    tiling = dense_tiling(*c.shape[1:], find_dtype(b.dtype), current_target(), epilogue != PLAIN)
+    _, m, n = c.shape
+    tiling = dense_tiling(m, n, find_dtype(b.dtype), current_target(), epilogue != PLAIN)
     matmul_kernel(a, b, c, *map(there, given), epilogue=epilogue, **tiling._asdict())
 
 
