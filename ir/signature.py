@@ -7,6 +7,7 @@ A compiled kernel may take tensor maps too, after all others: they describe arra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -20,7 +21,7 @@ from tilec.ir.tile import ArrayType, Dim
 class Box:
     """What one copy of TMA moves: `extents` along these `axes` of an array, innermost first, counted in
     elements of `unit` bytes, of which the array's own make up one; rows of `span` bytes are swizzled, but for
-    16.
+    16. An axis that comes twice at first is cut into pieces of the first extent.
     """
 
     axes: tuple[int, ...]
@@ -31,6 +32,21 @@ class Box:
     @property
     def nbytes(self) -> int:
         return prod(self.extents) * self.unit
+
+    @property
+    def is_cut(self) -> bool:
+        return self.axes[:1] == self.axes[1:2]
+
+    def seen(self, shape: Sequence[int], strides: Sequence[int], size: int) -> list[tuple[int, int]]:
+        """How TMA sees an array of elements of `size` bytes: the extent of each axis, in units, and its
+        stride, in bytes. Strides are given in elements; those of axes of extent 1 may be anything.
+        """
+        count, piece = shape[self.axes[0]] * size // self.unit, self.extents[0]
+        inner = (
+            [(piece, self.unit), (count // piece, piece * self.unit)] if self.is_cut else [(count, self.unit)]
+        )
+        outer = self.axes[len(inner) :]
+        return inner + [(shape[a], strides[a] * size if shape[a] > 1 else 16) for a in outer]
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,7 @@ class Emulated:
             for arg, param in zip(args, self.func.params, strict=True)
         ]
         said = said_buffer() if self.code.reports else None
-        words = [
-            said if slot.kind == "said" else machine_word(slot, args, buffers) for slot in self.slots
-        ]
+        words = [said if slot.kind == "said" else machine_word(slot, args, buffers) for slot in self.slots]
         cluster = (self.code.func.cluster, 1, 1)
         report = self.module.launch(
             self.func.name, blocks, self.code.threads, words, self.code.shared_bytes, cluster
@@ -152,16 +150,17 @@ def machine_word(slot: Slot, args: Sequence[Any], buffers: Sequence[Any]) -> Any
 
 
 def tensor_map(slot: Slot, arg: Any) -> Any:
-    """An array as the emulator's TMA sees it. Strides of axes of extent 1 may be anything."""
+    """An array as the emulator's TMA sees it."""
     from tilec.backends.emulator import TensorMap
 
-    assert slot.box is not None, "a tensor map has a box"
-    codes = arg.view(f"u{slot.box.unit}")
-    strides = [16 if n == 1 else step for n, step in zip(arg.shape, arg.strides, strict=True)]
-    strides[slot.box.axes[0]] = slot.box.unit
-    codes = np.lib.stride_tricks.as_strided(codes, codes.shape, strides, writeable=False)
-    seen = np.transpose(codes, slot.box.axes[::-1])
-    return TensorMap(seen, slot.box.extents[::-1], "none" if slot.box.span == 16 else f"{slot.box.span}B")
+    box = slot.box
+    assert box is not None, "a tensor map has a box"
+    axes = box.seen(arg.shape, element_strides(arg), arg.itemsize)[::-1]
+    held = flat(arg).view(np.uint8)
+    held = held[: len(held) // box.unit * box.unit].view(f"u{box.unit}")
+    extents, strides = zip(*axes, strict=True)
+    seen = np.lib.stride_tricks.as_strided(held, extents, strides, writeable=False)
+    return TensorMap(seen, box.extents[::-1], "none" if box.span == 16 else f"{box.span}B")
 
 
 def element_strides(arg: Any) -> tuple[int, ...]:

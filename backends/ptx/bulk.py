@@ -89,7 +89,8 @@ def copy(e: Emitter, inst: BulkCopy) -> None:
         for i in range(nbytes // box.nbytes):
             places[box.axes[0]] = e.let(f"add i32 {first}, {i * box.extents[0]}") if i else first
             to = _address(e, e.array(inst.buffer).base, i * box.nbytes)
-            _start(e, one, to, tensor_map, [places[axis] for axis in box.axes], gate)
+            listed = [places[axis] for axis in box.axes]
+            _start(e, one, to, tensor_map, ["0", *listed[1:]] if box.is_cut else listed, gate)
 
 
 def _start(e: Emitter, who: str, to: str, tensor_map: str, places: list[str], gate: str) -> None:

@@ -299,19 +299,19 @@ def _code(slot: Slot) -> tuple[str, int]:
 
 @lru_cache(4096)
 def tensor_map(address: int, size: int, shape: tuple[int, ...], strides: tuple[int, ...], box: Box) -> bytes:
-    """What tells TMA of an array, encoded by the driver: `size` bytes an element, strides in elements, where
-    those of axes of extent 1 may be anything. For an array without elements nothing: nobody reads it."""
+    """What tells TMA of an array, encoded by the driver: `size` bytes an element, strides in elements. For an
+    array without elements nothing: nobody reads it."""
     if 0 in shape:
         return bytes(MAP_BYTES)
-    cuda, inner = api(), box.axes[0]
+    cuda, axes = api(), box.seen(shape, strides, size)
     wide, small = cuda.cuuint64_t, cuda.cuuint32_t
     made = call(
         "cuTensorMapEncodeTiled",
         getattr(cuda.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_UINT{8 * box.unit}"),
         len(box.axes),
         address,
-        [wide(shape[inner] * size // box.unit), *(wide(shape[axis]) for axis in box.axes[1:])],
-        [wide(strides[axis] * size if shape[axis] > 1 else 16) for axis in box.axes[1:]],
+        [wide(extent) for extent, _ in axes],
+        [wide(stride) for _, stride in axes[1:]],
         [small(extent) for extent in box.extents],
         [small(1) for _ in box.extents],
         cuda.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,

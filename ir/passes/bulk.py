@@ -2,7 +2,7 @@
 
 It takes arrays that are arguments, with neighbours along one axis and all other strides multiples of 16
 bytes, zeros outside, and buffers in panels: a box is one panel, of extents of at most 256. A buffer that is
-one row is filled by boxes of 256 words.
+one row is filled in pieces of 256 words.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def _panel(copy: Copy, kept: tuple[int, ...], array: Value) -> Box | None:
 
 
 def _row(copy: Copy, kept: tuple[int, ...], array: Value, facts: Facts) -> Box | None:
-    """The box of a buffer that is one row of an array's last axis, in words of 8 bytes."""
+    """The box of a buffer that is one row of an array's last axis, in words of 8 bytes; all of an axis may be
+    cut into pieces, which one copy brings."""
     kind, last = array.array_type, array.array_type.rank - 1
     each = WORD // kind.dtype.bytes
     if prod(copy.shape[:-1]) != 1 or kept[-1] != last or kind.strides[last] != 1 or each == 0:
@@ -89,4 +90,8 @@ def _row(copy: Copy, kept: tuple[int, ...], array: Value, facts: Facts) -> Box |
     if any(n % each for n in starts) or not extent or copy.shape[-1] // each % extent or extent * WORD % UNIT:
         return None
     axes = tuple(reversed(range(last + 1)))
+    pieces = copy.shape[-1] // each // extent
+    whole = kind.shape[last] == copy.shape[-1] and facts.constant(copy.at[-1]) == 0
+    if whole and 1 < pieces <= MOST_EXTENT and kind.rank < MOST_AXES:
+        return Box((last, *axes), (extent, pieces, *(1 for _ in range(last))), UNIT, WORD)
     return Box(axes, (extent, *(1 for _ in range(last))), UNIT, WORD)

@@ -64,12 +64,12 @@ def test_a_box_is_one_panel() -> None:
 
 @pytest.mark.parametrize(("weight", "boxes"), [("u4", 4), ("u3", 3), ("i8", 8)])
 def test_rows_come_in_words(weight: str, boxes: int) -> None:
-    """Quantised weights: one row of bytes for each tile, in boxes of 256 words of 8 bytes."""
+    """Quantised weights: one row of bytes for each tile, in pieces of 256 words of 8 bytes."""
     ptx = ops.linear.compile(m=16, n="n", k=4096, weight=weight, target="sm_90a").ptx
     codes = maps_of(ptx)[1].box
-    assert codes is not None and (codes.axes, codes.span, codes.unit) == ((2, 1, 0), 16, 8)
-    assert codes.extents == (256, 1, 1) and CP_ASYNC not in ptx
-    assert ptx.count(TMA) == 3 * (boxes + 2)  # two rounds before the loop, one in it; x has two panels
+    assert codes is not None and (codes.axes, codes.span, codes.unit) == ((2, 2, 1, 0), 16, 8)
+    assert codes.extents == (256, boxes, 1, 1) and CP_ASYNC not in ptx
+    assert ptx.count(TMA) == 3 * (1 + 2)  # two rounds before the loop, one in it; x has two panels
 
 
 @pytest.mark.parametrize(
