@@ -30,4 +30,7 @@ from tilec.ops.neighborhood import na3d as na3d
 from tilec.ops.neighborhood import neighborhood_attention as neighborhood_attention
 from tilec.ops.neighborhood import neighborhood_attention_backward as neighborhood_attention_backward
 from tilec.ops.quantize import quantize as quantize
+from tilec.ops.reparam import BatchNorm as BatchNorm
+from tilec.ops.reparam import Branch as Branch
+from tilec.ops.reparam import merge_reparam as merge_reparam
 from tilec.ops.weight import QuantizedWeight as QuantizedWeight

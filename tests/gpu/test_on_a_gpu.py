@@ -124,7 +124,9 @@ CASES: dict[str, Callable[[], Any]] = {
     "causal_conv1d": lambda: ops.causal_conv1d(normal(2, 24, 70), normal(24, 4, seed=1), normal(24, seed=2)),
 }
 SAMPLE = ("linear i3 33", "matmul float32", "na2d", "depthwise_conv")
-BY_THE_HOST = {"quantize", "QuantizedWeight", "no_copies"}  # no kernels of their own
+BY_THE_HOST = {  # no kernels of their own
+    "quantize", "QuantizedWeight", "no_copies", "merge_reparam", "BatchNorm", "Branch",
+}  # fmt: skip
 
 
 def close(found: Any, wanted: Any) -> bool:
