@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,7 +62,11 @@ def test_without_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(bench_cold.table("sm_80", 1))[-1] == "no peer in this run: triton is not installed"
 
 
-def test_fresh_processes_are_measured_where_no_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fresh_processes_are_measured_where_no_file_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "01_add.py").write_text((bench.EXAMPLES / "01_vector_add.py").read_text())
+    monkeypatch.setattr(bench, "EXAMPLES", tmp_path)
     monkeypatch.setattr(bench_cold, "table", lambda target, runs: iter([f"fresh on {target}, {runs} runs"]))
     monkeypatch.setattr(bench, "medians", lambda call, target, runs: {"trace": 0.001})
     assert list(bench.compile_times((), "sm_80", 2))[-1] == "fresh on sm_80, 2 runs"
