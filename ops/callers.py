@@ -138,9 +138,9 @@ class Taken:
 
     def give(self, x: Any, caller: Caller) -> Any:
         """A result as the caller knows it; an array that came in goes out as it came."""
-        if isinstance(x, tuple):
+        if isinstance(x, tuple | list):
             parts = [self.give(each, caller) for each in x]
-            return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+            return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
         if not isinstance(x, np.ndarray | DeviceArray):
             return x
         if id(x) in self.came:

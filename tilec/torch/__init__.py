@@ -22,6 +22,7 @@ from tilec.torch.attention import na3d as na3d
 from tilec.torch.attention import neighborhood_attention as neighborhood_attention
 from tilec.torch.convolutions import causal_conv1d as causal_conv1d
 from tilec.torch.convolutions import depthwise_conv as depthwise_conv
+from tilec.torch.convolutions import inception_depthwise_conv as inception_depthwise_conv
 from tilec.torch.modules import DepthwiseConv2d as DepthwiseConv2d
 from tilec.torch.modules import InceptionDepthwiseConv as InceptionDepthwiseConv
 from tilec.torch.modules import LongConv as LongConv
@@ -33,4 +34,6 @@ from tilec.torch.products import linear as linear
 from tilec.torch.products import matmul as matmul
 from tilec.torch.quantized import QuantizedLinear as QuantizedLinear
 from tilec.torch.quantized import quantize_ as quantize_
+from tilec.torch.sequences import butterfly_conv as butterfly_conv
 from tilec.torch.sequences import fft_conv as fft_conv
+from tilec.torch.sequences import tame_kernel as tame_kernel

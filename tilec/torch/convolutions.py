@@ -173,3 +173,56 @@ def causal_conv1d(
     before = x.new_zeros((*x.shape[:2], weight.shape[1] - 1)) if initial_state is None else initial_state
     seen = torch.cat((before.to(x.dtype), x), 2)
     return y, seen[:, :, seen.shape[2] - before.shape[2] :].clone()
+
+
+# InceptionNeXt's token mixer.
+
+MIXER = (
+    "(Tensor x, Tensor square, Tensor row, Tensor column, Tensor? square_bias, Tensor? row_bias,"
+    " Tensor? column_bias, str layout) -> Tensor"
+)
+
+
+def _mixer(*args: Any) -> Tensor:
+    return ops.inception_depthwise_conv(*args[:-1], layout=args[-1])
+
+
+def _mixer_shape(x: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(x.shape) if rest[-1] == "NHWC" else _like_x(x, tuple(x.shape))
+
+
+def _of_mixer(saved: Any, rest: Any, d: Tensor) -> tuple[Any, ...]:
+    """Each part is a depthwise convolution of its own."""
+    x, layout, axis = saved[0], rest[-1], 3 if rest[-1] == "NHWC" else 1
+    weights, biases = saved[1:4], saved[4:]
+    counts = [len(w) for w in weights]
+    parts = [x.shape[axis] - sum(counts), *counts]
+    d_kept, *d_parts = d.split(parts, axis)
+    _, *x_parts = x.split(parts, axis)
+    found = []
+    for part, w, d_part in zip(x_parts, weights, d_parts, strict=True):
+        pads = [p for size in w.shape[2:] for p in ((size - 1) // 2, size // 2)]
+        found.append(_backward_op(part, w, d_part, (1, 1), pads, (1, 1), layout))
+    d_x = torch.cat((d_kept, *(each[0] for each in found)), axis)
+    d_biases = (None if b is None else each[2].to(b.dtype) for b, each in zip(biases, found, strict=True))
+    return d_x, *(each[1] for each in found), *d_biases, None
+
+
+_mixer_op = register(
+    "inception_depthwise_conv", MIXER, _mixer, _mixer_shape, Gradient(lambda x, _: x[:7], _of_mixer)
+)
+
+
+def inception_depthwise_conv(
+    x: Tensor,
+    square: Tensor,
+    row: Tensor,
+    column: Tensor,
+    square_bias: Tensor = None,
+    row_bias: Tensor = None,
+    column_bias: Tensor = None,
+    *,
+    layout: str = "NCHW",
+) -> Tensor:
+    """ops.inception_depthwise_conv on tensors, with a gradient."""
+    return _mixer_op(*cast(x, square, row, column, square_bias, row_bias, column_bias), layout)

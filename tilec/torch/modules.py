@@ -12,7 +12,7 @@ from torch import nn
 from tilec.ir.errors import TilecError
 from tilec.ops.attention_call import per_axis
 from tilec.torch.attention import neighborhood_attention
-from tilec.torch.convolutions import depthwise_conv
+from tilec.torch.convolutions import depthwise_conv, inception_depthwise_conv
 from tilec.torch.register import Tensor
 from tilec.torch.sequences import fft_conv
 
@@ -153,14 +153,14 @@ class InceptionDepthwiseConv(nn.Module):
                 f"{channels} channels in all"
             )
         square, band = square_size // 2, band_size // 2
-        self.parts = (channels - 3 * part, part, part, part)
         self.dwconv_hw = DepthwiseConv2d(part, kernel_size=square_size, padding=square)
         self.dwconv_w = DepthwiseConv2d(part, kernel_size=(1, band_size), padding=(0, band))
         self.dwconv_h = DepthwiseConv2d(part, kernel_size=(band_size, 1), padding=(band, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        kept, square, row, column = x.split(self.parts, 1)
-        return torch.cat((kept, self.dwconv_hw(square), self.dwconv_w(row), self.dwconv_h(column)), 1)
+        """x [N, channels, H, W] -> the same shape, in one launch."""
+        parts = (self.dwconv_hw, self.dwconv_w, self.dwconv_h)
+        return inception_depthwise_conv(x, *(p.weight for p in parts), *(p.bias for p in parts))
 
 
 class LongConv(nn.Module):

@@ -60,15 +60,21 @@ def _differentiable(made: Any, gradient: Gradient) -> None:
         outputs = output if isinstance(output, tuple) else (output,)
         ctx.set_materialize_grads(gradient.whole)
         ctx.save_for_backward(*gradient.saves(inputs, outputs))
-        ctx.rest = tuple(None if isinstance(x, torch.Tensor) else x for x in inputs)
+        ctx.rest = tuple(map(_without_tensors, inputs))
 
     def backward(ctx: Any, *d_outputs: Any) -> Any:
         if all(d is None for d in d_outputs):
-            return tuple(None for _ in ctx.rest)
+            return tuple(x if isinstance(x, list) and not any(x) else None for x in ctx.rest)
         found = gradient.backward(ctx.saved_tensors, ctx.rest, *d_outputs)
         return tuple(found)
 
     made.register_autograd(backward, setup_context=setup_context)
+
+
+def _without_tensors(x: Any) -> Any:
+    if isinstance(x, list | tuple) and all(isinstance(each, torch.Tensor) for each in x):
+        return [None] * len(x)
+    return None if isinstance(x, torch.Tensor) else x
 
 
 def writing(name: str, schema: str, run: Callable[..., Any]) -> Callable[..., None]:

@@ -14,9 +14,7 @@ BACKWARD = f"(Tensor dy, Tensor u, Tensor k, {MORE}) -> (Tensor, Tensor, Tensor,
 
 
 def _fft_conv(u: Tensor, k: Tensor, k_reverse: Any, skip: Any, pregate: Any, postgate: Any, mode: str) -> Any:
-    return ops.fft_conv(
-        u, k, mode=mode, k_reverse=k_reverse, skip=skip, pregate=pregate, postgate=postgate
-    )
+    return ops.fft_conv(u, k, mode=mode, k_reverse=k_reverse, skip=skip, pregate=pregate, postgate=postgate)
 
 
 def _backward(dy: Tensor, u: Tensor, k: Tensor, k_reverse: Any, skip: Any, pregate: Any, postgate: Any,
@@ -58,3 +56,74 @@ def fft_conv(
     """ops.fft_conv on tensors, with a gradient of all of them; torch.autocast leaves k as it is."""
     u, skip, pregate, postgate = cast(u, skip, pregate, postgate)
     return _fft_conv_op(u, k, k_reverse, skip, pregate, postgate, mode)
+
+
+# Butterflies: transforms whose blocks are learnt.
+
+BUTTERFLY = "(Tensor u, Tensor k, Tensor[] blocks, Tensor[] blocks_k, bool additive) -> Tensor"
+BUTTERFLY_BACKWARD = (
+    "(Tensor dy, Tensor u, Tensor k, Tensor[] blocks, Tensor[] blocks_k, bool additive) -> Tensor[]"
+)
+
+
+def _butterfly(u: Tensor, k: Tensor, blocks: Any, blocks_k: Any, additive: bool) -> Tensor:
+    return ops.butterfly_conv(u, k, tuple(blocks), tuple(blocks_k) or None, additive=additive)
+
+
+def _butterfly_gradients(dy: Tensor, u: Tensor, k: Tensor, blocks: Any, blocks_k: Any, additive: bool) -> Any:
+    found = ops.butterfly_conv_backward(dy, u, k, tuple(blocks), tuple(blocks_k) or None, additive=additive)
+    return [*found[:2], *found[2], *(found[3] or ())]
+
+
+def _butterfly_shapes(dy: Tensor, u: Tensor, k: Tensor, blocks: Any, blocks_k: Any, additive: bool) -> Any:
+    return [x.new_empty(x.shape) for x in (u, k, *blocks, *blocks_k)]
+
+
+_butterfly_backward_op = register(
+    "butterfly_conv_backward", BUTTERFLY_BACKWARD, _butterfly_gradients, _butterfly_shapes
+)
+
+
+def _of_butterfly(saved: Any, rest: Any, d: Tensor) -> tuple[Any, ...]:
+    u, k, *blocks = saved
+    n = len(rest[2])
+    du, dk, *found = _butterfly_backward_op(d, u, k, blocks[:n], blocks[n:], rest[4])
+    return du, dk, found[:n], found[n:], None
+
+
+_butterfly_op = register(
+    "butterfly_conv", BUTTERFLY, _butterfly, lambda u, *rest: u.new_empty(u.shape),
+    Gradient(lambda given, _: (*given[:2], *given[2], *given[3]), _of_butterfly),
+)  # fmt: skip
+
+
+def butterfly_conv(
+    u: Tensor, k: Tensor, blocks: Any, blocks_k: Any = None, *, additive: bool = False
+) -> Tensor:
+    """ops.butterfly_conv on tensors, with a gradient, that of the blocks included."""
+    return _butterfly_op(u, k, list(blocks), list(blocks_k or ()), additive)
+
+
+# Kernels that are kept small and smooth while they are learnt.
+
+_tame_backward_op = register(
+    "tame_kernel_backward",
+    "(Tensor d_out, Tensor k, float squash, int smooth) -> Tensor",
+    lambda d_out, k, squash, smooth: ops.tame_kernel_backward(d_out, k, squash=squash, smooth=smooth),
+    lambda d_out, k, *rest: k.new_empty(k.shape),
+)
+_tame_op = register(
+    "tame_kernel",
+    "(Tensor k, float squash, int smooth) -> Tensor",
+    lambda k, squash, smooth: ops.tame_kernel(k, squash=squash, smooth=smooth),
+    lambda k, *rest: k.new_empty(k.shape),
+    Gradient(
+        lambda given, _: given[:1],
+        lambda saved, rest, d: (_tame_backward_op(d, *saved, *rest[1:]), None, None),
+    ),
+)
+
+
+def tame_kernel(k: Tensor, *, squash: float = 0.0, smooth: int = 1) -> Tensor:
+    """ops.tame_kernel on tensors, with a gradient."""
+    return _tame_op(k, squash, smooth)
