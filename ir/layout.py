@@ -55,6 +55,12 @@ class Layout:
             raise TilecError(f"a layout covers a tile of extents of 1 or more, not {list(self.shape)}")
         tidy = tuple((name, dg.canonical(digits)) for name, digits in self.groups)
         object.__setattr__(self, "groups", tidy)
+        object.__setattr__(self, "_hash", hash((tidy, self.shape, self.swizzle)))
+
+    def __hash__(self) -> int:
+        """Found once: layouts are constants of kernels, and so part of what every call looks up."""
+        found: int = self.__dict__["_hash"]
+        return found
 
     def __str__(self) -> str:
         groups = "; ".join(f"{name} {' '.join(map(str, digits))}".rstrip() for name, digits in self.groups)

@@ -10,6 +10,7 @@ from typing import Any
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
+from tilec.ops.activations import check_bytes, check_class, rounded
 from tilec.ops.arrays import ARRAYS, Array, array, empty, flat, operand, result, result_dtype, written_flat
 from tilec.ops.callers import there
 from tilec.ops.column_order import in_order
@@ -34,6 +35,7 @@ def linear(
     x_scale: Any = None,
     out_dtype: Any = None,
     out: Any = None,
+    activations: str | None = None,
 ) -> Array:
     """activation(x @ weight^T + bias) + residual: x [..., K], weight [N, K] -> [..., N].
 
@@ -43,31 +45,53 @@ def linear(
     With `x_scale` (one number per row, [...] or [..., 1]) x may be i8, f8e4m3 or f8e5m2, and stands for
     x * x_scale. The result has x's dtype (f16 for 8 bits) unless `out_dtype` says otherwise; `out` is written
     in place. Raises TilecError for what does not fit.
+
+    `activations` names another class of accuracy. With "int8", for weights quantised to integers, each row of
+    x is rounded to 255 even steps from -max|x| to max|x| while the layer runs (ops/activations.py; an i8 x
+    with its x_scale is taken as it is), and a group's products are summed exactly, as bytes. An element is so
+    off by at most max|x| / 254 * sum|w| over its row, beside the rounding of f32 sums: 0.4 to 1 % of a
+    typical result, where products of x's own dtype are off by 0.0001 %. On the CPU that is 2 to 5 times
+    faster. Groups that no step of 16 divides are multiplied in f32 after the rounding.
     """
     held, dtype = _rows(x, x_scale is not None)
     n, k = _weight_shape(weight)
+    compute = compute_dtype(dtype)
     if held.shape[-1] != k:
         raise TilecError(
             f"linear needs x [..., K] and a weight [N, K]: x is {list(held.shape)}, the weight [{n}, {k}]"
         )
     if dtype.name == "f64" and isinstance(weight, QuantizedWeight):
         raise TilecError("x is f64, expected f16, bf16 or f32 for a quantised weight: x.astype(np.float32)")
+    check_class(activations)
     shape, rows = (*held.shape[:-1], n), flat(held, 2)
-    u, v = (None, None) if low_rank is None else _low_rank(rows, dtype, low_rank, n)
-    given, epilogue = finishing(shape, bias, activation, residual, x_scale, u, v)
-    y = result(out, shape, result_dtype(out_dtype, out, compute_dtype(dtype)))
+    given, epilogue = finishing(shape, bias, activation, residual, x_scale, None, None)
+    if activations == "int8":
+        rows, given, epilogue = _as_bytes(rows, weight, given, epilogue)
+    if low_rank is not None:
+        u, v = _low_rank(rows, dtype, low_rank, n)
+        given, epilogue = given._replace(u=u, v=v), epilogue._replace(low_rank=True)
+    y = result(out, shape, result_dtype(out_dtype, out, compute))
     with written_flat(y, 2) as work:
         if isinstance(weight, QuantizedWeight):
-            quantised_product(rows, weight, work, given, epilogue)
+            quantised_product(rows, weight, work, given, epilogue, activations)
         else:
-            dense = _same_dtype(weight, "a dense weight", compute_dtype(dtype))
+            dense = _same_dtype(weight, "a dense weight", compute)
             product(rows[None], dense.T[None], work[None], given, epilogue)
     return y
 
 
-def quantised_product(x: Array, weight: QuantizedWeight, y: Array, given: Extras, epilogue: Epilogue) -> None:
-    """y = x @ weight^T, finished: x [M, K], y [M, N]."""
-    compute, group = compute_dtype(find_dtype(x.dtype)), whole_group(weight.group_size, weight.shape[1])
+def quantised_product(
+    x: Array,
+    weight: QuantizedWeight,
+    y: Array,
+    given: Extras,
+    epilogue: Epilogue,
+    activations: str | None = None,
+) -> None:
+    """y = x @ weight^T, finished: x [M, K], y [M, N]; x of bytes where activations are."""
+    held = find_dtype(x.dtype)
+    compute = held if activations else compute_dtype(held)
+    group = whole_group(weight.group_size, weight.shape[1])
     tiling = linear_tiling(x.shape[0], compute, group, current_target(), weight.dtype.bits)
     linear_kernel(
         in_order(x, weight.order),
@@ -83,6 +107,19 @@ def quantised_product(x: Array, weight: QuantizedWeight, y: Array, given: Extras
         epilogue=epilogue,
         **tiling._asdict(),
     )
+
+
+def _as_bytes(x: Array, weight: Any, given: Extras, epilogue: Epilogue) -> tuple[Array, Extras, Epilogue]:
+    """x [M, K] in i8, its rows' scales among what finishes the product."""
+    if not isinstance(weight, QuantizedWeight):
+        raise TilecError(
+            "activations='int8' takes a QuantizedWeight, found a dense one: ops.quantize(weight, 'i8')"
+        )
+    check_bytes(weight.dtype)
+    if find_dtype(x.dtype).name == "i8":
+        return x, given, epilogue
+    q, scale = rounded(x, given.x_scale)
+    return q, given._replace(x_scale=scale), epilogue._replace(x_scale=True)
 
 
 def _rows(x: Any, scaled: bool) -> tuple[Array, DType]:

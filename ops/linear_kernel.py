@@ -3,17 +3,21 @@
 compile_linear(m=16, n=4096, k=tc.dim("k", multiple=8), weight="u3", target="sm_80").ptx
 """
 
+from math import gcd
 from typing import Any
 
 import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.layout import Layout
+from tilec.ops.activations import check_bytes, check_class
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras, check_activation, finish
 from tilec.ops.matmul import matmul_kernel
 from tilec.ops.quantize import weight_dtype
 from tilec.ops.tiling import Extent, dense_tiling, linear_tiling
 from tilec.ops.weight import default_zero
+
+LONGEST = 1 << 14  # products of bytes whose sum an i32 holds: 2^14 * 127 * 255 < 2^31
 
 
 @tc.kernel
@@ -44,35 +48,63 @@ def linear_kernel(
     """y = x @ w^T, finished as `epilogue` says: a block computes one tile (bm, bn) of y.
 
     x [M, K]; codes [ceil(N / bn), ceil(K / bk), bytes]; scales and zeros [groups, N]; `group` weights of a
-    row share a scale, 0: all of them do. Products of `compute`, sums of f32.
+    row share a scale, 0: all of them do. Products of `compute`, sums of f32; of i8: a group's are of i32.
     """
     bk, bn = fragment.shape
     X, W, Y = x.tiles((bm, bk)), codes.tiles((1, 1, fragment.nbytes(weight))), y.tiles((bm, bn))
     i, j = tc.blocks(*Y.shape)
     steps = X.shape[1]
     acc = tc.zeros((bm, bn), tc.f32)
-    part = tc.zeros((bm, bn), tc.f32)  # the sums of the group under way
+    sums = tc.i32 if compute.is_integer else tc.f32
+    part = tc.zeros((bm, bn), sums)  # those of the group under way
+    scaling = 0.5 if compute.is_integer and is_halved(weight, zero_point) else 1.0
+    span = gcd(group, LONGEST) if compute.is_integer else group
     for s in tc.range(steps, stages=stages):
         xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], weight, fragment, placed=placed)
         if group % bk == 0:
             at = (s * bk // group if group else 0, j * bn)
-            zero = zeros.load(at, (1, bn)).to(compute) if zero_point else default_zero(weight)
             if scaled_weights:
-                acc = tc.dot(xs, (w.to(compute) - zero) * scales.load(at, (1, bn)).to(compute), acc)
+                w = floats(w, zeros, at, compute, zero_point) * scales.load(at, (1, bn)).to(compute)
+                acc = tc.dot(xs, w, acc)
+            elif compute.is_integer:
+                part = tc.dot(xs, integers(w, zeros, at, zero_point), part)
             else:
-                part = tc.dot(xs, w.to(compute) - zero, part)
-            if not scaled_weights and group and ends_group(s, steps, bk, group):
-                acc = tc.fma(part, scales.load(at, (1, bn)).to(tc.f32), acc)
-                part = tc.zeros((bm, bn), tc.f32)
+                part = tc.dot(xs, floats(w, zeros, at, compute, zero_point), part)
+            if not scaled_weights and span and ends_group(s, steps, bk, span):
+                acc = tc.fma(part.to(tc.f32), scales.load(at, (1, bn)).to(tc.f32) * scaling, acc)
+                part = tc.zeros((bm, bn), sums)
         else:  # groups end within a step: each weight gets its own scale
             g, n = (s * bk + tc.arange(bk)[:, None]) // group, j * bn + tc.arange(bn)[None, :]
             zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
             scaled = (w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)
-            acc = tc.dot(xs, scaled.to(compute), acc)
-    if not group and not scaled_weights:
+            exact = tc.f32 if compute.is_integer else compute
+            acc = tc.dot(xs.to(exact), scaled.to(exact), acc)
+    if not span and not scaled_weights:
         acc = part * scales.load((0, j * bn), (1, bn)).to(tc.f32)
     acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
     Y[i, j] = acc.to(y.dtype)
+
+
+def floats(w: tc.Tile, zeros: tc.Array, at: Any, compute: DType, zero_point: bool) -> tc.Tile:
+    """w - zero, exact: (1, bn) zeros of the group at `at`, or the type's own."""
+    zero = zeros.load(at, (1, w.shape[1])).to(compute) if zero_point else default_zero(w.dtype)
+    return w.to(compute) - zero
+
+
+def integers(w: tc.Tile, zeros: tc.Array, at: Any, zero_point: bool) -> tc.Tile:
+    """w - zero likewise, as bytes where they hold it; twice that where the zero is a half."""
+    if is_halved(w.dtype, zero_point):
+        return w.to(tc.i8) + w.to(tc.i8) - 1
+    if not zero_point:
+        zero = int(default_zero(w.dtype))
+        return w.to(tc.i8) - (zero - 256 if zero > 127 else zero)  # wraps to the difference
+    kind = tc.i16 if w.dtype.bits == 8 else tc.i8
+    return w.to(kind) - zeros.load(at, (1, w.shape[1])).to(kind)
+
+
+def is_halved(weight: DType, zero_point: bool) -> bool:
+    """Is the zero between two codes (u1's)?"""
+    return not zero_point and default_zero(weight) % 1 != 0
 
 
 def ends_group(step: Any, steps: Any, bk: int, group: int) -> Any:
@@ -105,22 +137,28 @@ def compile_linear(
     residual: bool = False,
     low_rank: int = 0,
     out_dtype: Any = None,
+    activations: str | None = None,
     target: str = "sm_90a",
 ) -> tc.Compiled:
     """The kernel of x [m, k] times a weight [n, k], quantised or of x's dtype; extents are numbers, or names
-    or tc.dim that the launch knows. An x of 8 bits has scales, `low_rank` is a rank.
+    or tc.dim that the launch knows. An x of 8 bits has scales, `low_rank` is a rank. With activations="int8"
+    it is the kernel after the one that rounds x.
     """
     kind, compute = find_dtype(x), compute_dtype(find_dtype(x))
     check_activation(activation)
-    epilogue = Epilogue(bias, activation, residual, kind.bits == 8, low_rank > 0)
+    check_class(activations)
+    epilogue = Epilogue(bias, activation, residual, kind.bits == 8 or activations == "int8", low_rank > 0)
     out = tc.Spec(out_dtype or compute, (m, n))
     extras = _specs(m, n, compute, out, low_rank, epilogue)
-    if find_dtype(weight) == compute:
+    if find_dtype(weight) == compute and activations is None:
         a, b = tc.Spec(kind, (1, m, k)), tc.Spec(compute, (1, k, n), (0, 1, k))
         dense = a, b, tc.Spec(out.dtype, (1, m, n))
         tiles = dense_tiling(m, n, compute, target, epilogue != PLAIN)
         return matmul_kernel.compile(*dense, *extras, target=target, epilogue=epilogue, **tiles._asdict())
     held, group = weight_dtype(weight), whole_group(group_size, k)
+    if activations == "int8":
+        check_bytes(held)
+        kind = compute = tc.i8
     tiling = linear_tiling(m, compute, group, target, held.bits)
     bk, bn = tiling.fragment.shape
     groups = _count(k, group, "groups") if group else 1

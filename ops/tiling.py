@@ -9,9 +9,10 @@ from math import gcd
 from typing import NamedTuple
 
 from tilec.device import device
-from tilec.ir.dtype import DType
+from tilec.ir.digits import Digit
+from tilec.ir.dtype import DType, f32
 from tilec.ir.errors import TilecError
-from tilec.ir.layout import Layout, column_local, local, spatial
+from tilec.ir.layout import Layout, column_local, local, register, spatial
 from tilec.ir.layouts import mma_b, wgmma_a
 from tilec.ir.target import parse_target
 from tilec.ir.tile import Dim
@@ -86,10 +87,18 @@ def linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int = 
 
 @lru_cache(4096)
 def _linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int) -> Weighted:
+    least = 32 if has_threads(target) else 16
+    if dtype.is_integer and (group % _steps(group, 128) or _steps(group, 128) < least):
+        dtype = f32  # such groups are no sums of bytes
     if not has_threads(target):
         bm = _rows(m, 1, 128)
         shape = _steps(group, 128), 256 if bm > MMA_ROWS else 128
+        if dtype.is_integer:
+            return Weighted(bm, quads(shape, bits))
         return Weighted(bm, columns(shape, bits), dtype.bits == 32 and bm > MMA_ROWS)
+    if dtype.is_integer:
+        bm = _rows(m, MMA_ROWS, 64)
+        return Weighted(bm, mma_b(dtype, (_steps(group, 128 if bm == MMA_ROWS else 64), 128), WARPS))
     if dtype.bits == 32:  # no matrix instruction is exact enough
         bm = _rows(m, MMA_ROWS, 32)
         return Weighted(bm, mma_b(dtype, (_steps(group, 512 // bm), 64), WARPS))
@@ -112,9 +121,19 @@ def columns(shape: tuple[int, int], bits: int) -> Layout:
     return spatial(shape[0] // run, shape[1]) * local(run, 1)
 
 
-def quads(shape: tuple[int, int]) -> Layout:
-    """A fragment (k, n) for products of bytes: four weights of a column, then those of the next, 16 columns."""
-    return local(shape[0] // 4, shape[1] // 16) * column_local(4, 16)
+def quads(shape: tuple[int, int], bits: int = 8) -> Layout:
+    """A fragment (k, n) for products of bytes: four weights of a column, then those of the next, 16 columns.
+    Where codes share bytes those of a byte are four rows apart, so that masks take 64 of them.
+    """
+    planes = 8 // bits if 8 % bits == 0 and shape[0] % (32 // bits) == 0 else 1
+    groups = local(shape[0] // (4 * planes), shape[1] // 16)
+    return groups * column_local(4, 16) if planes == 1 else groups * _planes(planes)
+
+
+def _planes(count: int) -> Layout:
+    """16 columns, four bytes each, so many codes each."""
+    digits = Digit(16, (0, 1)), Digit(4, (1, 0)), Digit(count, (4, 0))
+    return register((4 * count, 16), (), digits)
 
 
 def _rows(m: Extent, least: int, most: int) -> int:

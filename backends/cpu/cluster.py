@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tilec.backends.cpu.arena import Buffer
-from tilec.backends.cpu.codes import Codes
 from tilec.backends.cpu.fused import Fused, fusible
 from tilec.backends.cpu.lower import Lowering, size_of
 from tilec.backends.cpu.nest import Point, nest
 from tilec.backends.cpu.places import Affine, Place, Ref, Shape, Splat
+from tilec.backends.cpu.quads import FusedQuads, Outside, Packed
+from tilec.backends.cpu.quads import fusible as quads_fusible
 from tilec.backends.cpu.scattered import gathered
 from tilec.backends.cpu.transpose import lies_across, turned
 from tilec.backends.cpu.uses import reads
@@ -38,20 +39,20 @@ class Cluster:
     shape: Shape
     insts: list[Inst] = field(default_factory=list)
 
-    def outside(self, lo: Lowering) -> dict[Value, Place | Codes]:
+    def outside(self, lo: Lowering) -> dict[Value, Outside]:
         """The tiles that it reads, and where they are."""
         own = set(self.insts)
-        found: dict[Value, Place | Codes] = {}
+        found: dict[Value, Outside] = {}
         for value in (lo.same(v) for inst in self.insts for v in reads(inst)):
             if value not in own:
                 place = lo.env[value]
-                assert isinstance(place, Splat | Affine | Ref | Codes), "operands from outside are computed"
+                assert isinstance(place, Splat | Affine | Ref | Packed), "operands from outside are computed"
                 found[value] = place
         return found
 
     def roots(self, lo: Lowering) -> Iterator[Value | None]:
         """The arrays that it will read."""
-        yield from (place.root for place in self.outside(lo).values() if isinstance(place, Ref | Codes))
+        yield from (place.root for place in self.outside(lo).values() if isinstance(place, Ref | Packed))
         yield from (root(inst.array) for inst in self.insts if isinstance(inst, Gather))
 
 
@@ -63,7 +64,7 @@ def join(lo: Lowering, inst: Inst) -> None:
     shape = inst.tile.shape
     for value in map(lo.same, reads(inst)):
         place = lo.env[value]
-        if place is not lo.clusters.get(shape) and not (isinstance(place, Codes) and place.shape == shape):
+        if place is not lo.clusters.get(shape) and not (isinstance(place, Packed) and place.shape == shape):
             lo.place(value)
     cluster = lo.clusters.get(shape)
     if cluster and len(cluster.insts) >= MOST:
@@ -110,7 +111,7 @@ def flush(lo: Lowering, cluster: Cluster, sink: tuple[Value, Ref] | None = None)
 
 
 def _write(
-    lo: Lowering, cluster: Cluster, outside: dict[Value, Place | Codes], results: list[Value], refs: list[Ref]
+    lo: Lowering, cluster: Cluster, outside: dict[Value, Outside], results: list[Value], refs: list[Ref]
 ) -> None:
     if fusible(cluster.insts, outside):
         Fused(lo, cluster.insts, outside).write([(value, value.tile.dtype) for value in results], refs)
@@ -146,7 +147,7 @@ class Taken:
 
     lo: Lowering
     cluster: Cluster
-    fused: Fused
+    fused: Fused | FusedQuads
 
     def done(self) -> None:
         inner = _inner_reads(self.lo, self.cluster)
@@ -157,18 +158,20 @@ class Taken:
                 self.lo.release(value, inner[value])
 
 
-def taken(lo: Lowering, value: Value) -> Taken | None:
-    """The cluster over codes that computes this value for one reader and nothing else."""
+def taken(lo: Lowering, value: Value, quads: bool = False) -> Taken | None:
+    """The cluster over codes (in fields of words, or in quads) that computes this value for one reader and
+    nothing else.
+    """
     value = lo.same(value)
     cluster = lo.env[value]
     if not isinstance(cluster, Cluster):
         return None
     inner, outside = _inner_reads(lo, cluster), cluster.outside(lo)
     alone = all(lo.uses[inst] == inner[inst] + (inst is value) for inst in cluster.insts)
-    if not alone or not fusible(cluster.insts, outside):
+    if not alone or not (quads_fusible if quads else fusible)(cluster.insts, outside):
         return None
     assert lo.clusters.pop(cluster.shape) is cluster, "a cluster is written once"
-    return Taken(lo, cluster, Fused(lo, cluster.insts, outside))
+    return Taken(lo, cluster, (FusedQuads if quads else Fused)(lo, cluster.insts, outside))
 
 
 def _inner_reads(lo: Lowering, cluster: Cluster) -> Counter[Value]:
@@ -195,7 +198,7 @@ def _dtypes(cluster: Cluster, lo: Lowering) -> set[DType]:
 
 
 def _destination(
-    lo: Lowering, inst: Inst, outside: dict[Value, Place | Codes], inner: Counter[Value], taken: set[int]
+    lo: Lowering, inst: Inst, outside: dict[Value, Outside], inner: Counter[Value], taken: set[int]
 ) -> Ref:
     """Where a result goes: where it is wanted, over an operand that dies here, or somewhere new."""
     if inst in lo.slices:
@@ -212,7 +215,7 @@ def _destination(
 
 
 def _only_here(
-    lo: Lowering, buffer: object, inst: Inst, outside: dict[Value, Place | Codes], inner: Counter[Value]
+    lo: Lowering, buffer: object, inst: Inst, outside: dict[Value, Outside], inner: Counter[Value]
 ) -> bool:
     """Is a buffer empty but for values of this very arrangement that are read here for the last time?"""
     holding = [(v, p) for v, p in outside.items() if isinstance(p, Ref) and p.buffer is buffer]

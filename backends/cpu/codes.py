@@ -90,8 +90,6 @@ def codes(inst: shape.View, source: Ref) -> Codes | None:
     bits = inst.dtype.bits
     if inst.x.tile.dtype.bits != 8 or bits > 8 or inst.is_placed or len(inst.tile.shape) != 2:
         return None
-    if inst.is_placed:
-        return None
     found = _fields(inst, bits)
     if found is None:
         return None

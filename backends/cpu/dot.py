@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 from tilec.backends.convert import cast
 from tilec.backends.cpu.cluster import Taken, taken
+from tilec.backends.cpu.fused import Fused
 from tilec.backends.cpu.lanes import Lanes, read, write
 from tilec.backends.cpu.loops import Index, loop, mul, step_pointer
 from tilec.backends.cpu.lower import Lowering
 from tilec.backends.cpu.nest import Point, held_from, nest
 from tilec.backends.cpu.places import Place, Ref, Splat
-from tilec.backends.cpu.right import InMemory, Panels, Unpacked
+from tilec.backends.cpu.right import InMemory, Panels, Right, Unpacked
 from tilec.backends.cpu.transpose import transposed
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
@@ -28,7 +29,6 @@ from tilec.ir.tile import TileType
 
 ROWS = 8  # as many as this or fewer are a panel
 TEXT = 128  # vectors that are unpacked in the text of one loop
-Right = InMemory | Unpacked
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def dot(lo: Lowering, inst: mma.Dot) -> None:
     total = summed_in(inst)
     packed = taken(lo, inst.b) if total == dt.f32 else None
     into, start = accumulator(lo, inst, total)
-    product = Product(lo, total, (m, n, k), start, packed)
+    period = packed.fused.codes.period if packed and isinstance(packed.fused, Fused) else 0
+    product = Product(lo, total, (m, n, k), start, period)
     product.a = _left(lo, inst, total)
     product.b = _right(lo, inst, total, packed, product.step)
     product.into = into if into.dtype == total else lo.temporary(TileType(total, (m, n)))
@@ -101,24 +102,25 @@ def _left(lo: Lowering, inst: mma.Dot, total: DType) -> Ref:
     near = place.strides[1] == 1 and inst.a.tile.shape[0] < ROWS if isinstance(place, Ref) else False
     if isinstance(place, Ref) and place.dtype == total and (near or not place.root):
         return place
-    return _packed(lo, place, inst.a.tile, total)
+    return packed_copy(lo, place, inst.a.tile, total)
 
 
 def _right(lo: Lowering, inst: mma.Dot, total: DType, packed: Taken | None, step: int) -> Right:
     """b, by vectors of columns: each panel of `step` is copied near where that is worth it."""
     (k, n), few = inst.b.tile.shape, inst.a.tile.shape[0] <= registers(lo) // 2
     if packed:
+        assert isinstance(packed.fused, Fused), "floats are taken in fields"
         found = Unpacked(packed.fused, lo.same(inst.b), total)
         return found if few else Panels(lo, found, k, step, total)
     place = lo.place(inst.b)
     if not isinstance(place, Ref) or not (1 in place.strides or n == 1):
-        place = _packed(lo, place, inst.b.tile, total)
+        place = packed_copy(lo, place, inst.b.tile, total)
     if (place.strides[1] == 1 or n == 1) and (few or (place.dtype == total and not place.root and n <= step)):
         return InMemory(lo.w, place, total)
     return Panels(lo, InMemory(lo.w, place, total), k, step, total)
 
 
-def _packed(lo: Lowering, place: Place, kind: TileType, total: DType) -> Ref:
+def packed_copy(lo: Lowering, place: Place, kind: TileType, total: DType) -> Ref:
     """A dense copy in the type of the registers."""
     into = lo.temporary(TileType(total, kind.shape))
     if isinstance(place, Ref) and place.strides[0] == 1 and min(kind.shape) >= 8:
@@ -148,15 +150,15 @@ class Product:
     into: Ref
 
     def __init__(
-        self, lo: Lowering, total: DType, shape: tuple[int, int, int], start: str | None, packed: Taken | None
+        self, lo: Lowering, total: DType, shape: tuple[int, int, int], start: str | None, period: int
     ) -> None:
         self.lo, self.w, self.total, self.start = lo, lo.w, total, start
         self.m, self.n, self.k = shape
         self.element = self.w.held(total)
         self.registers = registers(lo)
         self.width = min(lo.vector_bytes // total.bytes, 1 << (self.n - 1).bit_length())
-        self.period = packed.fused.codes.period if packed else 0
-        self.at_once = packed is not None and self.m <= self.registers // 2  # unpacked for all rows
+        self.period = period  # of codes, 0 where b is no such
+        self.at_once = period > 0 and self.m <= self.registers // 2  # unpacked for all rows
         self.across = self.vectors(-(-self.n // self.width))
         self.step = self.across * self.width
 
@@ -209,7 +211,7 @@ class Product:
             a[r] = self.moved(self.a, a[0], 0, r)
         with w.at_width(panel.lanes[0].width):
             self.b.at_columns(column, panel.lanes)
-            values = self.initial(targets, panel)
+            values = self.initial(targets, row, panel)
             kind, unroll = w.vector(self.element), self.b.unroll
             whole = self.k - self.k % unroll
             if whole > unroll:
@@ -234,7 +236,7 @@ class Product:
             found += [(self.moved(ref, start, 1, v * x.width), x) for v, x in enumerate(panel.lanes)]
         return found
 
-    def initial(self, targets: list[tuple[str, Lanes]], panel: Panel) -> list[str]:
+    def initial(self, targets: list[tuple[str, Lanes]], row: Index, panel: Panel) -> list[str]:
         if self.start is not None:
             return [self.w.spread(self.start, self.element)] * len(targets)
         return [read(self.w, pointer, self.element, 1, lanes) for pointer, lanes in targets]

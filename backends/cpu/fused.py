@@ -20,16 +20,15 @@ from tilec.backends.cpu.fields import can_look_up, code, line, looked_up, number
 from tilec.backends.cpu.lanes import Lanes, read, write
 from tilec.backends.cpu.loops import Index, add, loop, mul, step_pointer
 from tilec.backends.cpu.nest import held_from
-from tilec.backends.cpu.places import Place, Ref, Splat
+from tilec.backends.cpu.places import Ref, Splat
+from tilec.backends.cpu.quads import Outside, tables
 from tilec.backends.cpu.uses import reads
 from tilec.backends.emit import elementwise
 from tilec.backends.writer import Writer
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.func import Inst, Value
-from tilec.ir.inst.arith import Full
 from tilec.ir.inst.memory import Gather
-from tilec.ir.run import State
 
 if TYPE_CHECKING:
     from tilec.backends.cpu.lower import Lowering
@@ -38,7 +37,7 @@ F32_MANTISSA = 23
 Table = np.ndarray[Any, np.dtype[Any]]
 
 
-def fusible(insts: Sequence[Inst], outside: dict[Value, Place | Codes]) -> Codes | None:
+def fusible(insts: Sequence[Inst], outside: dict[Value, Outside]) -> Codes | None:
     """The codes that a cluster is about, if it reads one such tile, and else only registers and memory."""
     packed = [place for place in outside.values() if isinstance(place, Codes)]
     plain = all(isinstance(place, Codes | Splat | Ref) for place in outside.values())
@@ -46,22 +45,10 @@ def fusible(insts: Sequence[Inst], outside: dict[Value, Place | Codes]) -> Codes
     return packed[0] if len(packed) == 1 and plain and not gathers else None
 
 
-def tables(lo: Lowering, insts: Sequence[Inst], outside: dict[Value, Place | Codes]) -> dict[Value, Table]:
-    """The values, by code, of what depends on the code alone."""
-    found = {value: place.values for value, place in outside.items() if isinstance(place, Codes)}
-    for inst in insts:
-        operands = [lo.same(v) for v in reads(inst)]
-        if any(v in found for v in operands) and all(v in found or isinstance(v, Full) for v in operands):
-            given = [found[v] if v in found else v.meaning(State()).reshape(-1)[:1] for v in operands]
-            with np.errstate(all="ignore"):
-                found[inst] = np.asarray(inst.meaning(State(), *given))
-    return found
-
-
 class Fused:
     """Instructions over one tile of codes."""
 
-    def __init__(self, lo: Lowering, insts: Sequence[Inst], outside: dict[Value, Place | Codes]) -> None:
+    def __init__(self, lo: Lowering, insts: Sequence[Inst], outside: dict[Value, Outside]) -> None:
         codes = fusible(insts, outside)
         assert codes, "only what was found fusible is fused"
         self.lo, self.w, self.codes, self.outside = lo, lo.w, codes, outside

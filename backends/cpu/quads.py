@@ -2,7 +2,8 @@
 
     lanes of a vector:   (r, c) (r+1, c) (r+2, c) (r+3, c)   (r, c+1) ...    16 columns of 4 rows
 A view lies so where 64 neighbouring codes of a stream are 16 columns of 4 rows: it is left packed, and
-unpacked by three instructions: bytes are spread over 64-bit lanes, shifted lane by lane, and masked.
+unpacked by three instructions: bytes are spread over 64-bit lanes, shifted lane by lane, and masked. Or where
+64 bytes are, and those that share a byte are four rows apart: then by a shift and a mask.
 """
 
 from __future__ import annotations
@@ -42,12 +43,15 @@ NEEDS = frozenset({"avx512vnni", "avx512vbmi", "avx512bw"})
 
 @dataclass(frozen=True)
 class Quads:
-    """Groups of 64 codes: `down` bytes from one to the next four rows, `across` to the next 16 columns."""
+    """Groups of 64 codes, or of 64 bytes of `planes` codes: `down` bytes from one group to that below it,
+    `across` to that of the next 16 columns.
+    """
 
     inst: shape.View
     source: Ref
     down: int
     across: int
+    planes: int = 1
 
     @property
     def dtype(self) -> DType:
@@ -70,22 +74,26 @@ class Quads:
         """What each code stands for."""
         return np.asarray(codec.decode(np.arange(1 << self.dtype.bits), self.dtype))
 
-    def vector(self, w: Writer, quad: Index, column: Index) -> str:
-        """Codes of 16 columns of four rows: 64 bytes, each with its code lowest and other bits above it."""
+    def group(self, w: Writer, block: Index, column: Index) -> str:
+        """The 64 codes of a group, or bytes, lowest in theirs; other bits above them."""
         along = mul(w, column, self.across)
         along = along // COLUMNS if isinstance(along, int) else w.let(f"lshr exact i64 {along}, 4")
-        pointer = step_pointer(w, self.source.base, "i8", add(w, mul(w, quad, self.down), along))
+        pointer = step_pointer(w, self.source.base, "i8", add(w, mul(w, block, self.down), along))
         if self.root:  # weights are read once, and in order: the same place in the next tile
             prefetch(w, step_pointer(w, pointer, "i8", self.source.shape[0]))
         with w.at_width(BYTES):
-            return spread(w, pointer, self.dtype.bits)
+            return spread(w, pointer, 8 if self.planes > 1 else self.dtype.bits)
 
-    def bytes(self, w: Writer, quad: Index, column: Index, flip: int = 0) -> str:
-        """The codes alone, some of their bits turned over."""
+    def codes(self, w: Writer, group: str, plane: int, flip: int = 0) -> str:
+        """64 codes of a group, some of their bits turned over."""
+        bits = self.dtype.bits
+        if plane:
+            words, bytes_ = f"<{COLUMNS} x i32>", f"<{BYTES} x i8>"
+            held = w.let(f"bitcast {bytes_} {group} to {words}")
+            moved = w.let(f"lshr {words} {held}, splat (i32 {plane * bits})")
+            group = w.let(f"bitcast {words} {moved} to {bytes_}")
         with w.at_width(BYTES):
-            found = self.vector(w, quad, column)
-            if self.dtype.bits < 8:
-                found = w.op("and", "i8", found, w.integer(self.dtype.code_mask, "i8"))
+            found = w.op("and", "i8", group, w.integer(self.dtype.code_mask, "i8")) if bits < 8 else group
             return w.op("xor", "i8", found, w.integer(flip, "i8")) if flip else found
 
 
@@ -134,12 +142,25 @@ def quads(lo: Lowering, inst: shape.View, source: Ref) -> Quads | None:
         return None
     flat = inst.layout.points().reshape(-1, 2) @ np.array(row_major(kind))
     at = np.argsort(flat).reshape(kind[0] // ROWS, ROWS, kind[1] // COLUMNS, COLUMNS).transpose(0, 2, 3, 1)
-    first = at[:, :, 0, 0]
-    down, across = (int(x[1] - x[0]) if len(x) > 1 else 0 for x in (first[:, 0], first[0]))
-    groups = np.arange(first.shape[0])[:, None] * down + np.arange(first.shape[1]) * across
-    if (at != groups[:, :, None, None] + np.arange(BYTES).reshape(COLUMNS, ROWS)).any():
+    for planes in {1, 8 // bits} if 8 % bits == 0 else {1}:
+        found = _steps(at, planes)
+        if found:
+            return Quads(inst, source, found[0] * bits // 8, found[1] * bits // 8, planes)
+    return None
+
+
+def _steps(at: Table, planes: int) -> tuple[int, int] | None:
+    """How many codes on the group below is, and that beside, given the number of each code in the stream
+    [quads of rows, groups of columns, columns, rows]; None where it does not lie so.
+    """
+    if at.shape[0] % planes:
         return None
-    return Quads(inst, source, down * bits // 8, across * bits // 8)
+    first = at[::planes, :, 0, 0]
+    down, across = (int(x[1] - x[0]) if len(x) > 1 else 0 for x in (first[:, 0], first[0]))
+    quad = np.arange(at.shape[0])
+    groups = (quad // planes * down + quad % planes)[:, None] + np.arange(at.shape[1]) * across
+    inside = np.arange(BYTES).reshape(COLUMNS, ROWS) * planes
+    return (down, across) if (at == groups[:, :, None, None] + inside).all() else None
 
 
 def fusible(insts: Sequence[Inst], outside: dict[Value, Outside]) -> bool:
@@ -163,10 +184,19 @@ def tables(lo: Lowering, insts: Sequence[Inst], outside: dict[Value, Outside]) -
     for inst in insts:
         operands = [lo.same(v) for v in reads(inst)]
         if any(v in found for v in operands) and all(v in found or isinstance(v, Full) for v in operands):
-            given = [found[v] if v in found else v.meaning(State()).reshape(-1)[:1] for v in operands]
+            given = [found[v] if v in found else _one(v) for v in operands]
             with np.errstate(all="ignore"):
                 found[inst] = np.asarray(inst.meaning(State(), *given))
     return found
+
+
+At = tuple[Index, int, Index]  # the first block of groups, a quad of rows from there, a column
+
+
+def _one(value: Value) -> Table:
+    """A constant, one element of it."""
+    assert isinstance(value, Full), "other operands are constants"
+    return value.meaning(State()).reshape(-1)[:1]
 
 
 class FusedQuads:
@@ -177,6 +207,7 @@ class FusedQuads:
         self.codes = next(place for place in outside.values() if isinstance(place, Quads))
         self.tables = tables(lo, insts, outside)
         self.constant: dict[tuple[Value, Index], str] = {}
+        self.groups: dict[tuple[int, Index], str] = {}
 
     def next_columns(self, columns: Sequence[Index]) -> None:
         """Reads what is the same in all rows."""
@@ -185,6 +216,19 @@ class FusedQuads:
             for column in columns:
                 if isinstance(place, Ref):
                     self.constant[value, column] = self._repeated(place, column)
+
+    def next_rows(self) -> None:
+        """Groups that were read are forgotten."""
+        self.groups.clear()
+
+    def codes_at(self, at: At, flip: int = 0) -> str:
+        """Codes of four rows of 16 columns."""
+        block, quad, column = at
+        group = quad // self.codes.planes
+        if (group, column) not in self.groups:
+            below = add(self.w, block, group)
+            self.groups[group, column] = self.codes.group(self.w, below, column)
+        return self.codes.codes(self.w, self.groups[group, column], quad % self.codes.planes, flip)
 
     def _repeated(self, place: Ref, column: Index) -> str:
         """16 bytes, each four times."""
@@ -204,22 +248,21 @@ class FusedQuads:
         starts = table.astype(np.int64) - (codes ^ flip)
         return (flip, int(starts[0])) if (starts == starts[0]).all() else None
 
-    def vector(self, value: Value, quad: Index, column: Index, known: dict[Value, str]) -> str:
+    def vector(self, value: Value, at: At, known: dict[Value, str]) -> str:
         """64 bytes of a value."""
         if value not in known:
-            known[value] = self._computed(value, quad, column, known)
+            known[value] = self._computed(value, at, known)
         return known[value]
 
-    def _computed(self, value: Value, quad: Index, column: Index, known: dict[Value, str]) -> str:
+    def _computed(self, value: Value, at: At, known: dict[Value, str]) -> str:
         place = self.outside.get(value)
-        if isinstance(place, Quads):
-            with self.w.at_width(BYTES):
-                return from_code(self.w, place.bytes(self.w, quad, column), place.dtype)
         with self.w.at_width(BYTES):
+            if isinstance(place, Quads):
+                return from_code(self.w, self.codes_at(at), place.dtype)
             if isinstance(place, Splat):
                 return self.w.spread(place.register, self.w.held(place.dtype))
             if isinstance(place, Ref):
-                return self.constant[value, column]
+                return self.constant[value, at[2]]
             assert isinstance(value, Inst), "what is not from outside is computed here"
-            args = [self.vector(self.lo.same(v), quad, column, known) for v in reads(value)]
+            args = [self.vector(self.lo.same(v), at, known) for v in reads(value)]
             return elementwise(self.w, value, args)

@@ -8,6 +8,8 @@ right.vector(i, v)                    row k + i, v-th vector
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from tilec.backends.convert import cast
 from tilec.backends.cpu.fused import Fused, moved
 from tilec.backends.cpu.lanes import Lanes, read, write
@@ -22,6 +24,20 @@ from tilec.ir.func import Value
 from tilec.ir.tile import TileType
 
 UNROLL = 4  # steps of k in the text of the inner loop
+
+
+class Right(Protocol):
+    """What a product asks for, in this order."""
+
+    unroll: int
+
+    def at_panel(self, column: Index, lanes: tuple[Lanes, ...]) -> None: ...
+
+    def at_columns(self, column: Index, lanes: tuple[Lanes, ...]) -> None: ...
+
+    def at_rows(self, first: Index) -> None: ...
+
+    def vector(self, i: int, v: int) -> str: ...
 
 
 class InMemory:
@@ -82,9 +98,7 @@ class Unpacked:
 class Panels(InMemory):
     """Copied to memory of our own, of the nearest cache's size, for all rows that use some columns."""
 
-    def __init__(
-        self, lo: Lowering, source: InMemory | Unpacked, rows: int, columns: int, total: DType
-    ) -> None:
+    def __init__(self, lo: Lowering, source: Right, rows: int, columns: int, total: DType) -> None:
         super().__init__(lo.w, lo.temporary(TileType(total, (rows, columns))), total)
         self.lo, self.source, self.rows = lo, source, rows
 

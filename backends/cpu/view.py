@@ -80,7 +80,7 @@ def view(lo: Lowering, inst: shape.View) -> None:
     """Left packed where that is how products take it: whoever uses it otherwise unpacks."""
     place, packed = lo.place(inst.x), None
     if isinstance(place, Ref) and place.dense:
-        packed = codes(inst, place) or quads(lo, inst, place)
+        packed = quads(lo, inst, place) or codes(inst, place)
     if packed:
         lo.define(inst, packed)
     else:
@@ -114,7 +114,7 @@ def _pattern(inst: shape.View, found: list[Part]) -> Pattern | None:
 
 def _by_groups(lo: Lowering, inst: shape.View, into: Ref, alike: Pattern) -> None:
     w, source = lo.w, _codes(lo, inst)
-    table = lo.table(np.int32(alike.first))
+    table = lo.table(alike.first.astype(np.int32))
     flat = Ref(into.base, into.dtype, (inst.tile.size,), (1,), into.buffer)
 
     def body(args: list[str], point: Point) -> list[str]:
@@ -132,7 +132,10 @@ def _by_gathers(lo: Lowering, inst: shape.View, into: Ref, found: list[Part]) ->
     x = inst.x.tile
     source = _codes(lo, inst)
     word = "i64" if max(x.dtype.bits, inst.dtype.bits) == 64 else "i32"
-    tables = [(lo.table(np.int32(part.source)), lo.table(np.int32(part.left)), part.mask) for part in found]
+    tables = [
+        (lo.table(part.source.astype(np.int32)), lo.table(part.left.astype(np.int32)), part.mask)
+        for part in found
+    ]
 
     def body(args: list[str], point: Point) -> list[str]:
         code = lo.w.integer(0, word)
