@@ -33,9 +33,9 @@ def agrees(x: np.ndarray, weight: np.ndarray, options: dict[str, Any], layout: s
             assert relative_error(a, b) < BOUNDS[x.dtype.type], (name, x.shape, weight.shape, options)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_random_problems(seed: int, full: bool) -> None:
-    for each in range(seed, 300 if full else 12, 12):
+    for each in range(seed, 304 if full else 8, 8):
         agrees(*some(2000 + each), layout=("NCHW", "NHWC")[each // 2 % 2], seed=each)
 
 
@@ -47,7 +47,7 @@ def test_other_runners(target: str, full: bool) -> None:
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("size", [(1, 1), (31, 31), (63, 1), (1, 63), (51, 5), (2, 17)])
+@pytest.mark.parametrize("size", [(31, 31), (63, 1)])
 def test_large_kernels(size: tuple[int, int], layout: str) -> None:
     agrees(normal(1, 3, 33, 40), normal(3, 1, *size), {"padding": "same"}, layout)
 
@@ -93,7 +93,6 @@ def test_empty_batch(layout: str) -> None:
     [
         ((7, 7), {"padding": 3}),
         ((5, 3), {"padding": (4, 1), "stride": (2, 1), "dilation": (2, 3)}),
-        ((31, 31), {"padding": "same"}),
     ],
 )
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -122,7 +121,9 @@ LAYERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: str(layer["kernel_size"]))
-def test_assembles_without_spills(layer: dict[str, Any], target: str) -> None:
+def test_assembles_without_spills(layer: dict[str, Any], target: str, full: bool) -> None:
+    if not full and LAYERS.index(layer) % 2 == (target == "sm_80"):
+        pytest.skip("make check-all runs it")
     done = ops.depthwise_conv_backward.compile(**layer, padding="same", dtype="bf16", target=target)
     assert "fma.rn.f32" in done.ptx
     if find("ptxas"):
