@@ -6,7 +6,8 @@ becomes
     acc = wait(acc)
 The buffer that a copy fills is the one that the round before has read: its products are over when those of
 this round have only begun, so that warpgroups always have work. For loops whose copies TMA makes (others
-would need a second barrier), and whose products, from shared memory alone, only add to what is carried.
+would need a second barrier), and whose products, from shared memory alone, only add to what is carried, in
+registers of their own (two sums of 16 bits in a register would be taken apart).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from tilec.ir.inst.memory import Wait
 from tilec.ir.inst.mma import GroupDot, GroupWait, HeldDot
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.target import Target
+
+WHOLE = 32  # bits of a register
 
 
 def late_waits(func: Func, target: Target) -> Func:
@@ -54,6 +57,8 @@ def _alone(body: Block, i: int, wait: GroupWait, inner: list[Inst]) -> bool:
     """Whether a wait's sums are what was carried and a product, and nobody looks at them in between."""
     arg, dot = body.args[1 + i], wait.x
     if not isinstance(dot, GroupDot) or dot.c is not arg or wait not in body.body or dot not in body.body:
+        return False
+    if dot.tile.dtype.bits != WHOLE:
         return False
     users = [(v, inst) for inst in inner for v in (*inst.operands, *_given(inst)) if v in (arg, dot, wait)]
     return users == [(arg, dot), (dot, wait)] and body.results.count(wait) == 1

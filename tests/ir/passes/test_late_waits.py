@@ -86,3 +86,13 @@ def test_without_tma_each_round_waits() -> None:
     odd = np.ascontiguousarray(np.zeros((64, 90), np.float16) + shifted)
     body = loop_of(trace(matmul, (dt.f16, odd), (dt.f16, b[1][:90]), c, tile=(64, 64, 32), stages=3, warps=4))
     assert [inst.pending for inst in body if isinstance(inst, GroupWait)] == [0]
+
+
+def test_sums_of_16_bits_are_waited_for_in_each_round() -> None:
+    """Two of them share a register, and loops carry each by itself."""
+    a, b, _ = operands(96)
+    c = (dt.f16, out((64, 64), dt.f16))
+    options: dict[str, Any] = {"tile": (64, 64, 32), "stages": 3, "warps": 4, "sums": dt.f16}
+    body = loop_of(trace(matmul, a, b, c, **options))
+    assert [inst.pending for inst in body if isinstance(inst, GroupWait)] == [0]
+    check_kernel(matmul, a, b, c, name="sm_90a", bound=0.5, **options)
