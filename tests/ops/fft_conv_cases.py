@@ -31,23 +31,21 @@ class Family(NamedTuple):
 
 
 FORWARD = (
-    Family("causal", (33, 63), skip=True),
-    Family("causal", (129, 255), F16, pregate=True, postgate=True),
+    Family("causal", (17, 31), skip=True, algorithm="one pass"),
+    Family("causal", (13, 15), F16, pregate=True, postgate=True, algorithm="one pass"),
+    Family("circular", (13, 15), BF16, skip=True, pregate=True, algorithm="one pass"),
+    Family("bidirectional", (13, 15), F64, True, True, True, "one pass"),
+    Family("bidirectional_safari", (13, 15), postgate=True, algorithm="one pass"),
     Family("causal", (3, 15), BF16, skip=True, postgate=True),
-    Family("circular", (41, 63), pregate=True),
     Family("circular", (3, 15), F64, skip=True),
-    Family("bidirectional", (33, 63), BF16, True, True, True),
-    Family("bidirectional_safari", (33, 63), F64, postgate=True),
     Family("bidirectional_fftconv", (3, 63), F32, True, algorithm="direct"),
     Family("causal", (3, 127), F16, pregate=True, algorithm="direct"),
-    Family("circular", (91, 127), F32, True, True, algorithm="three passes"),
-    Family("bidirectional_safari", (65, 127), F32, postgate=True, algorithm="three passes"),
+    Family("circular", (43, 63), F32, postgate=True, algorithm="three passes"),
 )
 BACKWARD = (
-    Family("causal", (33, 63), F32, True, True, True),
-    Family("circular", (41, 63), F64, skip=True, pregate=True),
-    Family("bidirectional", (33, 63), F16, postgate=True),
-    Family("bidirectional_safari", (33, 63), BF16, skip=True),
+    Family("causal", (13, 15), F32, True, True, True),
+    Family("circular", (13, 15), F64, pregate=True),
+    Family("bidirectional_safari", (13, 15), F16, skip=True),
 )
 
 

@@ -34,25 +34,29 @@ def test_random_problems(family: Family, full: bool) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("length", [1, 2, 7, 16, 64])
-def test_small_lengths(mode: str, length: int) -> None:
+@pytest.mark.parametrize("length", [1, 2, 16, 32])
+def test_small_lengths(mode: str, length: int, full: bool) -> None:
     """Batches and channels of 1, powers of two, one tap, and as many as there are elements."""
+    if not full and length == 32 and mode != "circular":
+        pytest.skip("make check-all runs it")
     options = {"k_reverse": normal(1, length, seed=3)} if mode.startswith("bi") else {}
     agrees(normal(1, 1, length), normal(1, length), mode=mode, **options)
 
 
 @pytest.mark.parametrize("length", [1009, 2048, 3001])
-def test_long_sequences(length: int) -> None:
+def test_long_sequences(length: int, full: bool) -> None:
+    if not full:
+        pytest.skip("make check-all runs it")
     agrees(normal(2, 2, length), normal(2, length))
 
 
-@pytest.mark.parametrize(
-    ("length", "taps", "mode"), [(1 << 18, 5000, "causal"), (300007, 300007, "circular")]
-)
-def test_three_passes(length: int, taps: int, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prime too; and some channels at a time."""
-    monkeypatch.setattr(fft_conv_run, "SCRATCH", 1 << 24)
-    agrees(normal(1, 2, length), normal(2, taps), mode=mode)
+@pytest.mark.parametrize(("length", "mode"), [(70001, "circular"), (1 << 18, "causal")])
+def test_three_passes(length: int, mode: str, full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a prime length too; and some channels at a time."""
+    if not full and mode == "causal":
+        pytest.skip("make check-all runs it")
+    monkeypatch.setattr(fft_conv_run, "SCRATCH", 1 << 22)
+    agrees(normal(1, 2, length), normal(2, length), mode=mode)
 
 
 def test_the_longest(full: bool) -> None:
@@ -68,11 +72,13 @@ def test_kernels_in_f32(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_spectra_are_used_again(mode: str) -> None:
+def test_spectra_are_used_again(mode: str, full: bool) -> None:
+    if not full and mode in ("circular", "bidirectional"):
+        pytest.skip("make check-all runs it")
     k, u = normal(3, 45), normal(3, 3, 61)
     reverse = normal(3, 61, seed=3) if mode.startswith("bi") else None
     spectrum = ops.fft_conv_spectrum(k, 61, mode, k_reverse=reverse)
-    for batch in (u, u[:2], u[::2, :, ::-1].copy()):
+    for batch in (u, 2 * u[::-1], u[:, :, ::-1].copy()):
         wanted = fft_conv_reference(batch, k, mode=mode, k_reverse=reverse)
         assert relative_error(ops.fft_conv(batch, spectrum, mode=mode), wanted) < bound(F32, 61)
     half = u.astype(F16)
@@ -90,25 +96,25 @@ def test_views_are_read_where_they_are() -> None:
 
 @pytest.mark.parametrize("algorithm", ["direct", "one pass", "three passes"])
 def test_an_impulse_gives_the_kernel(algorithm: str) -> None:
-    k, u = normal(3, 99), np.zeros((3, 3, 99), F32)
+    k, u = normal(3, 61), np.zeros((3, 3, 61), F32)
     u[1, :, 0] = 1
     y = ops.fft_conv(u, k, algorithm=algorithm)
-    assert relative_error(y[1], k) < bound(F32, 99)
+    assert relative_error(y[1], k) < bound(F32, 61)
     assert abs(y[0]).max() < 1e-6 and abs(y[2]).max() < 1e-6
 
 
-@pytest.mark.parametrize("shift", [0, 1, 31, 98])
+@pytest.mark.parametrize("shift", [0, 1, 31, 60])
 def test_a_shift_shifts(shift: int) -> None:
-    u, k = normal(3, 3, 99), np.zeros((3, 99), F32)
+    u, k = normal(3, 3, 61), np.zeros((3, 61), F32)
     k[:, shift] = 1
-    moved = np.concatenate([np.zeros((3, 3, shift), F32), u], axis=2)[..., :99]
-    assert relative_error(ops.fft_conv(u, k), moved) < bound(F32, 99)
+    moved = np.concatenate([np.zeros((3, 3, shift), F32), u], axis=2)[..., :61]
+    assert relative_error(ops.fft_conv(u, k), moved) < bound(F32, 61)
     turned = ops.fft_conv(u, k, mode="circular")
-    assert relative_error(turned, np.roll(u, shift, axis=2)) < bound(F32, 99)
+    assert relative_error(turned, np.roll(u, shift, axis=2)) < bound(F32, 61)
 
 
 def test_linearity() -> None:
-    u, v, k = normal(3, 3, 99), normal(3, 3, 99, seed=1), normal(3, 99)
+    u, v, k = normal(3, 3, 61), normal(3, 3, 61, seed=1), normal(3, 61)
     both = ops.fft_conv(2 * u + v, k)
     assert relative_error(both, 2 * ops.fft_conv(u, k) + ops.fft_conv(v, k)) < 3e-6
 
@@ -126,18 +132,19 @@ def test_the_two_conventions_are_one_step_apart() -> None:
 # Accuracy.
 
 
-@pytest.mark.parametrize("length", [63, 1023, 16383])
+@pytest.mark.parametrize("length", [61, 1023, 16383])
 @pytest.mark.parametrize("dtype", [F32, F16, BF16])
-def test_the_promise(dtype: Any, length: int) -> None:
+def test_the_promise(dtype: Any, length: int, full: bool) -> None:
     """N(0, 1) and a kernel that does not decay."""
+    if not full and length > (1023 if dtype == F32 else 61):
+        pytest.skip("make check-all runs it")
     agrees(normal(3, 1, length, dtype=dtype), normal(1, length, dtype=dtype))
 
 
 def test_nothing_overflows_in_f16() -> None:
     """Sums of spectra go far beyond f16; results do not."""
-    u, k = np.full((3, 1, 4095), 8, F16), np.full((1, 4095), 1 / 512, F16)
+    u, k = np.full((3, 3, 61), 30000, F16), np.full((3, 61), 1 / 61, F16)
     agrees(u, k)
-    agrees(u * F16(2000), k / F16(4096))
 
 
 def test_an_output_of_zeros_fails() -> None:

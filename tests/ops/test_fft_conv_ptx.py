@@ -40,7 +40,7 @@ def options_of(mode: str, there: tuple[str, ...], length: int, dtype: Any) -> di
 @pytest.mark.parametrize("case", EMULATED, ids=str)
 def test_emulated(case: tuple[Any, ...], target: str, full: bool) -> None:
     length, taps, dtype, mode, there = case
-    if not full and (EMULATED.index(case) % 2 == 0) == (target == "emulator:sm_90a"):
+    if not full and (EMULATED.index(case), target[-3:]) not in ((0, "_80"), (1, "90a")):
         pytest.skip("make check-all runs every case on both")
     u, k = normal(3, 2, length, dtype=dtype), normal(2, taps, dtype=dtype)
     options = options_of(mode, there, length, dtype)
@@ -54,15 +54,15 @@ def test_gradients_emulated(dtype: Any, full: bool) -> None:
     if not full and dtype == F16:
         pytest.skip("make check-all runs it")
     u, k, dy = (
-        normal(3, 2, 60, dtype=dtype),
-        normal(2, 60, dtype=dtype),
-        normal(3, 2, 60, dtype=dtype, seed=1),
+        normal(3, 2, 20, dtype=dtype),
+        normal(2, 20, dtype=dtype),
+        normal(3, 2, 20, dtype=dtype, seed=1),
     )
     with tc.target("emulator:sm_80"):
         found = ops.fft_conv_backward(dy, u, k, skip=normal(2, dtype=dtype))
     wanted = fft_conv_backward_reference(dy, u, k, skip=normal(2, dtype=dtype))
     for ours, theirs in zip(found, wanted, strict=True):
-        assert (ours is None and theirs is None) or relative_error(ours, theirs) < bound(dtype, 60)
+        assert (ours is None and theirs is None) or relative_error(ours, theirs) < bound(dtype, 20)
 
 
 @pytest.mark.parametrize("algorithm", [None, "direct", "three passes"])
@@ -73,9 +73,11 @@ def test_meaning(algorithm: str | None) -> None:
     assert relative_error(y, fft_conv_reference(u, k)) < bound(F32, 61)
 
 
-@pytest.mark.parametrize("length", [300, 600])
-def test_any_magnitude_in_f16(length: int) -> None:
+@pytest.mark.parametrize("length", [200, 600])
+def test_any_magnitude_in_f16(length: int, full: bool) -> None:
     """A constant is the worst: all of it is in one frequency."""
+    if not full and length != 200:
+        pytest.skip("make check-all runs it")
     scales, noise = [30000.0, 30000.0, 2.0**-5, 2.0**-8], normal(length)
     waves = [np.ones(length), np.sign(noise), normal(length, seed=1), normal(length, seed=2)]
     u = np.stack([scale * wave for scale, wave in zip(scales, waves, strict=True)]).astype(F16)[:, None]
@@ -112,9 +114,10 @@ def test_what_people_use(length: int, target: str, full: bool) -> None:
 
 
 def test_compiled_without_matrix_units() -> None:
-    assert ops.fft_conv.compile(batch=4, channels=8, length=300, dtype="f32", target="sm_80").ptx
-    assert ops.fft_conv.compile(batch=4, channels=8, length=3000, dtype="f32", target="cpu", skip=True).asm
-    assert ops.fft_conv.compile(batch=4, channels=8, length=1 << 18, dtype="f32", target="cpu").asm
+    assert ops.fft_conv.compile(batch=4, channels=8, length=30, dtype="f32", target="sm_80").ptx
+    assert ops.fft_conv.compile(batch=4, channels=8, length=30, dtype="f32", target="cpu", skip=True).asm
+    done = ops.fft_conv.compile(batch=4, channels=8, length=1 << 18, dtype="f32", target="cpu")
+    assert "middle_pass" in done.ir
     assert ops.fft_conv_spectrum.compile(
         channels=8, taps=9, length=30, mode="bidirectional", target="cpu"
     ).asm
