@@ -14,7 +14,6 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NoReturn
@@ -26,6 +25,7 @@ from tilec.backends.cpu import effects
 from tilec.backends.cpu.arguments import Binding
 from tilec.backends.cpu.lower import Report
 from tilec.backends.cpu.program import NAME, function_text, lower
+from tilec.backends.cpu.threads import together
 from tilec.backends.cpu.work import work
 from tilec.ir import codec
 from tilec.ir.addresses import address
@@ -104,10 +104,7 @@ class CpuKernel:
             if threads == 1:
                 run(words, state, tables)
             else:
-                others = [_pool().submit(run, words, state, tables) for _ in range(threads - 1)]
-                run(words, state, tables)  # this thread need not be woken
-                for done in others:
-                    done.result()
+                together(lambda: run(words, state, tables), threads)
             if state[effects.FAILED]:
                 self._raise(state)
 
@@ -196,8 +193,3 @@ def compile(func: Func) -> CpuKernel:  # noqa: A001
 @cache
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_cores(), "tilec")
