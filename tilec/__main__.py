@@ -8,6 +8,7 @@ tilec bench compile                             what a compile costs
 tilec bench call                                what a call costs
 tilec bench emulator                            how fast the emulator is
 tilec bench loops                               machine instructions of products' loops
+tilec bench linear                              layers with quantised weights on this CPU, beside peers
 tilec bench neighborhood                        neighborhood attention on this CPU, beside its peers
 tilec bench depthwise                           depthwise convolution, likewise
 tilec bench fftconv                             long convolutions by transforms, likewise
@@ -31,7 +32,7 @@ ARGS = (
     "one entry per argument: f32[100, 64] is an array of random numbers, f32[100, 64]=0 one of zeros, "
     "i32=1000 a scalar, f16[512, 512]:box[64, 64]:128B a tensor map with its box and swizzle"
 )
-BENCHES = ("compile", "call", "emulator", "loops", "neighborhood", "depthwise", "fftconv")
+BENCHES = ("compile", "call", "emulator", "loops", "linear", "neighborhood", "depthwise", "fftconv")
 
 
 def demo(options: Namespace) -> int:
