@@ -39,7 +39,13 @@ def test_a_helper_that_comes_late_finds_nothing_to_do() -> None:
 
 def test_the_caller_waits_for_a_helper_at_work() -> None:
     begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
-    share = Share(lambda: (begun.set(), may_end.wait(20), ended.set()) and None)
+
+    def slow() -> None:
+        begun.set()
+        may_end.wait(20)
+        ended.set()
+
+    share = Share(slow)
     helper = threading.Thread(target=share.help)
     helper.start()
     assert begun.wait(20)
