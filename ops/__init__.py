@@ -14,6 +14,8 @@ from tilec.ops.butterfly_conv import butterfly_conv as butterfly_conv
 from tilec.ops.butterfly_conv import butterfly_conv_backward as butterfly_conv_backward
 from tilec.ops.callers import no_copies as no_copies
 from tilec.ops.causal_conv import causal_conv1d as causal_conv1d
+from tilec.ops.dcls import dcls_kernel as dcls_kernel
+from tilec.ops.dcls import dcls_kernel_backward as dcls_kernel_backward
 from tilec.ops.depthwise import depthwise_conv as depthwise_conv
 from tilec.ops.depthwise_backward import depthwise_conv_backward as depthwise_conv_backward
 from tilec.ops.fft_conv import fft_conv as fft_conv

@@ -121,6 +121,12 @@ CASES: dict[str, Callable[[], Any]] = {
         normal(2, 8, 20, 21), normal(8, 1, 5, 5, seed=1), normal(2, 8, 20, 21, seed=2), padding="same"
     ),
     "inception_depthwise_conv": inception_depthwise_conv,
+    "dcls_kernel": lambda: ops.dcls_kernel(
+        normal(9, 1, 26), normal(2, 9, 1, 26, seed=1), (17, 17), sigma=normal(2, 9, 1, 26), version="gauss"
+    ),
+    "dcls_kernel_backward": lambda: ops.dcls_kernel_backward(
+        *(normal(*shape, dtype=np.float32) for shape in ((9, 26), (2, 9, 26), (9, 7, 7)))
+    )[:2],
     "causal_conv1d": lambda: ops.causal_conv1d(normal(2, 24, 70), normal(24, 4, seed=1), normal(24, seed=2)),
 }
 SAMPLE = ("linear i3 33", "matmul float32", "na2d", "depthwise_conv")
