@@ -155,6 +155,12 @@ def test_only_what_the_caller_brings_is_imported() -> None:
     assert done.stdout.strip() == ""
 
 
+def test_tilec_torch_without_torch() -> None:
+    program = "import sys; sys.modules['torch'] = None; import tilec.torch"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ImportError: tilec.torch needs torch, which is not installed: pip install torch" in done.stderr
+
+
 # Other libraries, of the host.
 
 
