@@ -70,7 +70,7 @@ def dense_tiling(m: Extent, n: Extent, dtype: DType, target: str, finished: bool
     """For a [m, k] @ [k, n]; sums that an epilogue finishes leave room for what it needs in registers."""
     target = known(target)
     if not has_threads(target):
-        return Dense(_rows(m, 1, 256), _rows(n, 8, 256), 128)
+        return Dense(_rows(m, 1, 256), _rows(n, 8, 256 if _rows(m, 1, 256) > MMA_ROWS else 128), 128)
     if dtype.bits >= 32:  # no matrix instruction is exact enough
         return Dense(_rows(m, MMA_ROWS, 64), 64, 16)
     if _rows(m, MMA_ROWS, 128) == 128 and _large(n):
