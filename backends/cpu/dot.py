@@ -156,7 +156,7 @@ class Product:
         self.m, self.n, self.k = shape
         self.element = self.w.held(total)
         self.registers = registers(lo)
-        self.width = min(lo.vector_bytes // total.bytes, 1 << (self.n - 1).bit_length())
+        self.width = self.lanes()
         self.period = period  # of codes, 0 where b is no such
         self.at_once = period > 0 and self.m <= self.registers // 2  # unpacked for all rows
         self.across = self.vectors(-(-self.n // self.width))
@@ -170,6 +170,10 @@ class Product:
                 self.columns(run.index, tuple([Lanes(self.width, self.width)] * self.across))
         if whole < self.n:
             self.columns(whole, self.last(self.n - whole, self.width))
+
+    def lanes(self) -> int:
+        """Columns of a vector: no more than there are."""
+        return min(self.lo.vector_bytes // self.total.bytes, 1 << (self.n - 1).bit_length())
 
     def vectors(self, there: int) -> int:
         """How many across: of few rows many, else about as many as rows, so that least is read."""

@@ -118,6 +118,10 @@ class Bytes(Product):
     swapped = False  # a is the unsigned one
     less: Ref | None = None  # what each row begins with
 
+    def lanes(self) -> int:
+        """As many as the instruction has, also where there are fewer columns."""
+        return COLUMNS
+
     def initial(self, targets: list[tuple[str, Lanes]], row: Index, panel: Panel) -> list[str]:
         values = super().initial(targets, row, panel)
         if self.less is None:

@@ -18,7 +18,7 @@ from tilec.ops.tiling import quads
 
 Array = np.ndarray[Any, Any]
 TYPES = [d for d in dt.ALL if d.is_integer and d.bits <= 8]
-SHAPES = [(1, 16, 64), (3, 33, 4), (17, 130, 100), (40, 64, 128), (5, 8, 6)]
+SHAPES = [(1, 16, 64), (9, 7, 12), (2, 1, 8), (3, 33, 4), (17, 130, 100), (40, 64, 128), (5, 8, 6)]
 SIGNS = [("int8", "int8"), ("int8", "uint8"), ("uint8", "int8"), ("uint8", "uint8")]
 by_bytes = pytest.mark.skipif(
     not {f"+{name}" for name in NEEDS} <= set(llvm.host().features.split(",")), reason="no vpdpbusd"
