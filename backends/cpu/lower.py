@@ -19,7 +19,7 @@ import numpy as np
 from tilec.backends.convert import resized
 from tilec.backends.cpu.arena import Arena, Buffer
 from tilec.backends.cpu.loops import Index, step_pointer
-from tilec.backends.cpu.nest import nest, width_for
+from tilec.backends.cpu.nest import nest, only, width_for
 from tilec.backends.cpu.places import Affine, Place, Ref, Splat
 from tilec.backends.cpu.quads import Packed, Quads
 from tilec.backends.cpu.uses import reads
@@ -126,10 +126,9 @@ class Lowering:
         return found
 
     def scalar(self, value: Value) -> str:
-        """The register of a tile of one element."""
-        found = self.place(value)
-        assert isinstance(found, Splat), f"{value} is no scalar"
-        return found.register
+        """The register of a tile of one element; products and stacks leave it in memory."""
+        assert value.tile.size == 1, f"{value} is no scalar"
+        return only(self.w, self.place(value))
 
     def index(self, value: Value) -> Index:
         """An integer scalar as i64."""

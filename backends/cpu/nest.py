@@ -83,6 +83,17 @@ def held_from(w: Writer, register: str, ref: Ref) -> str:
     return w.convert("trunc", "i8", register, "i1") if ref.dtype.is_bool else register
 
 
+def only(w: Writer, place: Place) -> str:
+    """The register of a tile of one element, wherever it is."""
+    match place:
+        case Splat():
+            return place.register
+        case Affine():
+            return w.constant(place.start, place.dtype)
+        case Ref():
+            return held_from(w, read(w, place.base, place.element, 1, Lanes(1, 1)), place)
+
+
 @dataclass
 class _Nest:
     w: Writer

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tilec.backends.convert import cast
-from tilec.backends.cpu.lanes import Lanes, read
 from tilec.backends.cpu.lower import Lowering, Several
-from tilec.backends.cpu.nest import Point, held_from, nest
+from tilec.backends.cpu.nest import Point, nest, only
 from tilec.backends.cpu.places import Affine, Place, Ref, Splat, broadcast, extract, permute, reshape
 from tilec.backends.cpu.transpose import lies_across, turned
 from tilec.ir import dtype as dt
@@ -52,11 +51,7 @@ def _alias(lo: Lowering, inst: Inst, place: Place) -> None:
 
 def _one(lo: Lowering, place: Place) -> Splat:
     """A tile of one element in a register."""
-    if isinstance(place, Splat):
-        return place
-    if isinstance(place, Affine):
-        return Splat(lo.w.constant(place.start, place.dtype), place.dtype)
-    return Splat(held_from(lo.w, read(lo.w, place.base, place.element, 1, Lanes(1, 1)), place), place.dtype)
+    return Splat(only(lo.w, place), place.dtype)
 
 
 def reshaped(lo: Lowering, inst: shape.Reshape) -> None:

@@ -233,6 +233,23 @@ def test_products_of_transposed_tiles(dtype: DType, m: int, k: int, n: int) -> N
     agree(b.func(), args, 1e-5 if c.is_float else None)
 
 
+@pytest.mark.parametrize("dtype", [dt.f32, dt.f16, dt.i8], ids=str)
+@pytest.mark.parametrize("into", ["product", "stack"])
+def test_one_element_that_is_read_on(dtype: DType, into: str) -> None:
+    """Products and stacks leave their result in memory, scalars are computed in registers."""
+    c = dt.i32 if dtype.is_integer else dt.f32
+    b = Builder(array(dtype, 1, 64), array(dtype, 64, 1), array(c, 1, 1))
+    x, y = b.load(b.params[0], (0, 0), 1, 64), b.load(b.params[1], (0, 0), 64, 1)
+    one = b(mma.Dot(x, y, b.const(0, c, 1, 1)))
+    if into == "stack":
+        row = b(shape.Reshape(b(arith.Cast(b.load(b.params[0], (0, 0), 1, 1), c)), (1,)))
+        one = b(shape.Stack((row,), 0))
+    b.store(b.params[2], (0, 0), b(arith.Add(one, one)))
+    args = [stored(dtype, 1, 64), stored(dtype, 64, 1), stored(c, 1, 1)] if dtype.is_integer else [
+        normal(dtype, 1, 64), normal(dtype, 64, 1), normal(c, 1, 1)]  # fmt: skip
+    agree(b.func(), args, 1e-5 if c.is_float else None)
+
+
 def view_cases() -> list[Any]:
     found = []
     for dtype in (dt.u4, dt.u3, dt.i5, dt.f6e3m2, dt.u1, dt.f16, dt.i2, dt.u7):
