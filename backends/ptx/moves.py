@@ -67,9 +67,10 @@ def extract(e: Emitter, inst: moves.Extract) -> Fragment:
 
 
 def stack(e: Emitter, inst: moves.Stack) -> Fragment:
-    """Tiles of one layout become the most significant slots."""
+    """Tiles of one layout become the most significant slots; scalars are a slot each."""
     assert inst.layout is not None, "the layout pass gives every tile a layout"
-    slots = [slot for v in inst.tiles for slot in e.fragment(v).slots]
+    scalars = inst.tile.rank == 1
+    slots = [slot for v in inst.tiles for slot in ([e.scalar(v)] if scalars else e.fragment(v).slots)]
     return Fragment(inst.tile.dtype, inst.layout, slots)
 
 

@@ -192,6 +192,17 @@ def dequantised(a: tc.Array, w: tc.Array, c: tc.Array, *, dtype=tc.u4, layout=No
     c.store((0, 0), tc.dot(a.load((0, 0), (m, layout.shape[0])), b))
 
 
+@tc.kernel
+def of_scalars(x: tc.Array, y: tc.Array, *, warps=1):
+    a = x.at(0)
+    y.store(0, tc.stack([a, a + 1, x.at(1) * 3]) + a)
+
+
+@pytest.mark.parametrize("warps", [1, 4])
+def test_a_stack_of_scalars(warps: int) -> None:
+    check_kernel(of_scalars, (dt.f32, values(dt.f32, (2,), 0)), (dt.f32, out((3,), dt.f32)), warps=warps)
+
+
 WEIGHTS = (dt.u1, dt.i2, dt.u3, dt.i4, dt.u5, dt.i6, dt.u7, dt.i8, dt.f3e1m1, dt.f4e2m1, dt.f6e3m2, dt.f8e4m3)
 
 
