@@ -164,7 +164,9 @@ def matrix_kernel(
     re, im = (tc.shared((plan.rows, plan.across), kind) for _ in range(2))
     for j in tc.range(plan.steps):
         x = at.read(u, pregate, j).scaled(down).to(kind)
-        z = product(roots(plan.rows, kind, columns=plan.filled), x, (1, warps)) * column_turns(turns, j, plan)
+        z = product(roots(plan.rows, kind, columns=plan.filled), x, plan.shares) * column_turns(
+            turns, j, plan
+        )
         re.store((0, j * plan.columns), z.re.to(kind))
         im.store((0, j * plan.columns), z.im.to(kind))
     for r in tc.range(plan.rows // plan.batch):
@@ -176,7 +178,7 @@ def matrix_kernel(
     for j in tc.range(plan.steps):
         x = Complex(*(part.load((0, j * plan.columns), (plan.rows, plan.columns)) for part in (re, im)))
         x = x.to(tc.f32).back(column_turns(turns, j, plan)).to(kind)
-        z = product(roots(plan.rows, kind, rows=plan.filled).conj, x, (1, warps))
+        z = product(roots(plan.rows, kind, rows=plan.filled).conj, x, plan.shares)
         ends.finish(at, z.scaled(up), j)
 
 

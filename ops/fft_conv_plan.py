@@ -104,6 +104,12 @@ class Matrices(NamedTuple):
         return 1 if self.rows == 1 else self.warps * (1 if len(self.factors) == 2 else 16)
 
     @property
+    def shares(self) -> tuple[int, int]:
+        """How warps share products down the columns; of long ones each holds half of the roots."""
+        down = 2 if self.rows == 64 and self.warps == 8 else 1
+        return down, self.warps // down
+
+    @property
     def headroom(self) -> float:
         """What numbers below 2 are over for sums of a period to stay below 2^16."""
         return 2.0 if self.period > 1 << 14 else 1.0
@@ -121,7 +127,7 @@ class Matrices(NamedTuple):
 ON_MATRICES = {  # log2 of the period: rows, factors, columns, warps
     8: (1, (16, 16), 0, 1), 9: (1, (16, 32), 0, 1), 10: (32, (32,), 32, 2), 11: (64, (32,), 32, 4),
     12: (16, (16, 16), 64, 4), 13: (16, (16, 32), 64, 4), 14: (32, (16, 32), 64, 8),
-    15: (64, (16, 32), 64, 8),
+    15: (64, (16, 32), 32, 8),
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from tilec.ir.inst.arith import Full
 from tilec.ir.inst.bulk import BulkCopy
 from tilec.ir.inst.memory import Alloc, Copy, Load, Store
 from tilec.ir.inst.mma import Dot, GroupDot, GroupWait, HeldDot
-from tilec.ir.inst.shape import Permute, Reshape, View
+from tilec.ir.inst.shape import Annotate, Permute, Reshape, View
 from tilec.ir.layout import Layout
 from tilec.ir.layouts import mma_a, mma_b, wgmma_a
 from tilec.ir.panels import SPANS, match_panels, panels
@@ -53,7 +53,7 @@ class _Way:
 def choose(dot: Dot, target: Target, warps: int) -> tuple[int, ...]:
     """The atom of a product by warpgroups: rows of a, columns of b (either is 64), k; () where mma.sync or
     multiply-adds are as good."""
-    if warps % GROUP or not target.wgmma:
+    if warps % GROUP or not target.wgmma or _annotated(dot):
         return ()
     found = [way for turned in (False, True) if _fits(way := _way(dot, turned), target, warps // GROUP)]
     best = min(found, key=lambda way: _price(way, target, warps), default=None)
@@ -61,6 +61,14 @@ def choose(dot: Dot, target: Target, warps: int) -> tuple[int, ...]:
         return ()
     k = 256 // best.dtypes[0].bits
     return (8, ROWS, k) if best.turned else (ROWS, 8, k)
+
+
+def _annotated(dot: Dot) -> bool:
+    """Is it said who holds the sums? Those of warpgroups lie otherwise."""
+    start: Value = dot
+    while isinstance(start, Dot):
+        start = start.c
+    return isinstance(start, Annotate)
 
 
 def _way(dot: Dot, turned: bool) -> _Way:

@@ -42,6 +42,13 @@ def test_annotated_accumulators(beside: bool) -> None:
     assert dot.tile.layout == mma_c(tc.f32, (32, 32), (1, 2) if beside else (2, 1))
 
 
+def test_annotated_accumulators_stay_in_registers() -> None:
+    """Where warpgroups would put an operand into shared memory for the sake of it."""
+    specs = tc.Spec("f16", ("b", 64, 64)), tc.Spec("f32", ("b", 64, 64))
+    text = mixed.compile(*specs, n=64, warps=4, beside=True, target="sm_90a").ptx
+    assert "mma.sync" in text and "wgmma" not in text
+
+
 @pytest.mark.parametrize("beside", [False, True])
 def test_emulated(beside: bool) -> None:
     x = np.random.default_rng(0).standard_normal((3, 32, 32)).astype(np.float16)
