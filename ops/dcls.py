@@ -173,8 +173,9 @@ def _points(weight: Any, positions: Any, sigma: Any, version: str) -> tuple[Poin
         if x is not None and (x.shape != (2, *w.shape) or x.dtype != w.dtype):
             found = f"{find_dtype(x.dtype)}{list(x.shape)}"
             raise TilecError(f"{name} is {found}, expected {dtype}{[2, *w.shape]} for this weight")
-    pairs = (None if x is None else _rows(x, (2, prod(lead), n)) for x in (places, widths))
-    return Points(_rows(w, (prod(lead), n)), *pairs), lead
+    pairs = (2, prod(lead), n)
+    s = None if widths is None else _rows(widths, pairs)
+    return Points(_rows(w, pairs[1:]), _rows(places, pairs), s), lead
 
 
 def _rows(x: Array, shape: tuple[int, ...]) -> Array:

@@ -117,7 +117,7 @@ def place_gradient_kernel(
         which = grid.rows if axis == 0 else 1 - grid.rows
         moved = slope(side.by_place, seen, sums[axis][1], other, mean, w, grid)
         d_positions[which].store((n, 0), moved.reshape((1, points)).to(d_positions.dtype))
-        if d_sigma is not None:
+        if d_sigma is not None and sigma is not None:
             wider = slope(side.by_width, seen, sums[axis][2], other, mean, w, grid).reshape((1, points))
             s = sigma[which].load((n, 0), (1, points)).to(accumulator)
             sign = tc.where(s < 0.0, -wider, tc.where(s > 0.0, wider, wider * 0.0))

@@ -81,7 +81,7 @@ def joined_axes(x: Array, y: Array) -> tuple[Array, Array]:
 def _follow(x: Array, axis: int) -> bool:
     """Does one element of the axis lie just behind all of the next axis?"""
     strides = element_strides(x)
-    return x.shape[axis] == 1 or strides[axis] == x.shape[axis + 1] * strides[axis + 1]
+    return x.shape[axis] == 1 or bool(strides[axis] == x.shape[axis + 1] * strides[axis + 1])
 
 
 def copied_tile(shape: tuple[Any, ...], dtype: DType, target: str) -> tuple[int, int, int]:
