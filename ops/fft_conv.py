@@ -88,8 +88,9 @@ def fft_conv(
     with a u of 16 bits, or what fft_conv_spectrum gives; skip [H]. `mode`: "causal"; "circular", t - s modulo
     L; "bidirectional" (or "bidirectional_fftconv"), which adds k_reverse[h, s] * x[t + s] as H3's fftconv
     does; "bidirectional_safari", which adds k_reverse[h, s] * x[t + 1 + s] as Safari's LongConv does.
-    Transforms are in f32, or f64 for f64. `algorithm`: "direct", "one pass", "three passes", None: by cost.
-    Raises TilecError for what does not fit.
+    Transforms are in f32, or f64 for f64; on a GPU those of 16 bits are products of u's dtype, summed in f32,
+    while a period of up to 2^15 fits a block. `algorithm`: "direct", "one pass", "three passes", None: by
+    cost. Raises TilecError for what does not fit.
     """
     call = call_of(u, k, mode, k_reverse, skip, pregate, postgate)
     y = empty_like(call.u)

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 import tilec as tc
 
-Index = Any
-
 
 class Complex(NamedTuple):
     """re + i im, of one dtype and shape."""
