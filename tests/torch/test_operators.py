@@ -194,6 +194,8 @@ CASES = (
     Case("tame_kernel", (wide(2, 9), 0.1, 3)),
     Case("inception_depthwise_conv", (wide(1, 5, 4, 3), wide(1, 1, 3, 3), wide(1, 1, 1, 5), wide(1, 1, 5, 1),
                                       wide(1), None, wide(1, seed=1), "NCHW")),
+    Case("dcls_kernel", (wide(2, 1, 3), wide(2, 2, 1, 3), None, [5, 5], "v1", "upstream")),
+    Case("dcls_kernel", (wide(2, 3), wide(2, 2, 3), wide(2, 2, 3, seed=1), [5, 4], "gauss", "corrected")),
 )  # fmt: skip
 
 
@@ -202,7 +204,7 @@ def _tensors(x: Any) -> bool:
     return isinstance(x, list) and any(isinstance(each, torch.Tensor) for each in x)
 
 
-SAMPLE = [CASES[i] for i in (0, 2, 3, 5, 6, 7, 8, 9, 10, 11)]  # each operator once
+SAMPLE = [CASES[i] for i in (0, 2, 3, 5, 6, 7, 8, 9, 10, 11, 13)]  # each operator once
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
