@@ -146,7 +146,7 @@ X, Q = normal(2, 64), quantize(normal(33, 64), "u4")
     [
         (normal(2, 63), Q, {}, r"x \[..., K\] and a weight \[N, K\]: x is \[2, 63\], the weight \[33, 64\]"),
         (X.astype(np.float64), Q, {}, "x is f64, expected f16, bf16 or f32 for a quantised weight: x.astype"),
-        (X.astype(np.int8), Q, {}, "x is i8, expected f16, bf16 or f32"),
+        (X.astype(np.int8), Q, {}, "x is i8, expected f16, bf16, f32 or f64"),
         ([1.0], Q, {}, "x takes an array, found list"),
         (X, normal(64), {}, r"linear takes a weight \[N, K\], .* found shape \[64\]"),
         (X, "u4", {}, r"linear takes a weight \[N, K\], a QuantizedWeight or an array, found str"),
