@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 import tilec as tc
+from tests.backends.ptx.runner import emulate
 from tilec import ops
 from tilec.backends.ptx.assemble import find
+from tilec.ops.inception_kernel import in_place_kernel
+from tilec.ops.inception_tiling import WARPS, inception_parts
 from tilec.ops.reference import relative_error
 
 BOUNDS = {np.float64: 1e-13, np.float32: 1e-5, np.float16: 1.5e-3, ml_dtypes.bfloat16: 1e-2}
@@ -146,6 +149,26 @@ def test_assembles_without_spills(layer: dict[str, Any], target: str, full: bool
     assert "fma.rn.f32" in done.ptx and len(done.kernels) == 1
     if find("ptxas"):
         assert done.resources.spill_bytes == 0
+
+
+@pytest.mark.parametrize("image", [(3, 56, 56), (12, 14, 14)])
+def test_warps_meet_no_bank_twice(image: tuple[int, int, int], full: bool) -> None:
+    """In place, where blocks hold whole images."""
+    if not full and image[1] == 56:
+        pytest.skip("make check-all runs it")
+    count = image[0] // 3
+    weights, _ = some((count,) * 3)
+    parts = inception_parts(image, (count,) * 3, SIZES, False, tc.f32, "sm_80", True)
+    assert parts is not None
+    x, given = normal(1, *image), [each for w in weights for each in (w[:, 0], None)]
+    wanted = expected(x, weights, [None] * 3)
+    done = in_place_kernel.compile(x, *given, parts=parts, warps=WARPS, target="sm_80")
+    report = emulate(done.code, [x, *(w[:, 0] for w in weights)])
+    assert report.completed and not report.findings
+    assert relative_error(x, wanted) < 1e-5
+    lines = done.ptx.splitlines()
+    loads = [t for i, t in report.metrics.shared.items() if "ld.shared" in lines[i - 1]]
+    assert loads and all(traffic.ratio == 1 for traffic in loads)
 
 
 X, ((S, R, C), _) = normal(2, 8, 9, 11), some()
