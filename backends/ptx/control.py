@@ -145,7 +145,7 @@ def _same(e: Emitter, inst: shape.Annotate) -> Any:
 
 def _assert(e: Emitter, inst: sync.Assert) -> None:
     """Stops the kernel where any element is false."""
-    held_ = e.values[inst.condition]
+    held_ = e.held(inst.condition)
     whole: str | None = None
     slots = held_.slots if isinstance(held_, Fragment) else [held_]
     real = (

@@ -11,6 +11,7 @@ import pytest
 import tilec as tc
 from tests.backends.ptx.stub import StubDriver, installed
 from tilec.backends.ptx import assemble, reports
+from tilec.ir.errors import TilecError
 from tilec.ir.tile import TileType
 
 Output = pytest.CaptureFixture[str]
@@ -63,6 +64,21 @@ def test_a_failed_assertion_has_its_message_and_line(capsys: Output) -> None:
     with pytest.raises(tc.TilecError, match=message) as e:
         said(capsys, "emulator:sm_80", 12)
     assert e.value.report is not None and "tile [ 8., " in capsys.readouterr().out
+
+
+@tc.kernel
+def knows(x: tc.Array, *, most=8, warps=1):
+    table = tc.from_function((8,), lambda i: i < most)
+    tc.assert_(table, "known")
+    x.store(0, tc.where(table, 1.0, 0.0).to(x.dtype))
+
+
+def test_assertions_about_what_is_known_while_compiling() -> None:
+    for place in ("cpu", "reference", "emulator:sm_80"):
+        knows.on(place)(x := np.zeros(8, np.float32))
+        assert x.all()
+        with pytest.raises(TilecError, match="assertion failed in block 0: known"):
+            knows.on(place)(x, most=7)
 
 
 def test_code_that_says_nothing_takes_no_buffer() -> None:
