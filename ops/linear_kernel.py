@@ -17,6 +17,7 @@ from tilec.ops.quantize import weight_dtype
 from tilec.ops.tiling import Extent, dense_tiling, linear_tiling
 from tilec.ops.weight import default_zero
 
+WHOLE = 1 << 30  # more weights than a row has
 LONGEST = 1 << 14  # products of bytes whose sum an i32 holds: 2^14 * 127 * 255 < 2^31
 
 
@@ -59,9 +60,10 @@ def linear_kernel(
     part = tc.zeros((bm, bn), sums)  # those of the group under way
     scaling = 0.5 if compute.is_integer and is_halved(weight, zero_point) else 1.0
     span = gcd(group, LONGEST) if compute.is_integer else group
+    apart = compute.is_integer and zero_point and zeros.dtype.is_float  # differences that are no bytes
     for s in tc.range(steps, stages=stages):
         xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], weight, fragment, placed=placed)
-        if group % bk == 0:
+        if group % bk == 0 and not apart:
             at = (s * bk // group if group else 0, j * bn)
             if scaled_weights:
                 w = floats(w, zeros, at, compute, zero_point) * scales.load(at, (1, bn)).to(compute)
@@ -74,7 +76,7 @@ def linear_kernel(
                 acc = tc.fma(part.to(tc.f32), scales.load(at, (1, bn)).to(tc.f32) * scaling, acc)
                 part = tc.zeros((bm, bn), sums)
         else:  # groups end within a step: each weight gets its own scale
-            g, n = (s * bk + tc.arange(bk)[:, None]) // group, j * bn + tc.arange(bn)[None, :]
+            g, n = (s * bk + tc.arange(bk)[:, None]) // (group or WHOLE), j * bn + tc.arange(bn)[None, :]
             zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
             scaled = (w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)
             exact = tc.f32 if compute.is_integer else compute

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -63,6 +64,18 @@ def test_a_gpu_gives_the_same(weight: str, zero_point: bool, group: int | None, 
         with tc.target(place):
             found.append(linear(x, q, activations="int8", out_dtype="f32"))
     assert np.array_equal(*found) if group != 24 else relative_error(*found) < 1e-5
+
+
+@pytest.mark.parametrize("target", ["cpu", "emulator:sm_80"])
+@pytest.mark.parametrize(("group", "m"), [(64, 3), (None, 20)])
+def test_zeros_of_floats(group: int | None, m: int, target: str) -> None:
+    """As some checkpoints have them: no difference from one is a byte."""
+    q, x = quantize(normal(37, 96), "u4", group_size=group, zero_point=True), normal(m, 96)
+    zeros = (q.zeros + np.random.default_rng(0).uniform(-0.5, 0.5, q.zeros.shape)).astype(np.float32)
+    q = replace(q, zeros=zeros)
+    with tc.target(target):
+        y = linear(x, q, activations="int8")
+    assert (np.abs(y - linear_reference(x, q)) <= bound(x, q)).all()
 
 
 def test_on_a_gpu_bytes_are_multiplied() -> None:
