@@ -51,8 +51,8 @@ class Box:
 
 @dataclass(frozen=True)
 class Slot:
-    """One machine argument. `kind` is pointer, extent, stride, scalar, map or said; `param` counts parameters,
-    `axis` axes.
+    """One machine argument. `kind` is pointer, extent, stride, scalar, map or said; `param` counts
+    parameters, `axis` axes.
     """
 
     kind: str

@@ -188,8 +188,8 @@ class Lazy(Sequence[str]):
 def load(
     e: Emitter, buffer: Value, layout: Layout, at: Sequence[int], lazy: bool, source: ArrayRef | None = None
 ) -> Fragment:
-    """A tile from a shared buffer (or from `source`, where it lies elsewhere): by ldmatrix where its fragments
-    match, else in wide runs.
+    """A tile from a shared buffer (or from `source`, where it lies elsewhere): by ldmatrix where its
+    fragments match, else in wide runs.
     """
     kind = buffer.array_type
     offsets, bits = byte_offsets(kind, layout, at), memory_bits(kind.dtype)

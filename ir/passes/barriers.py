@@ -96,7 +96,7 @@ class _Scanner:
         return since
 
     def around(self, inst: For | While, since: _Since) -> _Since:
-        """A loop. Where its body needs a barrier only because of what was before, one before the loop does."""
+        """A loop. Where its body needs a barrier only for what was before, one before the loop does."""
         before = set(self.before)
         after = self.loop(inst.blocks, _Since())
         inside = set(self.before)
