@@ -7,6 +7,7 @@ for s in tc.range(n, stages=3):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -326,11 +327,20 @@ def inline_ptx(template: str, *operands: Tile, meaning: Callable[..., Any]) -> T
         raise TilecError(f"tc.inline_ptx takes PTX with $0 for its result, found {template!r}")
     if not all(isinstance(x, Tile) for x in operands):
         raise TilecError(f"tc.inline_ptx takes tiles, found {list(operands)!r}: write numbers into the text")
+    _check_places(template, len(operands))
     meant = meaning(*operands)
     if not isinstance(meant, Tile):
         raise TilecError(f"the meaning of tc.inline_ptx gives a tile, found {meant!r}")
     given = tuple(values.expand(x, meant.shape) for x in operands)
     return emit(inline.InlinePtx, template, given, meant.value)
+
+
+def _check_places(template: str, operands: int) -> None:
+    """LLVM ends the process where a text names what is not there."""
+    for name in re.findall(r"\$(\$|\w*)", template):
+        if name != "$" and not (name.isdecimal() and int(name) <= operands):
+            there = f"$0 and $1 to ${operands}" if operands else "$0"
+            raise TilecError(f"the text of tc.inline_ptx has {there} (a $ itself is $$), found ${name}")
 
 
 # Words to the developer.

@@ -98,8 +98,12 @@ def wrong(x: tc.Array, *, case=0):
         tc.inline_ptx("mov.b32 $0, $1;", 3, meaning=lambda v: v)
     elif case == 2:
         tc.inline_ptx("mov.b32 $0, $1;", v, meaning=lambda v: 3)
-    else:
+    elif case == 3:
         tc.inline_ptx("mov.b32 $0, $1;", v.to(tc.i8), meaning=lambda v: v)
+    elif case == 4:
+        tc.inline_ptx("neg.f32 $0, $2;", v, meaning=lambda v: -v)
+    else:
+        tc.inline_ptx("bra $L1; mov.b32 $0, 0;", meaning=lambda: tc.zeros((8,), tc.i32))
 
 
 @pytest.mark.parametrize(
@@ -109,6 +113,8 @@ def wrong(x: tc.Array, *, case=0):
         (1, r"takes tiles, found \[3\]: write numbers into the text"),
         (2, "the meaning of tc.inline_ptx gives a tile, found 3"),
         (3, r"works on numbers of 16, 32 or 64 bits, not on i8: cast with \.to"),
+        (4, r"has \$0 and \$1 to \$1 \(a \$ itself is \$\$\), found \$2"),
+        (5, r"has \$0 \(a \$ itself is \$\$\), found \$L1"),
     ],
 )
 def test_wrong_use(case: int, message: str) -> None:
