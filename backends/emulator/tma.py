@@ -15,7 +15,7 @@ from tilec.backends.emulator.bulk import in_shared
 from tilec.backends.emulator.bulk_linear import COMBINE, combined, mbarrier_key, observe, receivers
 from tilec.backends.emulator.decode import Form, Getter, Step, full
 from tilec.backends.emulator.device import GLOBAL, PARAM
-from tilec.backends.emulator.lanes import lanes_of
+from tilec.backends.emulator.lanes import lanes_of, part
 from tilec.backends.emulator.memory import CACHES
 from tilec.backends.emulator.program import Address, Operand, Vector
 from tilec.backends.emulator.ptx_types import Array, Sel
@@ -62,14 +62,16 @@ def loads(f: Form, rank: int, multicast: bool) -> Step:
         places = np.stack([full(c(m, s), s) for c in coordinates], 1).astype(np.int64)
         targets, maps, bars = to(m, s), where(m, s), bar(m, s)
         masks = full(mask(m, s), s) if mask else None
+        read = np.zeros(len(places), bool)
         for n, lane in enumerate(lanes_of(s).tolist()):
             tensor_map = find(m, lane, int(maps[n]), rank)
             if tensor_map is None:
                 continue
-            raw, unit = box_values(m, lane, tensor_map, places[n])
+            raw, unit, read[n] = box_values(m, lane, tensor_map, places[n])
             chosen = None if masks is None else int(masks[n])
             for target, barrier in receivers(int(targets[n]), int(bars[n]), chosen):
                 deliver(m, lane, tensor_map, target, barrier, raw, unit)
+        m.launch.unread.note(m, s, part(s, read))
 
     return Step(run)
 
@@ -131,19 +133,19 @@ def geometry(tensor_map: TensorMap, place: Array) -> tuple[Array, Array, int]:
     return at, inside, unit
 
 
-def box_values(m: Machine, lane: int, tensor_map: TensorMap, place: Array) -> tuple[Array, int]:
-    """The box's units, and the map's fill where it leaves the array."""
+def box_values(m: Machine, lane: int, tensor_map: TensorMap, place: Array) -> tuple[Array, int, bool]:
+    """The box's units, the map's fill where it leaves the array; and whether any of it is inside."""
     at, inside, unit = geometry(tensor_map, place)
     view = m.launch.memory.arena.views[unit]
     base = tensor_map.address - GLOBAL
     m.launch.metrics.bytes["global read"] += int(inside.sum()) * unit
     observe(m, lane, base + at[inside], unit, False)
     if inside.all():
-        return view[(base + at) // unit], unit
+        return view[(base + at) // unit], unit, True
     fill = np.frombuffer(tensor_map.fill * (unit // len(tensor_map.fill)), view.dtype)
     raw = np.repeat(fill, len(at))
     raw[inside] = view[(base + at[inside]) // unit]
-    return raw, unit
+    return raw, unit, bool(inside.any())
 
 
 def stores(f: Form, rank: int, operation: str) -> Step:

@@ -235,6 +235,7 @@ def test_ptxas_goes_first_until_nvjitlink_is_loaded(
     linker: Linker, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake(bare, "ptxas", "echo Cuda compilation tools, release 13.0, V13.0.1")
+    monkeypatch.delitem(sys.modules, link.BINDING, raising=False)
     assert [tool.name for tool in module._assemblers()] == ["ptxas", "nvjitlink"]
     monkeypatch.setitem(sys.modules, link.BINDING, ModuleType("loaded"))
     assert [tool.name for tool in module._assemblers()] == ["nvjitlink", "ptxas"]

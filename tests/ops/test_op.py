@@ -12,6 +12,7 @@ from tilec.ir.errors import TilecError
 def test_signatures_are_those_of_the_functions():
     assert list(inspect.signature(ops.linear).parameters) == [
         "x", "weight", "bias", "activation", "residual", "low_rank", "x_scale", "out_dtype", "out",
+        "activations",
     ]  # fmt: skip
     assert list(inspect.signature(ops.matmul).parameters) == ["a", "b", "out_dtype", "out"]
     assert list(inspect.signature(ops.quantize).parameters) == [
