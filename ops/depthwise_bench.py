@@ -1,24 +1,22 @@
 """`tilec bench depthwise`: depthwise convolution on this CPU, beside torch (oneDNN) where it is.
 
 for line in table(runs=5): print(line)
-All take turns in one run, f32, in both orders of axes: results, and gradients of the weight. Wall time is the
-median; `cpu` is the time of all threads together, which other programs on the machine disturb less.
+All take turns in one run (tilec.ops.beside), f32, in both orders of axes: results, and gradients of the
+weight.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tilec.ops.beside import Call, compared
 from tilec.ops.depthwise import depthwise_conv
 from tilec.ops.depthwise_backward import weight_gradient
 from tilec.ops.depthwise_call import depthwise_call
-from tilec.ops.neighborhood_bench import measured
-from tilec.ops.reference import relative_error
 
-Call = Callable[[], Any]
 Arrays = tuple[np.ndarray[Any, Any], ...]
 SLOW = 31  # rows of a kernel from which torch takes seconds for few calls
 
@@ -60,20 +58,8 @@ def compare(problem: Problem, runs: int) -> Iterator[str]:
     if problem.layout == "NHWC":  # the same axes, the channels next to each other
         x, d_out = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for a in (x, d_out))
     calls: dict[str, Call] = {"tilec": ours(problem, (x, w, d_out), pad)}
-    expected = calls["tilec"]()
-    yield f"{problem.name:<48}{'wall ms':>9}{'cpu ms':>9}{'ratio':>8}"
-    peers = dict(_peers(problem, (x, w, d_out), pad))
-    for name, call in peers.items():
-        off = relative_error(np.asarray(call()).reshape(expected.shape), expected)
-        if off < 1e-4:
-            calls[name] = call
-        else:
-            yield f"    {name}: its result is off by {off:.1e}, not timed"
-    found = measured(calls, 1 if problem.size >= SLOW else runs)
-    for name, (wall, cpu) in found.items():
-        yield f"    {name:<44}{wall:9.3f}{cpu:9.3f}{wall / found['tilec'][0]:8.1f}"
-    if not peers:
-        yield "    no peer in this run: install torch"
+    peers = _peers(problem, (x, w, d_out), pad)
+    yield from compared(problem.name, calls, peers, 1 if problem.size >= SLOW else runs, "torch")
 
 
 def ours(problem: Problem, arrays: Arrays, pad: int) -> Call:

@@ -1,22 +1,20 @@
 """`tilec bench fftconv`: long causal convolutions on this CPU, beside torch and scipy where they are.
 
 for line in table(runs=5): print(line)
-All take turns in one run, f32, with the kernel's spectrum made before ("spectrum kept") and in every call.
-Wall time is the median; `cpu` is the time of all threads together, which other programs disturb less.
+All take turns in one run (tilec.ops.beside), f32, with the kernel's spectrum made before ("spectrum kept")
+and in every call.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tilec.ops.beside import Call, compared
 from tilec.ops.fft_conv import fft_conv, fft_conv_spectrum
-from tilec.ops.neighborhood_bench import measured
-from tilec.ops.reference import relative_error
 
-Call = Callable[[], Any]
 KEPT = "tilec, spectrum kept"
 
 
@@ -47,20 +45,7 @@ def compare(problem: Problem, runs: int) -> Iterator[str]:
     k = rng.standard_normal((problem.channels, problem.length), np.float32)
     spectrum = fft_conv_spectrum(k, problem.length)
     calls: dict[str, Call] = {KEPT: lambda: fft_conv(u, spectrum), "tilec": lambda: fft_conv(u, k)}
-    expected = calls["tilec"]()
-    yield f"{problem.name:<48}{'wall ms':>9}{'cpu ms':>9}{'ratio':>8}"
-    peers = dict(_peers(u, k))
-    for name, call in peers.items():
-        off = relative_error(np.asarray(call()), expected)
-        if off < 1e-4:
-            calls[name] = call
-        else:
-            yield f"    {name}: its result is off by {off:.1e}, not timed"
-    found = measured(calls, runs)
-    for name, (wall, cpu) in found.items():
-        yield f"    {name:<44}{wall:9.3f}{cpu:9.3f}{wall / found[KEPT][0]:8.1f}"
-    if not peers:
-        yield "    no peer in this run: install torch, scipy"
+    yield from compared(problem.name, calls, _peers(u, k), runs, "torch, scipy")
 
 
 def _peers(u: Any, k: Any) -> Iterator[tuple[str, Call]]:

@@ -1,25 +1,18 @@
 """`tilec bench neighborhood`: neighborhood attention on this CPU, beside torch and NATTEN where they are.
 
 for line in table(runs=5): print(line)
-All take turns in one run, f32, batch 1. Wall time is the median; `cpu` is the time of all threads together,
-which other programs on the machine disturb less.
+All take turns in one run, f32, batch 1 (tilec.ops.beside).
 """
 
-import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
-from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tilec.ops.beside import Call, compared
 from tilec.ops.neighborhood import neighborhood_attention
-from tilec.ops.reference import relative_error
-
-REPEATS = 10  # calls of each in one run
-WARMING = 2  # calls that are not counted
-Call = Callable[[], Any]
 
 
 class Problem(NamedTuple):
@@ -49,35 +42,7 @@ def compare(problem: Problem, runs: int) -> Iterator[str]:
     shape = (1, *problem.extents, problem.heads, problem.dim)
     q, k, v = (rng.standard_normal(shape).astype(np.float32) for _ in range(3))
     calls: dict[str, Call] = {"tilec": lambda: neighborhood_attention(q, k, v, problem.window)}
-    expected = calls["tilec"]()
-    yield f"{problem.name:<48}{'wall ms':>9}{'cpu ms':>9}{'ratio':>8}"
-    peers = dict(_peers(problem, q, k, v))
-    for name, call in peers.items():
-        off = relative_error(np.asarray(call()).reshape(expected.shape), expected)
-        if off < 1e-4:
-            calls[name] = call
-        else:
-            yield f"    {name}: its result is off by {off:.1e}, not timed"
-    found = measured(calls, runs)
-    for name, (wall, cpu) in found.items():
-        yield f"    {name:<44}{wall:9.2f}{cpu:9.2f}{wall / found['tilec'][0]:8.1f}"
-    if not peers:
-        yield "    no peer in this run: install torch, natten"
-
-
-def measured(calls: dict[str, Call], runs: int) -> dict[str, tuple[float, float]]:
-    """Median milliseconds of each, wall and CPU, taking turns."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    for _ in range(runs):
-        for name, call in calls.items():
-            times[name] += [_timed(call) for _ in range(REPEATS + WARMING)][WARMING:]
-    return {name: (median(w for w, _ in each), median(c for _, c in each)) for name, each in times.items()}
-
-
-def _timed(call: Call) -> tuple[float, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    call()
-    return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)
+    yield from compared(problem.name, calls, _peers(problem, q, k, v), runs, "torch, natten")
 
 
 def _peers(problem: Problem, q: Any, k: Any, v: Any) -> Iterator[tuple[str, Call]]:

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from tilec import ops
-from tilec.ops import depthwise_bench, neighborhood_bench
+from tilec.ops import beside, depthwise_bench
 from tilec.ops.depthwise_bench import Problem, compare
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighborhood_bench, "REPEATS", 1)
-    monkeypatch.setattr(neighborhood_bench, "WARMING", 0)
+    monkeypatch.setattr(beside, "REPEATS", 1)
+    monkeypatch.setattr(beside, "WARMING", 0)
 
 
 @pytest.mark.parametrize("gradient", [False, True])

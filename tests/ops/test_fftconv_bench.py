@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from tilec import ops
-from tilec.ops import fftconv_bench, neighborhood_bench
+from tilec.ops import beside, fftconv_bench
 from tilec.ops.fftconv_bench import Problem, compare
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighborhood_bench, "REPEATS", 1)
-    monkeypatch.setattr(neighborhood_bench, "WARMING", 0)
+    monkeypatch.setattr(beside, "REPEATS", 1)
+    monkeypatch.setattr(beside, "WARMING", 0)
 
 
 def test_without_peers(monkeypatch: pytest.MonkeyPatch) -> None:
