@@ -51,7 +51,7 @@ def test_float64_numpy_into_an_f32_kernel() -> None:
     fails(
         lambda: scale.meaning(np.ones(10), f32(10), 2.0),
         "mul takes tiles of one dtype",
-        "x is f64[64], y is f32[64]",
+        "found f64[64] and f32[64]",
         "called with x f64[10], out f32[10]",
         "x.astype(np.float32)",
         kernel=scale,
@@ -111,7 +111,7 @@ def test_forgotten_to() -> None:
     x = np.ones(32, np.float16)
     fails(
         lambda: forgot_to_cast.meaning(x, f32(16)),
-        "add takes tiles of one dtype and shape: x is f32[16], y is f16[16]; cast one with .to(...)",
+        "add takes tiles of one dtype and shape, found f32[16] and f16[16]; cast one with .to(...)",
         kernel=forgot_to_cast,
         at="total =",
     )

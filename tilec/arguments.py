@@ -191,11 +191,17 @@ def argument_type(param: Param, i: int, x: Any, static: Static) -> Type:
 
 
 def check_writeable(definition: Signature, written: Sequence[int], held: Sequence[Any]) -> None:
-    """Arrays that the kernel writes must be writeable."""
+    """Arrays that the kernel writes must be writeable, each element of them on its own."""
     for i in written:
-        if not data_of(held[i]).flags.writeable:
-            name = definition.params[i].name
+        x, name = data_of(held[i]), definition.params[i].name
+        if not x.flags.writeable:
             raise TilecError(f"{definition.name} writes {name}, which is read-only: pass a copy")
+        for axis, (extent, stride) in enumerate(zip(x.shape, x.strides, strict=True)):
+            if stride == 0 and extent > 1:
+                raise TilecError(
+                    f"{definition.name} writes {name}, whose {extent} elements along axis {axis} are one in "
+                    "memory (an expanded array): pass a copy"
+                )
 
 
 def kept_apart(definition: Signature, written: Sequence[int]) -> tuple[tuple[int, int], ...]:

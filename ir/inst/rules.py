@@ -38,7 +38,7 @@ def same_type(name: str, *values: Value) -> TileType:
         types = [TileType(t.dtype, t.shape) for t in types]
     for other in types[1:]:
         if other != types[0]:
-            said = f"{name} takes tiles of one dtype and shape: x is {types[0]}, y is {other}"
+            said = f"{name} takes tiles of one dtype and shape, found {types[0]} and {other}"
             hint = "; cast one with .to(...)" if other.dtype != types[0].dtype else ""
             raise TilecError(said + hint)
     return types[0]

@@ -52,6 +52,7 @@ def axpy(x: tc.Array, y: tc.Array, alpha: tc.f32, *, block=64, negate=False):
         (lambda k, a: k(a, a, 1.0), 'writes y, whose bytes overlap those of x: pass a copy, or say that this is meant'),
         (lambda k, a: k(a[:8], a[4:12], 1.0), "writes y, whose bytes overlap those of x"),
         (lambda k, a: k(a, frozen(a), 1.0), "axpy writes y, which is read-only: pass a copy"),
+        (lambda k, a: k(a, one_for_all(16), 1.0), "y, whose 16 elements along axis 0 are one in memory (an expanded"),
         (lambda k, a: k(a.astype(">f4"), a, 1.0), "x is byte-swapped (>f4)"),
         (lambda k, a: k(a.astype(complex), a, 1.0), "x holds complex128, which no tile can hold"),
         (lambda k, a: k(a[::-1], a.copy(), 1.0), "x runs backwards along axis 0: pass np.ascontiguousarray(x), a copy"),
@@ -65,6 +66,10 @@ def test_wrong_calls(call: Callable[[Any, Array], None], message: str) -> None:
     with pytest.raises(tc.TilecError) as caught:
         call(axpy.meaning, ones(16))
     assert message in str(caught.value)
+
+
+def one_for_all(n: int) -> Array:
+    return np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (n,), (0,))
 
 
 def frozen(x: Array) -> Array:

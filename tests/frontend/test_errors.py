@@ -116,7 +116,7 @@ CASES = {
     "y = tc.range(4, stages=0)": ("stages is a constant of 1 or more, found 0", "stages"),
     "for s in tc.range(n.to(tc.f32)): pass": ("tc.range counts integers, not f32", "for s"),
     # operators
-    "y = t + tc.zeros((8, 8), tc.f16)": ("add takes tiles of one dtype and shape: x is f32[8, 8]", "t + tc"),
+    "y = t + tc.zeros((8, 8), tc.f16)": ("add takes tiles of one dtype and shape, found f32[8, 8]", "t + tc"),
     "y = t + t[0:4]": ("add: f32[8, 8] and f32[4, 8] do not broadcast", "t[0:4]"),
     "y = t + 'a'": ("unsupported operand type(s) for +: 'Tile' and 'str'", "'a'"),
     "y = x + 1": ("x is an array in memory: read a tile first, x = x.load(offsets, shape)", "x + 1"),
