@@ -5,7 +5,7 @@ Passes price things with these numbers and emitters ask for features by name; no
     target("sm_80").has("wgmma") is False
     parse_target("emulator:sm_80") == Place("emulator", target("sm_80"))
 Limits are those of the CUDA programming guide's table of compute capabilities, features those of the PTX ISA
-(a test holds every one against the assembler), rates those of NVIDIA's data sheets, dense.
+(a test holds every one against the assembler), rates those of a board of its kind (ir/boards.py).
 """
 
 import re
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
+from tilec.ir.boards import BOARDS, Rates
 from tilec.ir.errors import TilecError
 
 KIB = 1024
@@ -61,27 +62,6 @@ class Mma:
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Peaks of one board: `sms`, `clock` in GHz, `dram` in GB/s, `tensor` in TFLOP/s by operand dtype."""
-
-    board: str
-    sms: int
-    clock: float
-    dram: float
-    f32_lanes: int  # fused multiply-adds of one SM in one clock
-    tensor: tuple[tuple[str, float], ...]
-
-    @property
-    def f32(self) -> float:
-        """TFLOP/s of f32 outside the tensor cores."""
-        return self.sms * self.f32_lanes * 2 * self.clock / 1000
-
-    def tensor_tflops(self, dtype: str) -> float | None:
-        """Peak of the matrix units on operands of this dtype, f32 (or i32) accumulators; None: not stated."""
-        return dict(self.tensor).get(dtype)
-
-
-@dataclass(frozen=True)
 class Target:
     """A machine that code is made for. Numbers are maxima; 0 where there is no such thing."""
 
@@ -92,6 +72,7 @@ class Target:
     oldest_ptx_version: int = 0  # the first that knows this target
     features: frozenset[str] = frozenset()
     mma: tuple[Mma, ...] = ()
+    mma_sparse: tuple[Mma, ...] = ()  # mma.sp, the larger k of each dtype; a keeps two of each four
     wgmma: tuple[Mma, ...] = ()  # for four warps: n is the step of its own, up to WGMMA_COLUMNS
     atomic_add: frozenset[str] = frozenset()  # dtypes with an add of their own in global memory
     warp_size: int = 1
@@ -162,7 +143,13 @@ _MMA_80 = (
     *_products(16, 8, 32, "i4 u4 i4*u4 u4*i4", "i32"),
     *_products(16, 8, 64, "i4 u4 i4*u4 u4*i4", "i32"),
 )
+_SPARSE_80 = (
+    *_products(16, 8, 32, "f16", "f32", "f16"),
+    *_products(16, 8, 32, "bf16", "f32"),
+    *_products(16, 8, 64, "i8 u8 i8*u8 u8*i8", "i32"),
+)
 _MMA_89 = (*_MMA_80, *_products(16, 8, 32, _F8, "f32"))
+_SPARSE_89 = (*_SPARSE_80, *_products(16, 8, 64, _F8, "f32"))
 
 WGMMA_COLUMNS = 256
 _WGMMA = (
@@ -182,18 +169,6 @@ _100A = _90 | {"setmaxnreg", "f32x2", "redux_f32", "cvt_f6", "cvt_f4"}
 _120 = _90 | {"f32x2"}
 
 
-def _tensor(f16: float, tf32: float, i8: float = 0, f8: float = 0) -> tuple[tuple[str, float], ...]:
-    rates = {"f16": f16, "bf16": f16, "tf32": tf32, "i8": i8, "u8": i8, "f8e4m3": f8, "f8e5m2": f8}
-    return tuple((dtype, rate) for dtype, rate in rates.items() if rate)
-
-
-_A100 = Rates("A100 SXM 80GB", 108, 1.41, 2039, 64, _tensor(f16=312, tf32=156, i8=624))
-_3090 = Rates("RTX 3090", 82, 1.695, 936, 128, _tensor(f16=71, tf32=35.6, i8=284))
-_4090 = Rates("RTX 4090", 128, 2.52, 1008, 128, _tensor(f16=165.2, tf32=82.6, i8=660.6, f8=330.3))
-_H100 = Rates("H100 SXM", 132, 1.83, 3352, 128, _tensor(f16=989.4, tf32=494.7, i8=1978.9, f8=1978.9))
-_B200 = Rates("B200", 148, 1.965, 8000, 128, _tensor(f16=2250, tf32=1100, i8=4500, f8=4500))
-_5090 = Rates("RTX 5090", 170, 2.407, 1792, 128, _tensor(f16=209.5, tf32=104.8, i8=838, f8=419))
-
 SM_80 = Target(
     "sm_80",
     "ptx",
@@ -202,6 +177,7 @@ SM_80 = Target(
     oldest_ptx_version=70,
     features=_80,
     mma=_MMA_80,
+    mma_sparse=_SPARSE_80,
     atomic_add=frozenset(("i32", "u32", "i64", "u64", "f16", "f32", "f64")),
     warp_size=32,
     max_threads=1024,
@@ -212,7 +188,7 @@ SM_80 = Target(
     shared_bytes_per_block=163 * KIB,
     shared_bytes_per_sm=164 * KIB,
     shared_bytes_reserved=KIB,
-    rates=_A100,
+    rates=BOARDS["A100"],
 )
 SM_86 = replace(
     SM_80,
@@ -223,7 +199,7 @@ SM_86 = replace(
     max_blocks_per_sm=16,
     shared_bytes_per_block=99 * KIB,
     shared_bytes_per_sm=100 * KIB,
-    rates=_3090,
+    rates=BOARDS["RTX 3090"],
 )
 SM_89 = replace(
     SM_86,
@@ -233,8 +209,9 @@ SM_89 = replace(
     oldest_ptx_version=78,
     features=_89,
     mma=_MMA_89,
+    mma_sparse=_SPARSE_89,
     max_blocks_per_sm=24,
-    rates=_4090,
+    rates=BOARDS["RTX 4090"],
 )
 SM_90 = replace(
     SM_80,
@@ -244,10 +221,11 @@ SM_90 = replace(
     oldest_ptx_version=78,
     features=_90,
     mma=_MMA_89,
+    mma_sparse=_SPARSE_89,
     atomic_add=SM_80.atomic_add | {"bf16"},
     shared_bytes_per_block=227 * KIB,
     shared_bytes_per_sm=228 * KIB,
-    rates=_H100,
+    rates=BOARDS["H100"],
 )
 SM_90A = replace(SM_90, name="sm_90a", oldest_ptx_version=80, features=_90A, wgmma=_WGMMA)
 SM_100A = replace(
@@ -257,7 +235,7 @@ SM_100A = replace(
     ptx_version=86,
     oldest_ptx_version=86,
     features=_100A,
-    rates=_B200,
+    rates=BOARDS["B200"],
 )
 SM_120 = replace(
     SM_89,
@@ -267,7 +245,7 @@ SM_120 = replace(
     oldest_ptx_version=87,
     features=_120,
     atomic_add=SM_90.atomic_add,
-    rates=_5090,
+    rates=BOARDS["RTX 5090"],
 )
 CPU = Target("cpu", "cpu", shared_bytes_per_block=1 << 30, max_access_bytes=64)  # shared: in the arena
 

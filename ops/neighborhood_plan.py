@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from tilec.ir.boards import Rates
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
-from tilec.ir.target import CPU, Rates, parse_target
+from tilec.ir.target import CPU, parse_target
 from tilec.ops.attention_call import windows
 from tilec.ops.attention_tiling import group_lengths, tiled
 from tilec.ops.attention_windows import Axis, seen_by, window_of

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from tilec.backends.ptx.reports import BUFFER_BYTES, Report, heard
+from tilec.ir.boards import Rates, rates_of
 from tilec.ir.errors import TilecError
 from tilec.ir.signature import Box, Slot
 from tilec.ir.target import Target, of_capability
@@ -107,14 +108,10 @@ class Device:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        handle = self._handle = call("cuDeviceGet", number)
-        attributes = api().CUdevice_attribute
-        major, minor = (
-            int(call("cuDeviceGetAttribute", getattr(attributes, f"CU_DEVICE_ATTRIBUTE_{name}"), handle))
-            for name in ("COMPUTE_CAPABILITY_MAJOR", "COMPUTE_CAPABILITY_MINOR")
-        )
+        self._handle = call("cuDeviceGet", number)
+        major, minor = (self._attribute(f"COMPUTE_CAPABILITY_{which}") for which in ("MAJOR", "MINOR"))
         self.target: Target = of_capability(major, minor)
-        self.context = call("cuDevicePrimaryCtxRetain", handle)
+        self.context = call("cuDevicePrimaryCtxRetain", self._handle)
         self._context = int(self.context)
         self.said: weakref.WeakSet[Said] = weakref.WeakSet()  # of kernels that print or assert
         self._kernels: dict[tuple[str, bytes], Kernel] = {}
@@ -145,6 +142,19 @@ class Device:
         """The board's, as NVIDIA calls it."""
         said: bytes = call("cuDeviceGetName", 256, self._handle)
         return said.partition(b"\0")[0].decode()
+
+    @cached_property
+    def rates(self) -> Rates:
+        """What the board can do in a second: those of its kind, by what the driver counts of it."""
+        like = self.target.rates
+        assert like is not None, "targets that are GPUs have rates"
+        names = "MULTIPROCESSOR_COUNT", "CLOCK_RATE", "MEMORY_CLOCK_RATE", "GLOBAL_MEMORY_BUS_WIDTH"
+        sms, clock, memory_clock, bus = map(self._attribute, names)  # clocks in kHz, the bus in bits
+        return rates_of(self.name, like, sms, clock / 1e6, 2 * memory_clock * bus / 8 / 1e6)
+
+    def _attribute(self, name: str) -> int:
+        which = getattr(api().CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return int(call("cuDeviceGetAttribute", which, self._handle))
 
     # Memory. Addresses are integers; copies are over when they return.
 

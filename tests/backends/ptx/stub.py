@@ -36,7 +36,12 @@ class StubDriver:
     """Two GPUs of one capability. `launches` has (name, blocks, threads, shared, packed) of each."""
 
     CUdevice_attribute = SimpleNamespace(
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76,
+        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT=16,
+        CU_DEVICE_ATTRIBUTE_CLOCK_RATE=13,
+        CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE=36,
+        CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH=37,
     )
     CUjit_option = SimpleNamespace(CU_JIT_ERROR_LOG_BUFFER=5, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES=6)
     CUfunction_attribute = SimpleNamespace(
@@ -103,7 +108,8 @@ class StubDriver:
         return number
 
     def cuDeviceGetAttribute(self, attribute: int, device: int) -> int:
-        return self.capability[attribute - 75]
+        counted = {16: 100, 13: 1_500_000, 36: 1_250_000, 37: 4096}
+        return counted[attribute] if attribute in counted else self.capability[attribute - 75]
 
     def cuDeviceGetName(self, size: int, device: int) -> bytes:
         return b"NVIDIA Stub".ljust(size, b"\0")

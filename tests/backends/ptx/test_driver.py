@@ -17,6 +17,7 @@ from tilec.backends.ptx import driver
 from tilec.ir.dtype import ALL, dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.signature import Slot
+from tilec.ir.target import target
 
 PTX = """.version 8.0
 .target sm_80
@@ -62,6 +63,14 @@ def test_a_device_is_opened_once(stub: StubDriver) -> None:
 def test_the_capability_picks_the_target(capability: tuple[int, int], name: str) -> None:
     with installed(capability):
         assert driver.device(0).target.name == name
+
+
+def test_what_a_board_can_do_is_counted(stub: StubDriver) -> None:
+    rates, like = driver.device(0).rates, target("sm_90a").rates
+    assert like is not None and (rates.board, rates.target) == ("NVIDIA Stub", "sm_90a")
+    assert (rates.sms, rates.clock, rates.dram) == (100, 1.5, 1280)
+    f16, peak = rates.tensor_tflops("f16"), like.tensor_tflops("f16")
+    assert f16 and peak and f16 == pytest.approx(peak * 100 * 1.5 / (132 * 1.83))
 
 
 def test_a_gpu_that_is_too_old() -> None:
