@@ -197,7 +197,7 @@ def check_writeable(definition: Signature, written: Sequence[int], held: Sequenc
         if not x.flags.writeable:
             raise TilecError(f"{definition.name} writes {name}, which is read-only: pass a copy")
         for axis, (extent, stride) in enumerate(zip(x.shape, x.strides, strict=True)):
-            if stride == 0 and extent > 1:
+            if stride == 0 and extent > 1 and x.size:
                 raise TilecError(
                     f"{definition.name} writes {name}, whose {extent} elements along axis {axis} are one in "
                     "memory (an expanded array): pass a copy"
