@@ -25,7 +25,7 @@ from tilec.backends.cpu import effects
 from tilec.backends.cpu.arguments import Binding
 from tilec.backends.cpu.lower import Report
 from tilec.backends.cpu.program import NAME, function_text, lower
-from tilec.backends.cpu.threads import together
+from tilec.backends.cpu.threads import Job, crew
 from tilec.backends.cpu.work import work
 from tilec.ir import codec
 from tilec.ir.addresses import address
@@ -58,6 +58,7 @@ class CpuKernel:
     def __post_init__(self) -> None:
         self._binding = Binding(self.func)
         self._function: Any = None
+        self._helpers: dict[int, tuple[Words, Any]] = {}  # their arenas, by how many
         self._table_addresses = _passed(np.array([address(t) for t in self.tables] or [0], np.uint64))
         self._callback = PrintCallback(self._print)
         self._print_address = ctypes.cast(self._callback, ctypes.c_void_p).value or 0
@@ -98,13 +99,12 @@ class CpuKernel:
         words, tables, run = _passed(self._binding.words(args)), self._table_addresses, self._run
         threads = self.threads(blocks) if threads is None else threads
         start = State(0, blocks, max(1, blocks // (threads * 16)), 0, 0, self._print_address)
+        job = self._job(words, tables, threads - 1)
 
         def launch() -> None:
             state = State(*start)
-            if threads == 1:
+            if threads == 1 or not crew().run(job, ctypes.addressof(state), self._scratch()):
                 run(words, state, tables)
-            else:
-                together(lambda: run(words, state, tables), threads)
             if state[effects.FAILED]:
                 self._raise(state)
 
@@ -119,17 +119,39 @@ class CpuKernel:
         worth = self.operations * blocks // FEW
         return max(1, min(_cores(), blocks, worth))
 
-    def _run(self, words: Words, state: Words, tables: Words) -> None:
+    def _run(self, words: Words, state: State, tables: Words) -> None:
         if self._function is None:
-            self._function = Blocks(self.module.address(NAME))
-        local = self._local
-        self._function(words, state, getattr(local, "start", None) or self._scratch(), tables)
+            self._function = Blocks(self._address())
+        self._function(words, state, self._scratch(), tables)
+
+    def _job(self, words: Words, tables: Words, helpers: int) -> Job:
+        """What all such launches have in common."""
+        arenas = self._arenas(helpers)
+        where = (ctypes.addressof(each) for each in (words, tables, arenas))
+        return Job(self._address(), *where, helpers)
+
+    def _address(self) -> int:
+        return self.module.address(NAME)
 
     def _scratch(self) -> int:
-        """Where this thread's arena starts, at a cache line."""
-        self._local.scratch = np.empty(self.scratch_bytes + 64, np.uint8)
-        self._local.start = -(-address(self._local.scratch) // 64) * 64
-        return int(self._local.start)
+        """Where this thread's arena starts."""
+        found = getattr(self._local, "start", None)
+        if found is None:
+            self._local.scratch, found = self._arena()
+            self._local.start = found
+        return int(found)
+
+    def _arenas(self, count: int) -> Words:
+        """Where the arenas of helping threads start; they stay, since helpers have one launch at a time."""
+        if count not in self._helpers:
+            arenas = [self._arena() for _ in range(count)]
+            self._helpers[count] = (ctypes.c_int64 * count)(*(start for _, start in arenas)), arenas
+        return self._helpers[count][0]
+
+    def _arena(self) -> tuple[Array, int]:
+        """Memory, and its first cache line."""
+        memory = np.empty(self.scratch_bytes + 64, np.uint8)
+        return memory, -(-address(memory) // 64) * 64
 
     def _print(self, which: int, pointer: int) -> None:
         report = self.reports[which]
