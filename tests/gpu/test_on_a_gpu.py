@@ -38,9 +38,10 @@ def qkv(*shape: int, dtype: Any = np.float16) -> tuple[Array, Array, Array]:
     return q, k, v
 
 
-def linear(dtype: str, m: int) -> Callable[[], Any]:
+def linear(dtype: str, m: int, activations: str | None = None) -> Callable[[], Any]:
     weight = ops.quantize(normal(96, 256, dtype=np.float32), dtype, group_size=64)
-    return lambda: ops.linear(normal(m, 256), weight, normal(96, seed=3), activation="gelu")
+    x, bias = normal(m, 256), normal(96, seed=3)
+    return lambda: ops.linear(x, weight, bias, activation="gelu", activations=activations)
 
 
 def attention_backward() -> Any:
@@ -97,6 +98,7 @@ CASES: dict[str, Callable[[], Any]] = {
         normal(3, 2, 50), normal(3, 2, 50, seed=1), normal(2, 50, seed=2)
     ),
     **{f"linear {dtype} {m}": linear(dtype, m) for dtype in ("u4", "i3", "u1", "f6e3m2") for m in (1, 33)},
+    **{f"linear {dtype} 33 int8": linear(dtype, 33, "int8") for dtype in ("u4", "i3", "u1")},
     "linear dense": lambda: ops.linear(normal(33, 128), normal(65, 128, seed=1)),
     **{
         f"matmul {kind.__name__}": lambda kind=kind: ops.matmul(

@@ -87,6 +87,25 @@ def test_linear_with_a_quantised_weight(full: bool) -> None:
         )  # fmt: skip
 
 
+def test_activations_rounded_to_bytes() -> None:
+    """The gradient is that without the rounding; dense weights are refused as by ops.linear."""
+    weight = ops.quantize(normal(40, 64, seed=1, grad=False), "u4", group_size=32)
+    x, bias = normal(7, 64), normal(40, seed=2)
+    y = tt.linear(x, weight, bias, activation="silu", activations="int8")
+    np.testing.assert_array_equal(
+        y.detach(), ops.linear(x.detach().numpy(), weight, bias.detach().numpy(), activation="silu",
+                               activations="int8")
+    )  # fmt: skip
+    exact = tt.linear(x, weight, bias, activation="silu")
+    assert 0 < off(y, exact) < 1e-2
+    d, wanted = (torch.autograd.grad(each.sum(), (x, bias)) for each in (y, exact))
+    assert all(off(a, b) < 2e-2 for a, b in zip(d, wanted, strict=True))
+    out = torch.empty(7, 40)
+    assert tt.linear(x.detach(), weight, activations="int8", out=out) is out
+    with pytest.raises(tc.TilecError, match="activations='int8' takes a QuantizedWeight"):
+        tt.linear(x, normal(4, 64), activations="int8")
+
+
 def test_codes_with_scales_have_no_gradient() -> None:
     x, w = torch.ones(2, 8, dtype=torch.float8_e4m3fn), normal(4, 8, dtype=torch.float16)
     y = tt.linear(x, w, x_scale=torch.full((2,), 0.5))
@@ -188,7 +207,8 @@ CASES = (
     Case("causal_conv1d", (wide(1, 2, 5), wide(2, 3), wide(2), "silu", wide(1, 2, 2))),
     Case("fft_conv", (wide(2, 2, 5), wide(2, 4), wide(2, 4, seed=1), wide(2), wide(2, 2, 5), wide(2, 2, 5),
                       "bidirectional")),
-    Case("linear", (wide(3, 6), wide(4, 6), wide(4), "gelu", wide(3, 4), wide(2, 6), wide(4, 2), None, None)),
+    Case("linear", (wide(3, 6), wide(4, 6), wide(4), "gelu", wide(3, 4), wide(2, 6), wide(4, 2), None, None,
+                    None)),
     Case("matmul", (wide(2, 3, 4), wide(4, 5), None)),
     Case("butterfly_conv", (wide(2, 2, 5), wide(2, 4), [wide(3, 3, 2), wide(2, 4, 4, 2)], [], True)),
     Case("tame_kernel", (wide(2, 9), 0.1, 3)),
@@ -239,7 +259,7 @@ def test_what_torch_checks_of_quantised_weights() -> None:
         ops.quantize(np.ones((4, 32), np.float32), "u3", group_size=16)
     ).held
     op = torch.ops.tilec.quantized_linear.default
-    torch.library.opcheck(op, (normal(3, 32), *weight[:5], normal(4), "relu", None, None, None, None, None))
+    torch.library.opcheck(op, (normal(3, 32), *weight[:5], normal(4), "relu", *[None] * 6))
     torch.library.opcheck(torch.ops.tilec.dequantize.default, (*weight[:6], torch.float16))
 
 

@@ -59,6 +59,24 @@ def test_forward() -> None:
     )
 
 
+def test_activations_of_bytes() -> None:
+    """What ops.linear gives with them; a layer says so, and its state knows nothing of it."""
+    held, x = weight(k=64, group_size=32), rows(5, 64)
+    layer = tt.QuantizedLinear.from_weight(held, activations="int8")
+    np.testing.assert_array_equal(layer(x), ops.linear(x.numpy(), held, activations="int8"))
+    assert "activations='int8'" in repr(layer) and "activations" not in layer.state_dict()
+    layer.activations = None
+    np.testing.assert_array_equal(layer(x), ops.linear(x.numpy(), held))
+    assert "activations" not in repr(layer)
+    model = nn.Sequential(nn.Linear(64, 32))
+    tt.quantize_(model, "i4", activations="int8")
+    assert model[0].activations == "int8" and model(x).shape == (5, 32)
+    with pytest.raises(tc.TilecError, match="expected activations=None"):
+        tt.QuantizedLinear(64, 32, activations="int4")
+    with pytest.raises(tc.TilecError, match="activations='int8' takes weights quantised to integers"):
+        tt.QuantizedLinear(64, 32, dtype="f4e2m1", activations="int8")
+
+
 def test_states_load_where_others_were() -> None:
     x = rows(3, 70)
     layer, other = (tt.QuantizedLinear.from_weight(weight(seed), rows(24)) for seed in (24, 24))

@@ -54,8 +54,8 @@ def matmul(a: Tensor, b: Tensor, *, out_dtype: Any = None, out: Tensor = None) -
 # linear.
 
 FINISH = (
-    "Tensor? bias, str? activation, Tensor? residual, Tensor? a, Tensor? b, Tensor? x_scale,"
-    " ScalarType? out_dtype"
+    "Tensor? bias, str? activation, Tensor? residual, Tensor? a, Tensor? b, str? activations,"
+    " Tensor? x_scale, ScalarType? out_dtype"
 )
 CODES = "Tensor codes, Tensor scales, Tensor? zeros, str dtype, int group_size"
 LINEAR = f"(Tensor x, Tensor weight, {FINISH}) -> Tensor"
@@ -63,10 +63,10 @@ QUANTIZED = f"(Tensor x, {CODES}, {FINISH}) -> Tensor"
 
 
 def _linear(x: Tensor, weight: Any, bias: Tensor, activation: Any, residual: Tensor, a: Tensor, b: Tensor,
-            x_scale: Tensor, out_dtype: Any, *, out: Tensor = None) -> Tensor:  # fmt: skip
+            activations: Any, x_scale: Tensor, out_dtype: Any, *, out: Tensor = None) -> Tensor:  # fmt: skip
     return ops.linear(
         x, weight, bias, activation=activation, residual=residual, low_rank=None if a is None else (a, b),
-        x_scale=x_scale, out_dtype=dtype_name(out_dtype), out=out,
+        x_scale=x_scale, out_dtype=dtype_name(out_dtype), out=out, activations=activations,
     )  # fmt: skip
 
 
@@ -102,13 +102,13 @@ def _finish_backward(
     x: Tensor, weight: Tensor, finish: Sequence[Any], d: Tensor, again: Any
 ) -> tuple[Any, ...]:
     """Gradients of x, of the product of both (for the weight's), and of what finishes a linear layer."""
-    bias, activation, residual, a, b, x_scale, _ = finish
+    bias, activation, residual, a, b, activations, x_scale, _ = finish
     if x_scale is not None:
         raise TilecError("linear with x_scale has no gradient: x is of codes; detach it")
     d_residual = None if residual is None else d.to(residual.dtype)
     d = d.to(x.dtype)
     if activation is not None:
-        d = slope(activation, d, again(bias, None, None, a, b, None, x.dtype))
+        d = slope(activation, d, again(bias, None, None, a, b, activations, None, x.dtype))
     rows, above = x.reshape(-1, x.shape[-1]), d.reshape(-1, d.shape[-1])
     d_x, d_a, d_b = _matmul_op(above, weight, None), None, None
     if a is not None:
@@ -116,7 +116,7 @@ def _finish_backward(
         d_x = d_x + _matmul_op(inner, a, None)
         d_a, d_b = _matmul_op(inner.mT, rows, None), _matmul_op(above.mT, _matmul_op(rows, a.mT, None), None)
     d_bias = None if bias is None else above.sum(0).to(bias.dtype)
-    return d_x.reshape(x.shape), (above, rows), (d_bias, None, d_residual, d_a, d_b, None, None)
+    return d_x.reshape(x.shape), (above, rows), (d_bias, None, d_residual, d_a, d_b, None, None, None)
 
 
 def _merged(tensors: Sequence[Any], rest: Sequence[Any]) -> tuple[Any, ...]:
@@ -163,10 +163,12 @@ def linear(
     x_scale: Tensor = None,
     out_dtype: Any = None,
     out: Tensor = None,
+    activations: str | None = None,
 ) -> Tensor:
     """ops.linear on tensors, with a gradient (of all but quantised weights); `out_dtype` is torch's.
 
-    `weight` is a tensor [N, K], an ops.QuantizedWeight, or its tensors (tilec.torch.weights.Codes).
+    `weight` is a tensor [N, K], an ops.QuantizedWeight, or its tensors (tilec.torch.weights.Codes). With
+    `activations` the gradient of x is what it is without: rounding counts as the identity.
     """
     a, b = (None, None) if low_rank is None else low_rank
     if isinstance(weight, QuantizedWeight):
@@ -175,7 +177,8 @@ def linear(
     if quantised and weight.order is not None:
         x, a = (None if y is None else y.index_select(-1, weight.order) for y in (x, a))
     x, dense, bias, residual, a, b = cast(x, None if quantised else weight, bias, residual, a, b)
-    finish = (bias, activation, residual, a, b, x_scale, out_dtype if out is None else out.dtype)
+    kind = out_dtype if out is None else out.dtype
+    finish = (bias, activation, residual, a, b, activations, x_scale, kind)
     operands = (x, *weight[:5], *finish) if quantised else (x, dense, *finish)
     if out is None:
         return (_quantized_op if quantised else _linear_op)(*operands)

@@ -15,6 +15,7 @@ from tilec import ops
 from tilec.ir.errors import TilecError
 from tilec.ir.packing import packed_bytes
 from tilec.ops import QuantizedWeight
+from tilec.ops.activations import check_bytes, check_class
 from tilec.ops.quantize import weight_dtype
 from tilec.torch.products import linear
 from tilec.torch.register import Tensor
@@ -27,7 +28,8 @@ class QuantizedLinear(nn.Module):
     Its state: `codes` uint8, packed row after row without gaps (tilec.pack), `scales` [out_features, groups],
     `zeros` of the same shape where `zero_point`, `order` [in_features] where the columns are not in x's order
     (`ordered`: GPTQ's act-order), and `bias`. `dtype`: u4, i3, f6e3m2 ...; `scale_dtype` and `zero_dtype` are
-    torch's. A new one has weights of 0: load a state, or use `from_linear` or `from_weight`.
+    torch's. `activations="int8"` rounds x to bytes on the way (ops.linear); it is no part of the state, and
+    may be set on a layer. A new one has weights of 0: load a state, or use `from_linear` or `from_weight`.
     """
 
     codes: Any
@@ -49,9 +51,14 @@ class QuantizedLinear(nn.Module):
         zero_dtype: Any = None,
         ordered: bool = False,
         device: Any = None,
+        activations: str | None = None,
     ) -> None:
         super().__init__()
         kind = weight_dtype(dtype)
+        check_class(activations)
+        if activations == "int8":
+            check_bytes(kind)
+        self.activations = activations
         self.in_features, self.out_features, self.dtype = in_features, out_features, kind.name
         self.group_size = in_features if group_size is None else min(group_size, in_features)
         groups = -(-in_features // self.group_size)
@@ -75,17 +82,19 @@ class QuantizedLinear(nn.Module):
         group_size: int | None = 128,
         zero_point: bool = False,
         scale_dtype: str = "f16",
+        activations: str | None = None,
     ) -> "QuantizedLinear":
         """The nearest to an nn.Linear; its bias is kept. TilecError for weights that cannot be quantised."""
         floats = layer.weight.detach()
         weight = ops.quantize(
             floats, dtype, group_size=group_size, zero_point=zero_point, scale_dtype=scale_dtype
         )
-        return cls.from_weight(weight, layer.bias, device=layer.weight.device)
+        device = layer.weight.device
+        return cls.from_weight(weight, layer.bias, device=device, activations=activations)
 
     @classmethod
     def from_weight(
-        cls, weight: QuantizedWeight, bias: Any = None, *, device: Any = None
+        cls, weight: QuantizedWeight, bias: Any = None, *, device: Any = None, activations: str | None = None
     ) -> "QuantizedLinear":
         """With a weight that is quantised already, of ops.quantize or of a checkpoint."""
         held = new_tensors(weight, torch.device(device or "cpu"))
@@ -98,6 +107,7 @@ class QuantizedLinear(nn.Module):
             zero_point=held.zeros is not None,
             scale_dtype=held.scales.dtype,
             device="meta",
+            activations=activations,
         )
         made.codes, made.scales, made.zeros, made.order = held.codes, held.scales, held.zeros, held.order
         if bias is not None:
@@ -114,7 +124,7 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in_features] of f16, bf16 or f32 -> [..., out_features] of the same dtype."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return linear(x, self.held, bias)
+        return linear(x, self.held, bias, activations=self.activations)
 
     def dequantize(self, dtype: Any = torch.float32) -> Tensor:
         """The weight that the codes stand for, [out_features, in_features]."""
@@ -137,7 +147,8 @@ class QuantizedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         sizes = f"{self.in_features}, {self.out_features}, dtype={self.dtype!r}, group_size={self.group_size}"
-        return f"{sizes}, zero_point={self.zeros is not None}, bias={self.bias is not None}"
+        rounded = "" if self.activations is None else f", activations={self.activations!r}"
+        return f"{sizes}, zero_point={self.zeros is not None}, bias={self.bias is not None}{rounded}"
 
 
 @dataclass(frozen=True)
@@ -179,25 +190,29 @@ def quantize_(
     group_size: int | None = 128,
     zero_point: bool = False,
     scale_dtype: str = "f16",
+    activations: str | None = None,
     filter: Callable[[str, Any], bool] | None = None,  # noqa: A002
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Replaces the nn.Linear layers in a model by QuantizedLinear, in place, and says what it did.
 
     `filter(name, layer)` says which; all of them without one. `progress` is called with a line per layer
-    (print, say). A layer that stands in several places is quantised once. TilecError where the model is a
-    linear layer itself, or weights cannot be quantised; it names the layer.
+    (print, say). `activations` is that of the new layers. A layer that stands in several places is quantised
+    once. TilecError where the model is a linear layer itself, or weights cannot be quantised; it names the
+    layer.
     """
     kind = weight_dtype(dtype)
     if isinstance(model, nn.Linear):
         raise TilecError(
             "quantize_ replaces layers inside of a model: use QuantizedLinear.from_linear(layer)"
         )
+    how: dict[str, Any] = {"group_size": group_size, "zero_point": zero_point, "scale_dtype": scale_dtype}
+    how["activations"] = activations
     todo, left = _chosen(model, filter)
     done: dict[Any, QuantizedLinear] = {}
     told: list[Quantised] = []
     for i, (name, layer) in enumerate(todo):
-        made = done[layer] = _quantised(name, layer, kind.name, group_size, zero_point, scale_dtype)
+        made = done[layer] = _quantised(name, layer, kind.name, how)
         told.append(_told(name, layer, made))
         if progress is not None:
             progress(f"{i + 1}/{len(todo)} {told[-1]}")
@@ -222,12 +237,9 @@ def _chosen(model: Any, choose: Any) -> tuple[list[tuple[str, Any]], list[tuple[
     return todo, left
 
 
-def _quantised(name: str, layer: Any, dtype: str, group_size: int | None, zero_point: bool,
-               scale_dtype: str) -> QuantizedLinear:  # fmt: skip
+def _quantised(name: str, layer: Any, dtype: str, how: dict[str, Any]) -> QuantizedLinear:
     try:
-        made = QuantizedLinear.from_linear(
-            layer, dtype, group_size=group_size, zero_point=zero_point, scale_dtype=scale_dtype
-        )
+        made = QuantizedLinear.from_linear(layer, dtype, **how)
     except TilecError as error:
         error.message = f"{name}: {error.message}"
         raise
