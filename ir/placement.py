@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tilec.ir.digits import Ints
+from tilec.ir.dtype import DType
 
 HALF, WORD = 16, 32  # bits
 Piece = tuple[int, int, int]  # word of the unit, first bit in its lower half, bits; a code's lowest first
@@ -45,15 +46,17 @@ def unit_words(bits: int) -> int:
     return 1 + max(piece[0] for code in halves(bits) for piece in code)
 
 
-def is_placed(bits: int, slots: int) -> bool:
-    """Whether the codes of so many slots are whole units; they lie in the order of slots where not."""
-    return bits <= 8 and slots % (2 * len(halves(bits))) == 0
+def is_placed(source: DType, slots: int, into: DType) -> bool:
+    """Whether the codes of so many slots are whole units, and are cast to what codes are placed for; they lie
+    in the order of slots where not.
+    """
+    return into.bits == HALF and source.bits <= 8 and slots % (2 * len(halves(source.bits))) == 0
 
 
 @lru_cache
-def pieces(bits: int, slots: int) -> tuple[Code, ...]:
+def pieces(source: DType, slots: int, into: DType) -> tuple[Code, ...]:
     """For each slot its pieces: word of the thread's, first bit, bits."""
-    codes, words = halves(bits), unit_words(bits)
+    codes, words = halves(source.bits), unit_words(source.bits)
     found = []
     for slot in range(slots):
         unit, own = divmod(slot, 2 * len(codes))
@@ -63,18 +66,18 @@ def pieces(bits: int, slots: int) -> tuple[Code, ...]:
 
 
 @lru_cache
-def positions(bits: int, slots: int) -> Ints:
+def positions(source: DType, slots: int, into: DType) -> Ints:
     """The bit of a thread's that each bit of each slot is: int32 [slots, bits], a permutation."""
     rows = [[word * WORD + first + i for word, first, size in code for i in range(size)]
-            for code in pieces(bits, slots)]  # fmt: skip
+            for code in pieces(source, slots, into)]  # fmt: skip
     return np.array(rows, np.int32)
 
 
-def placed(codes: Codes, bits: int) -> Codes:
+def placed(codes: Codes, source: DType, into: DType) -> Codes:
     """The words of each thread, uint32 [..., slots * bits / 32], from its codes [..., slots]."""
     slots = codes.shape[-1]
-    words = np.zeros((*codes.shape[:-1], slots * bits // WORD), np.uint32)
-    for slot, code in enumerate(pieces(bits, slots)):
+    words = np.zeros((*codes.shape[:-1], slots * source.bits // WORD), np.uint32)
+    for slot, code in enumerate(pieces(source, slots, into)):
         rest = codes[..., slot].astype(np.uint32)
         for word, first, size in code:
             words[..., word] |= (rest & np.uint32((1 << size) - 1)) << np.uint32(first)

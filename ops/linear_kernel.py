@@ -41,7 +41,7 @@ def linear_kernel(
     zero_point: bool = False,
     epilogue: Epilogue = PLAIN,
     scaled_weights: bool = False,
-    placed: bool = False,
+    placed: DType | None = None,
     bm: int = 16,
     stages: int = 3,
     warps: int = 4,

@@ -35,13 +35,15 @@ class Dense(NamedTuple):
 
 class Weighted(NamedTuple):
     """Tiles of x (bm, bk), and the layout in which weights come, over (bk, bn). `scaled_weights`: scales are
-    applied to weights instead of sums. `placed`: codes' bits lie where 16-bit floats are made of them best.
+    applied to weights instead of sums. `placed`: what codes are cast to, if their bits lie where that
+    takes fewest instructions.
+    `split`: blocks that share one tile's sums, each with a part of K.
     """
 
     bm: int
     fragment: Layout
     scaled_weights: bool = False
-    placed: bool = False
+    placed: DType | None = None
     stages: int = 3
     warps: int = WARPS
 
@@ -106,11 +108,11 @@ def _linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int) 
         bm = _rows(m, MMA_ROWS, 128)
         warps = 2 * WARPS if bm > 32 else WARPS
         rows = wgmma_a(dtype, (128, _steps(group, 128 if bm == MMA_ROWS else 64)), (warps // WARPS, 1))
-        return Weighted(bm, rows.permute((1, 0)), placed=True, warps=warps)
+        return Weighted(bm, rows.permute((1, 0)), placed=dtype, warps=warps)
     bm = _rows(m, MMA_ROWS, 64)
     warps = 2 * WARPS if bm == 64 and group else WARPS  # a group's sums take as many registers again
     fragment = mma_b(dtype, (_steps(group, 128 if bm == MMA_ROWS else 64), 128), warps)
-    return Weighted(bm, fragment, placed=True, warps=warps)
+    return Weighted(bm, fragment, placed=dtype, warps=warps)
 
 
 def columns(shape: tuple[int, int], bits: int) -> Layout:

@@ -50,7 +50,9 @@ class QuantizedWeight(Checkpoints):
     scale_dtype: DType
     group_size: int
     order: Array | None = None
-    _bytes: dict[tuple[Layout, bool], NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
+    _bytes: dict[tuple[Layout, DType | None], NDArray[np.uint8]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __repr__(self) -> str:
         n, k = self.shape
@@ -101,7 +103,7 @@ class QuantizedWeight(Checkpoints):
         """The zeros likewise."""
         return NOTHING if self.zeros is None else np.ascontiguousarray(self.zeros.T)
 
-    def packed(self, layout: Layout, placed: bool = False) -> NDArray[np.uint8]:
+    def packed(self, layout: Layout, placed: DType | None = None) -> NDArray[np.uint8]:
         """The bytes uint8 [ceil(N / bn), ceil(K / bk), layout.nbytes(dtype)] of the weight's transpose in
         tiles (bk, bn) = layout.shape, cached. `tc.view(bytes of a tile, dtype, layout, placed=placed)` is
         the tile.
@@ -113,7 +115,7 @@ class QuantizedWeight(Checkpoints):
             self._bytes[layout, placed] = self._pack(layout, placed)
         return self._bytes[layout, placed]
 
-    def _pack(self, layout: Layout, placed: bool) -> NDArray[np.uint8]:
+    def _pack(self, layout: Layout, placed: DType | None) -> NDArray[np.uint8]:
         if len(layout.shape) != 2:
             raise TilecError(
                 f"weights are packed for a layout of tiles (bk, bn), not of shape {layout.shape}"
@@ -121,8 +123,8 @@ class QuantizedWeight(Checkpoints):
         tiles, source = self._tiles(*layout.shape), layout.bytes(self.dtype)
         k, n = np.moveaxis(layout.points().reshape(-1, 2), -1, 0)
         held = tiles.reshape(-1, layout.shape[0] * layout.shape[1]).take(n * layout.shape[0] + k, axis=1)
-        if placed and is_placed(self.dtype.bits, layout.slots):
-            words = place(held.reshape(len(held), -1, layout.slots), self.dtype.bits)
+        if placed is not None and is_placed(self.dtype, layout.slots, placed):
+            words = place(held.reshape(len(held), -1, layout.slots), self.dtype, placed)
             by_thread = words.astype("<u4").view(np.uint8).reshape(len(held), -1)
         else:
             by_thread = pack_codes(held, self.dtype.bits).reshape(len(held), -1)

@@ -277,18 +277,23 @@ def shared(shape: Any, dtype: DType | str) -> Array:
 
 
 def view(
-    x: Tile, dtype: DType | str, layout: Layout, source: Layout | None = None, *, placed: bool = False
+    x: Tile,
+    dtype: DType | str,
+    layout: Layout,
+    source: Layout | None = None,
+    *,
+    placed: DType | str | None = None,
 ) -> Tile:
     """For each thread, the bits of its slots in order, read as another dtype and layout; no instruction.
 
     `source` says who holds x; it defaults to layout.bytes(dtype), which x may have with leading axes of 1.
-    `placed`: the bits of the new codes (of 1 to 8 bits) lie where a GPU makes 16-bit floats of them with
-    fewest instructions, as `QuantizedWeight.packed(layout, placed=True)` puts them (tilec.ir.placement).
+    `placed`: a dtype; the bits of the new codes (of 1 to 8 bits) lie where a GPU casts them to it with fewest
+    instructions, as `QuantizedWeight.packed(layout, placed)` puts them (tilec.ir.placement).
     """
     kind = dt.dtype(dtype)
     held = layout.bytes(kind) if source is None else source
     given = values.reshape(x, held.shape) if x.shape[-len(held.shape) :] == held.shape else x
-    return emit(shapes.View, given.value, kind, layout, held, placed)
+    return emit(shapes.View, given.value, kind, layout, held, None if placed is None else dt.dtype(placed))
 
 
 def convert(x: Tile, layout: Layout) -> Tile:

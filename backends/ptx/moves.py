@@ -122,8 +122,8 @@ def view(e: Emitter, inst: moves.View) -> Fragment:
     x, dtype = e.fragment(inst.x), inst.dtype
     assert x.layout == inst.source, "the layout pass brings a view its source layout"
     words = _packed(e, x) if x.dtype.bits % 8 or x.dtype.unused else _whole(e, x)
-    if inst.is_placed:
-        return Fragment(dtype, inst.layout, _placed(e, words, dtype, inst.layout.slots))
+    if inst.placed is not None and inst.is_placed:
+        return Fragment(dtype, inst.layout, _placed(e, words, dtype, inst.layout.slots, inst.placed))
     slots = [_field(e, words, i * dtype.bits, dtype) for i in range(inst.layout.slots)]
     if dtype.bits <= BYTE:
         for i, slot in enumerate(slots):
@@ -137,11 +137,11 @@ def _remember(e: Emitter, slot: str, found: Field) -> None:
     e.fields[slot], e.at_field[found.pieces] = found, slot
 
 
-def _placed(e: Emitter, words: list[str], dtype: DType, count: int) -> list[str]:
+def _placed(e: Emitter, words: list[str], dtype: DType, count: int, into: DType) -> list[str]:
     """Codes whose bits are not side by side: put together one by one, for who does not read pairs of them."""
     slots = []
     unit = len(placement.halves(dtype.bits))
-    for i, code in enumerate(placement.pieces(dtype.bits, count)):
+    for i, code in enumerate(placement.pieces(dtype, count, into)):
         found = Field(tuple((words[word], first, size) for word, first, size in code), i // 2 % unit)
         whole, up = "0", 0
         for word, first, size in found.pieces:

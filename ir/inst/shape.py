@@ -165,15 +165,15 @@ class Annotate(Inst):
 class View(Inst):
     """For each thread, the bits of its slots in order, read as another dtype and layout; no instruction.
 
-    Source: the register reinterpretation of Tilus. Both layouts are part of the meaning. Where `placed`, the
-    new codes' bits lie as tilec.ir.placement says instead, if they are whole units.
+    Source: the register reinterpretation of Tilus. Both layouts are part of the meaning. The new codes'
+    bits lie as tilec.ir.placement has them for casts to `placed`, if they are whole units.
     """
 
     x: Value
     dtype: DType
     layout: Layout
     source: Layout
-    placed: bool = False
+    placed: DType | None = None
 
     def result(self) -> TileType:
         x, into = self.x.tile, self.layout
@@ -193,14 +193,14 @@ class View(Inst):
 
     @property
     def is_placed(self) -> bool:
-        return self.placed and placement.is_placed(self.dtype.bits, self.layout.slots)
+        return self.placed is not None and placement.is_placed(self.dtype, self.layout.slots, self.placed)
 
     @property
     def places(self) -> Ints:
         """The bit of its thread's that each bit of each slot is: [slots, bits]."""
         bits, slots = self.dtype.bits, self.layout.slots
-        if self.is_placed:
-            return placement.positions(bits, slots)
+        if self.placed is not None and self.is_placed:
+            return placement.positions(self.dtype, slots, self.placed)
         return np.arange(slots * bits, dtype=np.int32).reshape(slots, bits)
 
     def meaning(self, state: State, x: Array) -> Array:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tilec.ir import placement
+from tilec.ir.dtype import dtype, f16
 from tilec.ir.placement import HALF, WORD
 
 WIDTHS = range(1, 9)
@@ -13,15 +14,16 @@ WIDTHS = range(1, 9)
 def test_every_bit_has_one_place(bits: int) -> None:
     unit = 2 * len(placement.halves(bits))
     for slots in (unit, 2 * unit, 5 * unit):
-        found = placement.positions(bits, slots)
+        found = placement.positions(dtype(f"u{bits}"), slots, f16)
         assert found.shape == (slots, bits)
         np.testing.assert_array_equal(np.sort(found.ravel()), np.arange(slots * bits))
-        assert placement.is_placed(bits, slots) and not placement.is_placed(bits, slots + 1)
+        assert placement.is_placed(dtype(f"u{bits}"), slots, f16)
+        assert not placement.is_placed(dtype(f"u{bits}"), slots + 1, f16)
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_neighbours_lie_16_bits_apart(bits: int) -> None:
-    found = placement.positions(bits, 4 * len(placement.halves(bits)))
+    found = placement.positions(dtype(f"u{bits}"), 4 * len(placement.halves(bits)), f16)
     np.testing.assert_array_equal(found[1::2] - found[::2], HALF)
     assert (found[::2] % WORD < HALF).all()
 
@@ -30,10 +32,10 @@ def test_neighbours_lie_16_bits_apart(bits: int) -> None:
 def test_packing_puts_each_bit_in_its_place(bits: int) -> None:
     slots = 4 * len(placement.halves(bits))
     codes = np.random.default_rng(bits).integers(0, 1 << bits, (3, slots)).astype(np.uint8)
-    words = placement.placed(codes, bits)
+    words = placement.placed(codes, dtype(f"u{bits}"), f16)
     assert words.shape == (3, slots * bits // WORD)
     held = np.unpackbits(words.astype("<u4").view(np.uint8), axis=1, bitorder="little")
-    read = (held[:, placement.positions(bits, slots)] << np.arange(bits)).sum(2)
+    read = (held[:, placement.positions(dtype(f"u{bits}"), slots, f16)] << np.arange(bits)).sum(2)
     np.testing.assert_array_equal(read, codes)
 
 

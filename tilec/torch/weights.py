@@ -13,6 +13,7 @@ from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 import tilec as tc
 from tilec.device import memory_of
+from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout
@@ -70,7 +71,7 @@ class PackedWeight(QuantizedWeight):
 
     held: Any = None
 
-    def packed(self, layout: Layout, placed: bool = False) -> Array:
+    def packed(self, layout: Layout, placed: DType | None = None) -> Array:
         if (layout, placed) not in self._bytes:
             self._bytes[layout, placed] = self.whole().packed(layout, placed)
         return self._bytes[layout, placed]

@@ -34,7 +34,7 @@ def test_every_code_is_cast_exactly(name: str, into: str) -> None:
     kind, wide = dt.dtype(name), dt.dtype(into)
     shape = fragment(kind)
     codes = np.resize(np.arange(1 << kind.bits), shape.size)
-    for placed in (False, True):
+    for placed in (None, wide):
         data = packing.pack_codes(codes, kind.bits)
         for less in (0, 3, 0.5) if kind.is_integer and kind.bits < wide.mantissa else (0,):
             args = [data, out(shape.shape, wide)]
