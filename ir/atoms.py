@@ -48,6 +48,19 @@ def mma_atom(m: int, n: int, k: int, operand_bits: int) -> MmaAtom:
     return MmaAtom(a, b, local(2, 1) * spatial(8, 4) * local(1, 2))
 
 
+def sparse_places_atom(operand_bits: int) -> Layout:
+    """Who holds the places (16, 32) of what mma.sp's a keeps, m16 and k64, in the bits of one register: 16
+    bits: lane 4 * g + t has columns 8 t to 8 t + 7 of rows g and g + 8; 8 bits: columns 16 (t >> 1) to
+    16 (t >> 1) + 15 of row g + 8 (t & 1). TilecError for other sizes.
+    """
+    if operand_bits == 16:
+        return local(2, 1) * spatial(8, 4) * local(1, 8)
+    if operand_bits == 8:
+        lanes = Digit(8, (1, 0)), Digit(2, (0, 16)), Digit(2, (8, 0))
+        return register((16, 32), lanes, (Digit(16, (0, 1)),))
+    raise TilecError(f"sparse products have operands of 16 or 8 bits, not of {operand_bits}")
+
+
 def full_mma_atom(operand_bits: int) -> MmaAtom:
     """The largest mma.sync for operands of this size: m16n8k16 for f16, k8 for tf32, k32 for 8 bits."""
     return mma_atom(8 if operand_bits == 64 else 16, 8, 256 // operand_bits, operand_bits)

@@ -9,7 +9,7 @@ the wn warps of a row, b in the wm of a column. An integer: all warps side by si
 from functools import lru_cache
 from math import prod
 
-from tilec.ir.atoms import full_mma_atom, ldmatrix_atom, mma_atom, wgmma_atom
+from tilec.ir.atoms import full_mma_atom, ldmatrix_atom, mma_atom, sparse_places_atom, wgmma_atom
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import (
@@ -24,7 +24,8 @@ from tilec.ir.layout import (
 
 __all__ = [
     "blocked", "column_local", "column_spatial", "full_mma_atom", "ldmatrix_atom", "local",
-    "mma_a", "mma_atom", "mma_b", "mma_c", "replicas", "spatial", "wgmma_a", "wgmma_atom", "wgmma_c",
+    "mma_a", "mma_atom", "mma_b", "mma_c", "mma_places", "replicas", "spatial", "wgmma_a", "wgmma_atom",
+    "wgmma_c",
 ]  # fmt: skip
 
 Warps = int | tuple[int, int]
@@ -35,6 +36,16 @@ def mma_a(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
     """The left operand (m, k) for mma.sync on elements of this size, slots (m-subtile, k-step, atom)."""
     wm, wn = _grid(warps if isinstance(warps, tuple) else (warps, 1))
     atom = full_mma_atom(dtype.bits).a
+    rows, steps = _repeats(shape, (wm, 1), atom)
+    return (spatial(wm, 1) * replicas(2, wn) * local(rows, steps) * atom).with_shape(shape)
+
+
+def mma_places(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
+    """The places (m, k / 2) of a sparse left operand whose values have the layout mma_a(dtype, shape, warps);
+    slots (m-subtile, k-step, atom). A thread's 16 places of an atom are one register.
+    """
+    wm, wn = _grid(warps if isinstance(warps, tuple) else (warps, 1))
+    atom = sparse_places_atom(dtype.bits)
     rows, steps = _repeats(shape, (wm, 1), atom)
     return (spatial(wm, 1) * replicas(2, wn) * local(rows, steps) * atom).with_shape(shape)
 

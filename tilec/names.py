@@ -60,6 +60,7 @@ from tilec.lang import range as range  # noqa: A004
 from tilec.lang import require as require
 from tilec.lang import scan as scan
 from tilec.lang import shared as shared
+from tilec.lang import sparse as sparse
 from tilec.lang import stack as stack
 from tilec.lang import static as static
 from tilec.lang import static_range as static_range

@@ -9,7 +9,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tilec.backends import emit
-from tilec.backends.ptx import approx, bulk, memory, mma, moves, reduce, reports, tables, turn, wgmma
+from tilec.backends.ptx import (
+    approx,
+    bulk,
+    memory,
+    mma,
+    mma_sparse,
+    moves,
+    reduce,
+    reports,
+    tables,
+    turn,
+    wgmma,
+)
 from tilec.backends.ptx.elementwise import elementwise
 from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token
 from tilec.backends.ptx.inline import inline_ptx
@@ -26,6 +38,7 @@ from tilec.ir.inst import mma as products
 from tilec.ir.inst import reduce as reductions
 from tilec.ir.inst import turn as turns
 from tilec.ir.inst.inline import InlinePtx
+from tilec.ir.inst.sparse import SparseDot
 from tilec.ir.tile import TileType, TokenType, Type
 
 if TYPE_CHECKING:
@@ -55,12 +68,12 @@ def _lazy_loads(users: dict[Value, list[Inst]], block: Block) -> set[Value]:
     for inst in reversed(block.body):
         if inst.effects.writes or inst.effects.ordered or inst.blocks:
             waiting.clear()
-        elif isinstance(inst, products.Dot):
-            waiting |= {inst, inst.a, inst.b}
+        elif isinstance(inst, products.Dot | SparseDot):
+            waiting |= {inst, *inst.factors}
         elif isinstance(inst, shape.Permute | shape.Reshape | mem.Load) and inst in waiting:
             mine = users.get(inst, [])
             if all(
-                isinstance(user, products.Dot | shape.Permute | shape.Reshape) and user in waiting
+                isinstance(user, products.Dot | SparseDot | shape.Permute | shape.Reshape) and user in waiting
                 for user in mine
             ):
                 waiting |= set(inst.operands)
@@ -305,6 +318,7 @@ HANDLERS: dict[type[Inst], Callable[..., Any]] = {
     shape.Annotate: _same, shape.View: moves.view,
     reductions.Reduce: reduce.reduce, reductions.Partial: reduce.reduce,
     reductions.ArgReduce: reduce.arg_reduce, reductions.Scan: reduce.scan, products.Dot: mma.dot,
+    SparseDot: mma_sparse.dot,
     products.GroupDot: wgmma.group_dot, products.HeldDot: wgmma.group_dot,
     products.GroupWait: wgmma.group_wait,
     mem.Size: _size, mem.ArraySlice: memory.array_slice, mem.Alloc: _alloc, mem.Stage: _stage,

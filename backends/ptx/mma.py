@@ -6,7 +6,8 @@ warps, so that slots with the same atom coordinates belong together in every thr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,24 @@ if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
 
 Slots = Mapping[tuple[int, ...], int]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What an instruction is told of a sparse operand: its form, the register of places, who gives theirs."""
+
+    form: str
+    register: str
+    selector: int
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A left operand of which one of `per` columns is held: `places(i, step)` says which, for the instruction
+    of row i and step."""
+
+    per: int
+    places: Callable[[int, int], Kept]
 
 
 def by_coordinates(layout: Layout) -> Slots:
@@ -50,18 +69,37 @@ def dot(e: Emitter, inst: Dot) -> Fragment:
     if a.layout.shape[1] % k:
         a, b = _zero_padded(e, a, 1), _zero_padded(e, b, 0)
     atom = mma_atom(m, n, k, a.dtype.bits)
-    places = [by_coordinates(f.layout) for f in (a, b, c)]
-    parts = [[tuple(p) for p in part.slot_part().tolist()] for part in (atom.a, atom.b, atom.c)]
-    out = list(c.slots)
+    return multiplied(e, (a, b, c), (m, n, k), (offsets(atom.a), offsets(atom.b), offsets(atom.c)))
+
+
+def offsets(layout: Layout) -> list[tuple[int, ...]]:
+    """The coordinates of each slot from the thread's first element."""
+    return [tuple(point) for point in layout.slot_part().tolist()]
+
+
+def multiplied(
+    e: Emitter,
+    factors: tuple[Fragment, Fragment, Fragment],
+    shape: tuple[int, int, int],
+    parts: tuple[list[tuple[int, ...]], ...],
+    sparse: Sparse | None = None,
+) -> Fragment:
+    """a @ b + c by instructions of one shape (m, n, k), whose operands' elements lie at `parts`. Of a sparse
+    a there are the columns that are kept."""
+    (a, b, c), (m, n, k) = factors, shape
+    places = [by_coordinates(f.layout) for f in factors]
+    out, deep = list(c.slots), k // sparse.per if sparse else k
     rows = sorted({r // m for r, _ in places[2]})
     columns = sorted({s // n for _, s in places[2]})
-    for step in range(-(-a.layout.shape[1] // k)):
+    for step in range(-(-b.layout.shape[0] // k)):
         for i in rows:
-            left = _words(e, a, [places[0][i * m + r, step * k + s] for r, s in parts[0]])
+            left = _words(e, a, [places[0][i * m + r, step * deep + s] for r, s in parts[0]])
+            kept = sparse.places(i, step) if sparse else None
             for j in columns:
                 right = _words(e, b, [places[1][step * k + r, j * n + s] for r, s in parts[1]])
                 mine = [places[2][i * m + r, j * n + s] for r, s in parts[2]]
-                found = _mma(e, (m, n, k), (a.dtype, b.dtype, c.dtype), left, right, [out[s] for s in mine])
+                sums = [out[s] for s in mine]
+                found = _mma(e, shape, (a.dtype, b.dtype, c.dtype), (left, right, sums), kept)
                 for s, value in zip(mine, found, strict=True):
                     out[s] = value
     return Fragment(c.dtype, c.layout, out)
@@ -90,12 +128,11 @@ def _mma(
     e: Emitter,
     shape: tuple[int, int, int],
     types: tuple[DType, DType, DType],
-    a: list[str],
-    b: list[str],
-    c: list[str],
+    operands: tuple[list[str], list[str], list[str]],
+    kept: Kept | None,
 ) -> list[str]:
     """One mma.sync: d = a @ b + c on a warp's fragments; sums of 16 bits travel two in a register."""
-    m, n, k = shape
+    (m, n, k), (a, b, c) = shape, operands
     halves = types[2].bits == 16
     if halves:
         c = [e.word(c[i : i + 2], types[2]) for i in range(0, len(c), 2)]
@@ -105,9 +142,12 @@ def _mma(
     for count in (len(c), len(a), len(b), len(c)):
         lists.append("{" + ", ".join(f"${at + i}" for i in range(count)) + "}")
         at += count
-    text = f"mma.sync.aligned.m{m}n{n}k{k}.row.col.{'.'.join(names)} {', '.join(lists)};"
+    form, more = (f"mma.{kept.form}", f", ${at}, {kept.selector}") if kept else ("mma", "")
+    text = f"{form}.sync.aligned.m{m}n{n}k{k}.row.col.{'.'.join(names)} {', '.join(lists)}{more};"
     constraints = ",".join([f"={into}"] * len(c) + ["r"] * (len(a) + len(b)) + [into] * len(c))
     given = ", ".join([f"i32 {x}" for x in (*a, *b)] + [f"{kind} {x}" for x in c])
+    if kept:
+        constraints, given = f"{constraints},r", f"{given}, i32 {kept.register}"
     result = "{ " + ", ".join([kind] * len(c)) + " }"
     whole = e.let(f'call {result} asm "{text}", "{constraints}"({given}) #1')
     found = [e.let(f"extractvalue {result} {whole}, {i}") for i in range(len(c))]

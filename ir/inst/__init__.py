@@ -4,9 +4,9 @@ if __name__ != "tilec.ir.inst":
     raise ImportError(f"{__name__!r} is the source folder of tilec.ir.inst: import that")
 
 from tilec.ir.func import Inst, Item, mnemonic
-from tilec.ir.inst import arith, bulk, control, inline, memory, mma, reduce, shape, sync, turn
+from tilec.ir.inst import arith, bulk, control, inline, memory, mma, reduce, shape, sparse, sync, turn
 
-ROOMS = (arith, bulk, control, inline, memory, mma, reduce, shape, sync, turn)
+ROOMS = (arith, bulk, control, inline, memory, mma, reduce, shape, sparse, sync, turn)
 
 
 def _instructions() -> dict[str, type[Inst]]:

@@ -33,6 +33,11 @@ class Dot(Inst):
     c: Value
     atom: tuple[int, ...] = ()
 
+    @property
+    def factors(self) -> tuple[Value, ...]:
+        """What is multiplied."""
+        return self.a, self.b
+
     def result(self) -> TileType:
         a, b, c = self.a.tile, self.b.tile, self.c.tile
         if not a.rank == b.rank == c.rank == 2:

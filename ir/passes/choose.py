@@ -18,6 +18,7 @@ from tilec.ir.inst.control import If
 from tilec.ir.inst.mma import Dot, GroupDot, HeldDot
 from tilec.ir.inst.reduce import ArgReduce, Reduce, Scan, crosses_warps, reducible
 from tilec.ir.inst.shape import Annotate, Broadcast, Extract, Permute, Reshape, View
+from tilec.ir.inst.sparse import SparseDot
 from tilec.ir.layout import Layout
 from tilec.ir.layout_ops import slice_tile
 from tilec.ir.layouts import blocked
@@ -36,17 +37,17 @@ class Choice:
         self.components, self.facts, self.threads = components, facts, threads
         self.warps = threads // anchors.WARP
         self.of: dict[Component, Layout] = {}
-        self._dots = [inst for inst in func.walk() if isinstance(inst, Dot)]
+        self._dots = [inst for inst in func.walk() if isinstance(inst, Dot | SparseDot)]
         results = {components.of(dot) for dot in self._dots} - {None}
-        self._chained = results & {components.of(dot.a) for dot in self._dots}
+        self._chained = results & {components.of(dot.factors[0]) for dot in self._dots}
         self._viewed = {components.of(v): v.layout for v in func.walk() if isinstance(v, View)}
         self._splits: dict[Component | None, anchors.Split] = {}
         self._rounds = _rounds(func.body, 1.0)
         self._fix(func)
         self._spread()
 
-    def dot_layouts(self, dot: Dot) -> anchors.Trio:
-        """Layouts of a, b and c. Products that share an accumulator are shared out among warps alike."""
+    def dot_layouts(self, dot: Dot | SparseDot) -> tuple[Layout, ...]:
+        """Layouts of its factors and c. Products that share an accumulator are shared out alike."""
         component = self.components.of(dot)
         if component not in self._splits:
             together = [other for other in self._dots if self.components.of(other) is component]
@@ -55,17 +56,17 @@ class Choice:
             )
         return anchors.layouts_of_dot(dot, self._splits[component])
 
-    def _split_price(self, dots: list[Dot], across: anchors.Split) -> tuple[float, ...]:
+    def _split_price(self, dots: list[Dot | SparseDot], across: anchors.Split) -> tuple[float, ...]:
         """Whether accumulators are asked for in another layout, then what bringing operands that are views to
         the products costs, then the products' own traffic."""
         of = self.components.of
         asked = self.of.get(of(dots[0]))  # type: ignore[arg-type]
         wants = [(dot, anchors.layouts_of_dot(dot, across)) for dot in dots]
-        operands = [pair for dot, (a, b, _) in wants for pair in ((dot.a, a), (dot.b, b))]
+        operands = [pair for dot, want in wants for pair in zip(dot.factors, want[:-1], strict=True)]
         views = [(self._viewed[of(x)], want) for x, want in operands if of(x) in self._viewed]
-        chained = any({of(dot), of(dot.a)} & self._chained for dot in dots)
+        chained = any({of(dot), of(dot.factors[0])} & self._chained for dot in dots)
         conversions = sum(anchors.conversion_cost(have, want) for have, want in views)
-        elsewhere = asked is not None and asked != wants[0][1][2]
+        elsewhere = asked is not None and asked != wants[0][1][-1]
         return float(elsewhere), conversions, *anchors.traffic(dots[0].tile.shape, across, chained)
 
     def _fix(self, func: Func) -> None:
@@ -76,8 +77,8 @@ class Choice:
             if isinstance(inst, Annotate):
                 _check_threads(inst.wanted, self.threads)
                 self.of[component] = inst.wanted
-            elif isinstance(inst, Dot):
-                self.of.setdefault(component, self.dot_layouts(inst)[2])
+            elif isinstance(inst, Dot | SparseDot):
+                self.of.setdefault(component, self.dot_layouts(inst)[-1])
             elif isinstance(inst, GroupDot | HeldDot):
                 self.of.setdefault(component, anchors.layouts_of_group_dot(inst, self.threads)[1])
             elif isinstance(inst, View):
@@ -117,8 +118,8 @@ class Choice:
         """Layouts that an instruction at the border would like; `memory`: loads and stores too."""
         of = self.components.of
         match inst:
-            case Dot():
-                for operand, layout in zip((inst.a, inst.b), self.dot_layouts(inst)[:2], strict=True):
+            case Dot() | SparseDot():
+                for operand, layout in zip(inst.factors, self.dot_layouts(inst)[:-1], strict=True):
                     if of(operand) is c:
                         yield layout
             case HeldDot() if of(inst.a) is c:
@@ -167,8 +168,8 @@ class Choice:
     def _step(self, c: Component, inst: Inst, layout: Layout) -> float:
         of = self.components.of
         match inst:
-            case Dot():
-                wants = zip((inst.a, inst.b), self.dot_layouts(inst)[:2], strict=True)
+            case Dot() | SparseDot():
+                wants = zip(inst.factors, self.dot_layouts(inst)[:-1], strict=True)
                 return sum(anchors.conversion_cost(layout, want) for v, want in wants if of(v) is c)
             case HeldDot() if of(inst.a) is c:
                 return anchors.conversion_cost(layout, anchors.layouts_of_group_dot(inst, self.threads)[0])

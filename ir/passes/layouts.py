@@ -17,6 +17,7 @@ from tilec.ir.inst import memory as mem
 from tilec.ir.inst.mma import Dot, GroupDot, GroupWait, HeldDot
 from tilec.ir.inst.reduce import ArgReduce, Partial, Reduce, Scan, crosses_warps, reducible
 from tilec.ir.inst.shape import Annotate, Broadcast, Convert, Extract, Permute, Reshape, Stack, View
+from tilec.ir.inst.sparse import SparseDot
 from tilec.ir.layout import Layout, local
 from tilec.ir.layout_ops import slice_tile
 from tilec.ir.layouts import blocked
@@ -150,7 +151,7 @@ class _Assignment:
             case Scan():
                 x = self.adapt(inst.x, anchors.scanned(inst.x.tile.shape, inst.axis, self.threads), emit)
                 return self.settle(replace(inst, x=x), emit)
-            case Dot():
+            case Dot() | SparseDot():
                 return self._dot(inst, emit)
             case GroupDot() | HeldDot():
                 return self._group_dot(inst, emit)
@@ -181,11 +182,11 @@ class _Assignment:
 
     # -- one instruction each -----------------------------------------------------------------------
 
-    def _dot(self, inst: Dot, emit: Emit) -> Value:
-        assert isinstance(emit.old, Dot), "a product was a product"
-        a, b, c = self.choice.dot_layouts(emit.old)
-        left, right = self.adapt(inst.a, a, emit), self.adapt(inst.b, b, emit)
-        return self.settle(replace(inst, a=left, b=right, c=self.adapt(inst.c, c, emit)), emit)
+    def _dot(self, inst: Dot | SparseDot, emit: Emit) -> Value:
+        assert isinstance(emit.old, Dot | SparseDot), "a product was a product"
+        layouts = self.choice.dot_layouts(emit.old)
+        given = [self.adapt(v, want, emit) for v, want in zip(inst.operands, layouts, strict=True)]
+        return self.settle(with_parts(inst, given, ()), emit)
 
     def _group_dot(self, inst: GroupDot | HeldDot, emit: Emit) -> Value:
         a, c = anchors.layouts_of_group_dot(inst, self.threads)

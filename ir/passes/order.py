@@ -23,6 +23,7 @@ from tilec.ir.passes.places import places, widen_dots
 from tilec.ir.passes.registers import check_registers
 from tilec.ir.passes.shared_memory import plan_shared_memory
 from tilec.ir.passes.simplify import simplify
+from tilec.ir.passes.sparse import sparse
 from tilec.ir.passes.warpgroups import warpgroups
 from tilec.ir.target import Target
 
@@ -42,6 +43,7 @@ class Pass:
 PASSES = (
     Pass(simplify),
     Pass(expand_math),
+    Pass(sparse),
     Pass(simplify),
     Pass(bounds),
     Pass(widen_dots, threads=True),

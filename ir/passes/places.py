@@ -20,6 +20,7 @@ from tilec.ir.inst.control import For
 from tilec.ir.inst.memory import Alloc, Copy, Load, Wait
 from tilec.ir.inst.mma import Dot
 from tilec.ir.inst.shape import Permute, Reshape, View
+from tilec.ir.inst.sparse import SparseDot
 from tilec.ir.layout import Layout
 from tilec.ir.memory_layout import dense_strides, strided
 from tilec.ir.passes.anchors import ROWS
@@ -115,7 +116,7 @@ def _is_operand(load: Load, users: dict[Value, list[Inst]], ahead: bool) -> bool
     while todo:
         value = todo.pop()
         for user in users.get(value, []):
-            if isinstance(user, Dot) and value in (user.a, user.b):
+            if isinstance(user, Dot | SparseDot) and value in user.factors:
                 return True
             if isinstance(user, View) and ahead:
                 return True

@@ -10,16 +10,18 @@ from __future__ import annotations
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Func, Inst
 from tilec.ir.inst.mma import Dot, GroupDot, HeldDot
+from tilec.ir.inst.sparse import SparseDot
 from tilec.ir.passes.components import ELEMENTWISE, is_tile, remade
 from tilec.ir.target import Target
 
 WORD = 32
+PRODUCTS = (*ELEMENTWISE, Dot, SparseDot, GroupDot, HeldDot)
 
 
 def check_registers(func: Func, target: Target) -> Func:
     """Raises TilecError at the line of the first tile that needs more registers than a thread has."""
     for inst in func.walk():
-        if is_tile(inst) and isinstance(inst, (*ELEMENTWISE, Dot, GroupDot, HeldDot)) and not remade(inst):
+        if is_tile(inst) and isinstance(inst, PRODUCTS) and not remade(inst):
             _check(inst, func, target)
     return func
 

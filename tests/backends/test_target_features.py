@@ -101,6 +101,19 @@ def test_matrix_products_are_the_assemblers(gpu: Target) -> None:
     assert {kind for kind in everyones if accepts(gpu, spelled(kind))} == set(gpu.mma)
 
 
+def spelled_sparse(kind: Mma) -> str:
+    """The same with half of a's registers, and a word that says where they belong."""
+    half = spelled(kind).replace("mma.sync", "mma.sp.sync")
+    a = registers(kind.a, kind.m * kind.k)
+    return half.replace(a, registers(kind.a, kind.m * kind.k // 2), 1)[:-1] + ", r30, 0x0;"
+
+
+@each_gpu
+def test_sparse_products_are_the_assemblers(gpu: Target) -> None:
+    everyones = {kind for t in GPUS for kind in t.mma_sparse}
+    assert {kind for kind in everyones if accepts(gpu, spelled_sparse(kind))} == set(gpu.mma_sparse)
+
+
 @each_gpu
 def test_atomics_are_the_assemblers(gpu: Target) -> None:
     assert {dtype for dtype, body in ATOMIC_ADD.items() if accepts(gpu, body)} == gpu.atomic_add

@@ -36,8 +36,9 @@ SOME = (
     dt.f64,
 )
 # Another instruction by then; only on GPUs; nothing at all on the CPU.
-OF_GPUS = {"gates", "bulk_copy", "bulk_wait", "group_dot", "held_dot", "group_wait", "proxy_fence"}
-ELSEWHERE = {"math", "inline_ptx", "partial", "convert", "annotate", *OF_GPUS}
+OF_GPUS = {"gates", "bulk_copy", "bulk_wait", "group_dot", "held_dot", "group_wait", "proxy_fence",
+           "sparse_dot"}
+ELSEWHERE = {"math", "inline_ptx", "sparse", "partial", "convert", "annotate", *OF_GPUS}
 
 
 def test_every_instruction_has_an_emitter() -> None:
