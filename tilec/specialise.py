@@ -196,7 +196,7 @@ def _strides(x: np.ndarray[Any, Any], name: str, shape: Extents) -> Extents:
 
 
 def _stride(x: np.ndarray[Any, Any], axis: int, size: int, dense: Extent, name: str) -> Extent:
-    """0 and the 1 of a dense last axis are constants, and so is what known extents decide."""
+    """0 and 1 are constants, and so is what known extents decide."""
     in_bytes = x.strides[axis]
     if in_bytes % size:
         raise TilecError(
@@ -212,7 +212,7 @@ def _stride(x: np.ndarray[Any, Any], axis: int, size: int, dense: Extent, name: 
         return 1 if axis == x.ndim - 1 else 0
     if stride == 0 or dense == stride:
         return stride
-    return 1 if stride == 1 and axis == x.ndim - 1 else Dim(f"{name}.{axis}.stride", power_of_two(stride))
+    return 1 if stride == 1 else Dim(f"{name}.{axis}.stride", power_of_two(stride))
 
 
 def power_of_two(n: int | Dim) -> int:
