@@ -26,6 +26,7 @@ from tilec import cache
 from tilec.backends.ptx.assemble import restored
 from tilec.building import Built, begin, filled, pool
 from tilec.compiled import Compiled
+from tilec.cost import resident
 from tilec.device import device
 from tilec.estimate import traffic
 from tilec.ir.errors import TilecError
@@ -185,13 +186,7 @@ def _resources(compiled: Compiled, built: Built) -> dict[str, Any]:
 
 def warps_per_sm(machine: Target, warps: int, shared_bytes: int, registers: int) -> int:
     """How many warps of such blocks an SM holds at once, by threads, blocks, shared memory and registers."""
-    threads = warps * machine.warp_size
-    each = shared_bytes + machine.shared_bytes_reserved
-    limits = [machine.max_threads_per_sm // threads, machine.max_blocks_per_sm]
-    limits.append(machine.shared_bytes_per_sm // each)
-    if registers:
-        limits.append(machine.registers_per_sm // (-(-registers // 8) * 8 * threads))  # given out in eights
-    return min(limits) * warps
+    return int(resident(machine, warps, shared_bytes, registers)) * warps
 
 
 def _row(

@@ -1,0 +1,128 @@
+"""Which tiles a linear layer with quantised weights is cut into on a GPU: those that the model finds fastest.
+
+    chosen(Problem(m=16, n=4096, k=4096, bits=4, group=128), rates("H200"))
+        Tiles(bm=16, bn=128, bk=128, warps=4, stages=4, split=4)
+Weights are packed for their fragment (bk, bn, warps), so that one fragment serves every m of a weight: the
+one that over MS, small ms as many as large ones, is least behind the best for each. All candidates are priced
+at once, as numpy's arrays.
+"""
+
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from tilec.cost import Number, times
+from tilec.device import device
+from tilec.ir.boards import BOARDS, Rates, rates
+from tilec.ir.errors import TilecError
+from tilec.ir.target import Target, parse_target, target
+from tilec.ops.linear_cost import Problem, Tiles, registers, shared_bytes, sums, work
+from tilec.places import current_target
+
+MS = (16, 32, 128, 512, 4096)
+STEPS = (128, 64, 32, 16)
+SPILL_FREE = 248  # registers that a kernel is given at most, by the model's count
+FINISHED = 64  # sums of a thread that an epilogue takes without spills
+SYNC = 0.62  # of the peak, that mma.sync reaches on GPUs whose peak is that of other instructions
+
+
+class Priced(NamedTuple):
+    """Candidates and their `seconds` [.., candidates], infinite where one does not fit."""
+
+    tiles: Tiles
+    seconds: Number
+
+    def at(self, i: int) -> Tiles:
+        return Tiles(*(int(x[i]) for x in self.tiles))
+
+
+@lru_cache
+def candidates(machine: Target, group: int) -> Tiles:
+    """Arrays of all combinations that kernels are made for, smaller ones first."""
+    grouped = machine.has("wgmma")
+    rows = (16, 32, 64, 128) if grouped else (16, 32, 64)
+    every = product(rows, (64, 128, 256), steps(group), (4, 8), (3, 4, 6), (1, 2, 4, 8))
+    whole = [t for t in map(Tiles._make, every) if t.bn % (16 * t.warps if grouped else 8 * t.warps) == 0]
+    return Tiles(*np.array(whole).T)
+
+
+def steps(group: int) -> tuple[int, ...]:
+    """Steps along k of which a group is made; 32 where none is."""
+    if not group:
+        return STEPS[1::-1]
+    return tuple(sorted(bk for bk in STEPS if group % bk == 0)[-2:]) or (32,)
+
+
+def refusals(tiles: Tiles, p: Problem, machine: Target) -> dict[str, Number]:
+    """Why tiles do not fit, and which: no more shared memory and registers than there are, some of them to
+    finish sums with."""
+    room = machine.shared_bytes_per_block
+    return {
+        f"want more than {room >> 10} KiB of shared memory": shared_bytes(p, tiles) > room,
+        f"want more than {SPILL_FREE} registers": registers(p, tiles, machine) > SPILL_FREE,
+        f"have more than {FINISHED} sums to finish": (sums(tiles) > FINISHED) & p.finished,
+        "leave blocks without a step": tiles.split > -(-p.k // tiles.bk),
+    }
+
+
+def priced(p: Problem, board: Rates, tiles: Tiles) -> Priced:
+    """What the model says of these tiles, for one m or an array [ms, 1] of them."""
+    machine = target(board.target)
+    done = work(p, tiles, machine)
+    held = done._replace(resident=np.maximum(done.resident, 1))  # those that do not fit are refused
+    seconds = times(held, board, peak(board, machine)).seconds
+    refused = np.logical_or.reduce(list(refusals(tiles, p, machine).values()))
+    return Priced(tiles, np.where(refused, np.inf, seconds))
+
+
+def peak(board: Rates, machine: Target) -> float:
+    """TFLOP/s that the target's matrix instructions can reach."""
+    stated = board.tensor_tflops("f16") or board.f32
+    return stated * SYNC if machine.sm in (90, 100) and not machine.has("wgmma") else stated
+
+
+@lru_cache(4096)
+def chosen(p: Problem, board: Rates) -> Tiles:
+    """The fastest tiles with the fragment that serves every m. From MS[0] to MS[-1] rows m counts as the next
+    power of two, so that kernels are few.
+    """
+    machine = target(board.target)
+    rows = 1 << (min(max(p.m, MS[0]), MS[-1]) - 1).bit_length()
+    every = candidates(machine, p.group)
+    bk, bn, warps = fragment(p.n, p.k, p.bits, p.group, board)
+    same = (every.bk == bk) & (every.bn == bn) & (every.warps == warps)
+    found = priced(p._replace(m=rows), board, Tiles(*(x[same] for x in every)))
+    return found.at(int(np.argmin(found.seconds)))
+
+
+@lru_cache(1024)
+def fragment(n: int, k: int, bits: int, group: int, board: Rates) -> tuple[int, int, int]:
+    """(bk, bn, warps) of the bytes that serve a weight at every m."""
+    every = candidates(target(board.target), group)
+    ms = np.array(MS)[:, None]
+    found = priced(Problem(ms, n, k, bits, group), board, every).seconds
+    keys, which = np.unique(np.stack([every.bk, every.bn, every.warps]), axis=1, return_inverse=True)
+    best = np.stack([found[:, which == i].min(1) for i in range(keys.shape[1])], 1)
+    behind = np.log(best / best.min(1, keepdims=True)).mean(0)
+    bk, bn, warps = map(int, keys[:, np.argmin(behind)])
+    return bk, bn, warps
+
+
+def fragment_of(tiles: Tiles) -> tuple[int, int, int]:
+    return tiles.bk, tiles.bn, tiles.warps
+
+
+def board_of(name: str | None) -> Rates:
+    """The board of this name, that which a target stands for, or a GPU that is there; None: of the current
+    target, and a CPU's is an H100."""
+    text = current_target() if name is None else name
+    try:
+        place = parse_target(text)
+    except TilecError:
+        return rates(text)
+    if place.target is None:
+        found: Rates = device(place.device).rates
+        return found
+    return place.target.rates or BOARDS["H100"]
