@@ -7,6 +7,7 @@ A carried value that a loop never changes is the value from before the loop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from tilec.ir.func import Arg, Block, Func, Inst, Item, Value
@@ -16,9 +17,11 @@ from tilec.ir.inst.sync import BlockIndex
 from tilec.ir.rewrite import with_parts
 
 
-def dce(func: Func) -> Func:
-    """The function without dead code. One BlockIndex stays even if unused: it says how large the grid is."""
-    live = _Live(func)
+def dce(func: Func, matters: Callable[[Inst], bool] | None = None) -> Func:
+    """The function without dead code. One BlockIndex stays even if unused: it says how large the grid is.
+    `matters`: what stays, with all that it needs, if not all effects do.
+    """
+    live = _Live(func, matters or _matters)
     body = _Prune(live).block(func.body, func.body.args, ())
     return func if body is func.body else replace(func, body=body)
 
@@ -33,14 +36,14 @@ class _Live:
     `carried`: the (loop or branch, index) whose value somebody uses.
     """
 
-    def __init__(self, func: Func) -> None:
+    def __init__(self, func: Func, matters: Callable[[Inst], bool]) -> None:
         self.owner: dict[Value, Inst] = {}
         self.argument: dict[Value, tuple[Inst, int]] = {}
         self.marked: set[Value] = set()
         self.carried: set[tuple[Inst, int]] = set()
         self.todo: list[Value] = []
         self._own(func.body, None)
-        self.todo += [inst for inst in func.walk() if _matters(inst)]
+        self.todo += [inst for inst in func.walk() if matters(inst)]
         self._run()
         indices = [inst for inst in func.walk() if isinstance(inst, BlockIndex)]
         if indices and self.marked.isdisjoint(indices):

@@ -32,6 +32,7 @@ class Effects:
 
 
 NONE = Effects()
+PRODUCER_WARPS = 4
 
 
 class Value:
@@ -177,6 +178,11 @@ class Func:
     @property
     def warps(self) -> int:
         return int(self.schedule.get("warps", 4))
+
+    @property
+    def all_warps(self) -> int:
+        """With those of a producer: a warpgroup, as registers move between such."""
+        return self.warps + (PRODUCER_WARPS if self.schedule.get("producer") else 0)
 
     @property
     def cluster(self) -> int:

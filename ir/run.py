@@ -132,6 +132,8 @@ def step(inst: Inst, env: Mapping[Value, Any], state: State) -> Any:
             return _while(inst, env, state)
         case control.If():
             return run_block(inst.then if bool(env[inst.condition]) else inst.orelse, env, state)
+        case control.Roles():
+            return run_block(inst.producer, env, state) + run_block(inst.consumer, env, state)
     result = inst.meaning(state, *(env[v] for v in inst.operands))
     return np.asarray(result)[()] if isinstance(result, np.generic) else result
 

@@ -25,7 +25,7 @@ from tilec.tracing import Tracer, trace_into
 from tilec.values import Tile
 
 READERS = (expressions, statements)  # importing them fills the tables of frames.py
-SCHEDULE = ("warps", "blocks_per_sm", "cluster", "max_registers")
+SCHEDULE = ("warps", "blocks_per_sm", "cluster", "max_registers", "producer")
 EMPTY = inspect.Parameter.empty
 
 
@@ -161,6 +161,9 @@ def _check_schedule(word: str, value: Any) -> None:
     if word == "cluster" and isinstance(value, tuple):
         for extent in value:
             _check_schedule("cluster", extent)
+    elif word == "producer":
+        if not isinstance(value, bool):
+            raise TilecError(f"producer is True or False, found {value!r}")
     elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise TilecError(f"{word} is a whole number of 1 or more, found {value!r}")
 

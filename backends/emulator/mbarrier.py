@@ -329,8 +329,9 @@ def attempt(m: Machine, s: Sel, at: Array, phase: Array, parity: bool, put: Any,
     yes = part(s, done)
     if yes is not None:
         put(m, yes, np.True_)
-        if there.any():
-            m.mbarriers.learn(yes, n[done & there])
+        known = part(s, done & there)
+        if known is not None:
+            m.mbarriers.learn(known, n[done & there])
         m.resume(m.pc + 1, yes)
     no = part(s, ~done)
     if no is None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tilec.backends.ptx.emitter import ArrayRef
 from tilec.backends.ptx.wgmma import uniform
 from tilec.ir.func import Value, root
-from tilec.ir.inst.bulk import GATE_BYTES, BulkCopy, BulkWait, Gates
+from tilec.ir.inst.bulk import GATE_BYTES, BulkCopy, BulkDone, BulkRoom, BulkWait, Gates
 from tilec.ir.inst.memory import ArraySlice
 from tilec.ir.signature import Slot
 
@@ -29,10 +29,11 @@ def gates(e: Emitter, inst: Gates) -> ArrayRef:
     assert inst.offset is not None, "shared memory is planned before code is written"
     with e.at_entry():
         base = e.let(f"getelementptr i8, ptr addrspace(3) @shared, i32 {inst.offset}")
+    arrivals = [inst.copies] * inst.count + [inst.readers] * (inst.count if inst.readers else 0)
     with _first_warp(e, "true") as one:
-        for i in range(inst.count):
+        for i, count in enumerate(arrivals):
             gate = _address(e, base, i * GATE_BYTES)
-            _only(e, one, f"mbarrier.init.shared::cta.b64 [$1], {inst.copies};", f"i32 {gate}")
+            _only(e, one, f"mbarrier.init.shared::cta.b64 [$1], {count};", f"i32 {gate}")
         _only(e, one, "fence.mbarrier_init.release.cluster;")
     return ArrayRef(base, (inst.count,), (1,))
 
@@ -41,8 +42,11 @@ def gates(e: Emitter, inst: Gates) -> ArrayRef:
 def _first_warp(e: Emitter, when: str) -> Iterator[str]:
     """What is written inside is done by the first warp, if `when` holds; gives the condition that a thread is
     one of it. In a form that the assembler sees through: all lanes branch alike, and elect.sync chooses one;
-    else it makes a loop over lanes for each copy.
+    else it makes a loop over lanes for each copy. A producer's code is for its one warp anyway.
     """
+    if e.role == "producer":
+        yield _elected(e)
+        return
     inside, after = e.writer.label("first"), e.writer.label("after")
     if "first warp" not in e.once:
         with e.at_entry():
@@ -50,11 +54,16 @@ def _first_warp(e: Emitter, when: str) -> Iterator[str]:
             e.once["first warp"] = e.let(f"icmp eq i32 {uniform(e, number)}, 0")
     e.writer.branch(e.let(f"and i1 {e.once['first warp']}, {when}"), inside, after)
     e.start_block(inside)
-    text = "{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.b32 $0, 1, 0, p; }"
-    chosen = e.let(f'call i32 asm sideeffect "{text}", "=r"() #2')
-    yield e.let(f"icmp ne i32 {chosen}, 0")
+    yield _elected(e)
     e.writer.jump(after)
     e.start_block(after)
+
+
+def _elected(e: Emitter) -> str:
+    """Whether a lane is the one that its warp chose."""
+    text = "{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.b32 $0, 1, 0, p; }"
+    chosen = e.let(f'call i32 asm sideeffect "{text}", "=r"() #2')
+    return e.let(f"icmp ne i32 {chosen}, 0")
 
 
 def _only(e: Emitter, who: str, text: str, *given: str) -> None:
@@ -69,10 +78,12 @@ def _address(e: Emitter, base: str, offset: int) -> str:
     return e.let(f"add i32 {address}, {offset}") if offset else address
 
 
-def _gate(e: Emitter, gates: Value, slot: Value) -> str:
-    """The address of one gate."""
+def _gate(e: Emitter, gates: Value, slot: Value, back: bool = False) -> str:
+    """The address of one gate; `back`: of that by which readers tell."""
+    assert isinstance(gates, Gates), "gates are not views"
     offset = e.let(f"mul nuw nsw i32 {e.scalar(slot)}, {GATE_BYTES}")
-    return e.let(f"add i32 {_address(e, e.array(gates).base, 0)}, {offset}")
+    first = gates.count * GATE_BYTES if back else 0
+    return e.let(f"add i32 {_address(e, e.array(gates).base, first)}, {offset}")
 
 
 def copy(e: Emitter, inst: BulkCopy) -> None:
@@ -126,8 +137,28 @@ def _places(e: Emitter, inst: BulkCopy) -> dict[int, str]:
 
 
 def wait(e: Emitter, inst: BulkWait) -> None:
+    """Until all has come."""
+    _until_open(e, _gate(e, inst.gates, inst.slot), e.scalar(inst.phase))
+
+
+def room(e: Emitter, inst: BulkRoom) -> None:
+    """Until readers are done: the first time at once, as the phase before the first counts as over."""
+    _until_open(e, _gate(e, inst.gates, inst.slot, True), e.let(f"xor i32 {e.scalar(inst.phase)}, 1"))
+
+
+def done(e: Emitter, inst: BulkDone) -> None:
+    """One lane tells for its warp, after all of them."""
+    e.call("llvm.nvvm.bar.warp.sync", "void", "i32 -1")
+    if "first lane" not in e.once:
+        with e.at_entry():
+            lane = e.let(f"and i32 {e.tid}, 31")
+            e.once["first lane"] = e.let(f"icmp eq i32 {lane}, 0")
+    who = e.let(f"and i1 {e.once['first lane']}, {e.scalar(inst.when)}")
+    _only(e, who, "mbarrier.arrive.shared::cta.b64 _, [$1];", f"i32 {_gate(e, inst.gates, inst.slot, True)}")
+
+
+def _until_open(e: Emitter, gate: str, phase: str) -> None:
     """Tries until the gate has opened: an attempt suspends the thread for a while."""
-    gate, phase = _gate(e, inst.gates, inst.slot), e.scalar(inst.phase)
     again, there = e.writer.label("closed"), e.writer.label("open")
     e.writer.jump(again)
     e.start_block(again)

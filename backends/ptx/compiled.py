@@ -30,7 +30,7 @@ class PtxKernel:
 
     @property
     def threads(self) -> int:
-        return self.func.warps * self.target.warp_size
+        return self.func.all_warps * self.target.warp_size
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:

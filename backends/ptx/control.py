@@ -26,6 +26,7 @@ from tilec.backends.ptx.elementwise import elementwise
 from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token
 from tilec.backends.ptx.inline import inline_ptx
 from tilec.backends.ptx.locations import mark
+from tilec.backends.ptx.roles import write as write_roles
 from tilec.backends.ptx.threads import per_thread
 from tilec.backends.writer import held
 from tilec.ir import dtype as dt
@@ -141,7 +142,7 @@ def _item(e: Emitter, inst: Item) -> Any:
 
 
 def _barrier(e: Emitter, inst: sync.Barrier) -> None:
-    e.call("llvm.nvvm.barrier0", "void")  # the name that LLVM 20 knows too
+    e.barrier()
 
 
 def _proxy_fence(e: Emitter, inst: sync.ProxyFence) -> None:
@@ -325,9 +326,11 @@ HANDLERS: dict[type[Inst], Callable[..., Any]] = {
     mem.ArrayReshape: _array_reshape, mem.Load: memory.load, mem.Store: memory.store,
     mem.Gather: memory.gather, mem.Scatter: memory.scatter, mem.Atomic: memory.atomic,
     mem.Copy: memory.copy, mem.Wait: memory.wait, bulks.Gates: bulk.gates,
-    bulks.BulkCopy: bulk.copy, bulks.BulkWait: bulk.wait,
+    bulks.BulkCopy: bulk.copy, bulks.BulkWait: bulk.wait, bulks.BulkRoom: bulk.room,
+    bulks.BulkDone: bulk.done,
     sync.BlockIndex: _block_index, sync.Barrier: _barrier, sync.ProxyFence: _proxy_fence,
     sync.Require: _nothing, sync.Breakpoint: _nothing, sync.Assert: _assert, sync.Print: reports.printed,
     turns.TakeTurn: turn.take, turns.PassTurn: turn.pass_on,
     control.For: _for, control.While: _while, control.If: _if, Item: _item,
+    control.Roles: lambda e, inst: write_roles(e, inst, write_block),
 }  # fmt: skip

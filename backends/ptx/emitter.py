@@ -106,11 +106,18 @@ class Emitter:
     maps: list[Slot] = field(default_factory=list)  # tensor maps that the kernel takes besides its arguments
     says: list[Report] = field(default_factory=list)  # what it may print, and what it asserts
     tid: str = "%tid"
+    role: str = ""  # of the warps that this is written for, where there are two: producer or consumer
     block: str = "entry"
 
     @property
     def threads(self) -> int:
+        """Those that hold tiles."""
         return self.func.warps * self.target.warp_size
+
+    @property
+    def all_threads(self) -> int:
+        """With those of a producer."""
+        return self.func.all_warps * self.target.warp_size
 
     def let(self, rhs: str) -> str:
         return self.writer.let(rhs)
@@ -124,6 +131,13 @@ class Emitter:
         body, self.writer.lines = self.writer.lines, self.entry
         yield
         self.writer.lines = body
+
+    def barrier(self) -> None:
+        """All threads, or all of this role, wait for each other."""
+        if self.role:
+            self.line(f'call void asm sideeffect "bar.sync 1, {self.threads};", "~{{memory}}"() #2')
+        else:
+            self.call("llvm.nvvm.barrier0", "void")  # the name that LLVM 20 knows too
 
     def start_block(self, name: str) -> None:
         """What follows is in block `name`; phis name it."""

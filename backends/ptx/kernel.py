@@ -42,9 +42,9 @@ def compile(func: Func, target: Target) -> PtxKernel:  # noqa: A001 - the word t
             f"{target.shared_bytes_per_block} "
             "for a block: choose smaller tiles or fewer stages", func.loc,
         )  # fmt: skip
-    if func.warps > target.max_warps:
+    if func.all_warps > target.max_warps:
         raise TilecError(
-            f"{func.name} asks for {func.warps} warps, {target.name} runs at most {target.max_warps}",
+            f"{func.name} asks for {func.all_warps} warps, {target.name} runs at most {target.max_warps}",
             func.loc,
         )
     _check_cluster(func, target)
@@ -92,12 +92,13 @@ def module(func: Func, target: Target) -> str:
 
 def _thread_number(e: Emitter) -> list[str]:
     e.writer.declare("llvm.nvvm.read.ptx.sreg.tid.x", "i32")
-    return [f"  {e.tid} = call range(i32 0, {e.threads}) i32 @llvm.nvvm.read.ptx.sreg.tid.x()"]
+    return [f"  {e.tid} = call range(i32 0, {e.all_threads}) i32 @llvm.nvvm.read.ptx.sreg.tid.x()"]
 
 
 def _attributes(func: Func, e: Emitter) -> list[str]:
     """Launch bounds as annotations: LLVM 20 knows no other way, and later ones read them too."""
-    named = {"maxntidx": e.threads, "minctasm": func.schedule.get("blocks_per_sm"),
+    least = 1 if func.schedule.get("producer") else None  # else registers do not move
+    named = {"maxntidx": e.all_threads, "minctasm": func.schedule.get("blocks_per_sm", least),
              "maxnreg": func.schedule.get("max_registers"),
              "cluster_dim_x": func.cluster if func.cluster > 1 else None}  # fmt: skip
     bounds = ", ".join(f'!"{name}", i32 {value}' for name, value in named.items() if value)

@@ -27,13 +27,13 @@ def take(e: Emitter, inst: TakeTurn) -> None:
     e.start_block(seen)
     e.writer.jump(after)
     e.start_block(after)
-    e.call("llvm.nvvm.barrier0", "void")
+    e.barrier()
 
 
 def pass_on(e: Emitter, inst: PassTurn) -> None:
     lock = _address(e, inst.locks, inst.key)
     give, after = e.writer.label("give"), e.writer.label("passed")
-    e.call("llvm.nvvm.barrier0", "void")
+    e.barrier()
     e.writer.branch(_first(e), give, after)
     e.start_block(give)
     text = "st.release.gpu.global.b32 [$0], $1;"

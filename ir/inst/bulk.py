@@ -3,6 +3,10 @@
 gates = Gates(3, 2)                                     one per buffer of a ring, two copies each
 BulkCopy(a, (i, s), Stage(ring, slot), gates, slot, when, (1, 0), (64, 128), 128, 2)
 BulkWait(gates, slot, phase, (Stage(ring, slot),))      phase: how often the gate has opened, modulo 2
+Where a producer's warps start the copies, gates tell the other way too:
+gates = Gates(3, 2, readers=8)
+BulkRoom(gates, slot, phase)                            the producer: have eight warps done with the buffer?
+BulkDone(gates, slot, when)                             a reader: this warp has
 """
 
 from __future__ import annotations
@@ -21,26 +25,30 @@ from tilec.ir.tile import UNIT, ArrayType, TupleType
 
 Array = np.ndarray[Any, Any]
 GATE_BYTES = 8
+Coming = list[tuple[int, list[tuple[Memory, Array]]]]  # for each gate: copies in a phase, and what they bring
 
 
 @dataclass(frozen=True, eq=False)
 class Gates(Inst):
-    """`count` gates: each opens when `copies` copies to it have brought all their bytes, and closes again."""
+    """`count` gates: each opens when `copies` copies to it have brought all their bytes, and closes again.
+    With `readers`, as many again, which open when so many warps have told that they are done.
+    """
 
     count: int
     copies: int
+    readers: int = 0
     offset: int | None = None
     effects: ClassVar[Effects] = Effects(ordered=True)
 
     @property
     def nbytes(self) -> int:
-        return GATE_BYTES * self.count
+        return GATE_BYTES * self.count * (2 if self.readers else 1)
 
     def result(self) -> ArrayType:
         return ArrayType(dt.i64, (self.count,), (1,), GATE_BYTES, "shared")
 
-    def meaning(self, state: State) -> list[list[Any]]:
-        return [[] for _ in range(self.count)]
+    def meaning(self, state: State) -> Coming:
+        return [(self.copies, []) for _ in range(self.count)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +92,7 @@ class BulkCopy(Inst):
         out = np.zeros(self.shape, array.dtype.reference)
         theirs, ours = window(array.data.shape, [int(x) for x in at], self.shape)
         out[ours] = array.read(theirs)
-        gates[int(slot)].append((buffer, out))
+        gates[int(slot)][1].append((buffer, out))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +108,42 @@ class BulkWait(Inst):
     def result(self) -> TupleType:
         return UNIT
 
-    def meaning(self, state: State, gates: list[list[Any]], slot: Array, phase: Array, *buffers: Any) -> None:
-        for buffer, data in gates[int(slot)]:
+    def meaning(self, state: State, gates: Coming, slot: Array, phase: Array, *buffers: Any) -> None:
+        copies, coming = gates[int(slot)]
+        for buffer, data in coming[:copies]:
             buffer.write((slice(None),) * data.ndim, data)
-        gates[int(slot)].clear()
+        del coming[:copies]
+
+
+@dataclass(frozen=True, eq=False)
+class BulkRoom(Inst):
+    """The producer waits until the readers are done with what gate `slot` last let through; `phase` is that
+    of the copies that follow. Nothing on numpy, where memory is no limit to what is under way.
+    """
+
+    gates: Value
+    slot: Value
+    phase: Value
+    effects: ClassVar[Effects] = Effects(ordered=True)
+
+    def result(self) -> TupleType:
+        return UNIT
+
+    def meaning(self, state: State, gates: Coming, slot: Array, phase: Array) -> None:
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class BulkDone(Inst):
+    """Readers tell that they are done with what gate `slot` let through; not where `when` is false."""
+
+    gates: Value
+    slot: Value
+    when: Value
+    effects: ClassVar[Effects] = Effects(ordered=True)
+
+    def result(self) -> TupleType:
+        return UNIT
+
+    def meaning(self, state: State, gates: Coming, slot: Array, when: Array) -> None:
+        return None

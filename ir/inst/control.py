@@ -63,3 +63,15 @@ class If(Inst):
         gives = tuple(v.type for v in self.then.results)
         _same("both branches give the same types", gives, tuple(v.type for v in self.orelse.results))
         return TupleType(gives)
+
+
+@dataclass(frozen=True, eq=False)
+class Roles(Inst):
+    """Two groups of warps, each with a program of its own: those of `producer` start copies, which run ahead
+    of those who use them. On numpy the one runs after the other."""
+
+    producer: Block
+    consumer: Block
+
+    def result(self) -> TupleType:
+        return TupleType(())

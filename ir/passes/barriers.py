@@ -143,6 +143,8 @@ class _Scanner:
         """What an instruction reads and writes. What comes through a gate is there for all, so that waiting
         at one is no more than reading.
         """
+        if _of_producer(inst):
+            return _Since()
         if isinstance(inst, Gates):
             return _Since(writes=frozenset((inst,)))
         if isinstance(inst, BulkWait):
@@ -161,6 +163,12 @@ class _Scanner:
                 case _:
                     v = self.first[v]
         return v
+
+
+def _of_producer(inst: Inst) -> bool:
+    """Gates that tell both ways, and the copies through them: nobody needs a barrier for what they order."""
+    gates = inst.gates if isinstance(inst, BulkCopy) else inst
+    return isinstance(gates, Gates) and bool(gates.readers)
 
 
 def _product(v: Value) -> Inst:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tilec.ir.func import Block, Func, Inst, Value, memory_of
+from tilec.ir.inst.bulk import BulkDone
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Copy, Load, Stage, Wait
 from tilec.ir.inst.shape import Permute, Reshape
@@ -78,10 +79,10 @@ def _movable(inst: Inst, staged: set[Value]) -> bool:
 
 
 def _stops(inst: Inst) -> bool:
-    """Loops, barriers and turns, and branches that do more than compute."""
+    """Loops, barriers, turns and what tells that reading is over, and branches that do more than compute."""
     if isinstance(inst, If):
         return not all(each.pure for block in inst.blocks for each in block.walk())
-    return bool(inst.blocks) or isinstance(inst, Barrier | TakeTurn | PassTurn)
+    return bool(inst.blocks) or isinstance(inst, Barrier | BulkDone | TakeTurn | PassTurn)
 
 
 def _used(inst: Inst) -> tuple[Value, ...]:

@@ -20,7 +20,9 @@ from tilec.ir.passes.late_waits import late_waits
 from tilec.ir.passes.layouts import assign_layouts
 from tilec.ir.passes.pipeline import pipeline
 from tilec.ir.passes.places import places, widen_dots
+from tilec.ir.passes.producer import producer
 from tilec.ir.passes.registers import check_registers
+from tilec.ir.passes.roles import roles
 from tilec.ir.passes.shared_memory import plan_shared_memory
 from tilec.ir.passes.simplify import simplify
 from tilec.ir.passes.sparse import sparse
@@ -48,6 +50,7 @@ PASSES = (
     Pass(bounds),
     Pass(widen_dots, threads=True),
     Pass(places, threads=True),  # before layouts: operands of products choose theirs by where they live
+    Pass(producer, threads=True),  # after places: what it takes, the pipeline does not
     Pass(pipeline, threads=True),  # after places: copies are what runs ahead
     Pass(late_loads, threads=True),
     Pass(warpgroups, threads=True),  # after late_loads: products read buffers where they stand
@@ -60,6 +63,7 @@ PASSES = (
     Pass(plan_shared_memory, threads=True),  # before barriers: buffers that share bytes conflict
     Pass(proxy_fences, threads=True),  # before barriers: they show to all what was fenced
     Pass(insert_barriers, threads=True),
+    Pass(roles, threads=True),  # last: until here the kernel is one program
 )
 
 

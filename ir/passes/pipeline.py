@@ -43,7 +43,9 @@ def pipeline(func: Func, target: Target) -> Func:
     def visit(inst: Inst, emit: Emit) -> Rewritten:
         if not isinstance(inst, For) or inst.stages < 2:
             return None
-        ahead = _ahead(func, inst)
+        ahead, others = may_run_ahead(func, inst)
+        for copy, reason in others:
+            _tell(copy, reason)
         if not ahead:
             return replace(inst, stages=1)
         if emit.old in once:
@@ -54,7 +56,7 @@ def pipeline(func: Func, target: Target) -> Func:
 
 
 @dataclass(frozen=True)
-class _Ahead:
+class Ahead:
     """A copy that may run ahead: what computes its address in a round, and what follows; `box`: for TMA."""
 
     copy: Copy
@@ -64,21 +66,27 @@ class _Ahead:
     box: Box | None = None
 
 
-def _ahead(func: Func, loop: For) -> list[_Ahead]:
+def may_run_ahead(func: Func, loop: For) -> tuple[list[Ahead], list[tuple[Copy, str]]]:
+    """The copies of a loop that may run ahead of their use, and the others, each with what is against it."""
     written = {memory_of(func, getattr(i, name)) for i in loop.body.walk() for name in i.effects.writes}
     inner = set(loop.body.body)
-    found = []
+    found, others = list[Ahead](), list[tuple[Copy, str]]()
     for copy in (inst for inst in loop.body.body if isinstance(inst, Copy)):
         wait = next((i for i in loop.body.body if isinstance(i, Wait) and i.tokens == (copy,)), None)
         address = _address(copy, inner, loop.body)
         overwritten = memory_of(func, copy.array) in written
         reason = "it is read before its wait" if wait is None else _reason(copy, address, overwritten)
-        if reason is None and wait is not None and isinstance(copy.buffer, Alloc) and address is not None:
-            found.append(_Ahead(copy, wait, copy.buffer, address))
-        elif debug.level() >= 1:
-            place = f"{copy.loc.file}:{copy.loc.line}: " if copy.loc else ""
-            print(f"{place}not pipelined: {reason}")
-    return found
+        if wait is not None and isinstance(copy.buffer, Alloc) and address is not None and reason is None:
+            found.append(Ahead(copy, wait, copy.buffer, address))
+        else:
+            others.append((copy, reason or ""))
+    return found, others
+
+
+def _tell(copy: Copy, reason: str) -> None:
+    if debug.level() >= 1:
+        place = f"{copy.loc.file}:{copy.loc.line}: " if copy.loc else ""
+        print(f"{place}not pipelined: {reason}")
 
 
 def _reason(copy: Copy, address: tuple[Inst, ...] | None, overwritten: bool) -> str | None:
@@ -111,7 +119,7 @@ def _address(copy: Copy, inner: set[Inst], body: Block) -> tuple[Inst, ...] | No
 
 
 class _Pipelined:
-    def __init__(self, loop: For, ahead: list[_Ahead], emit: Emit) -> None:
+    def __init__(self, loop: For, ahead: list[Ahead], emit: Emit) -> None:
         self.old, self.ahead, self.emit, self.stages = loop, ahead, emit, loop.stages
         self.index = loop.start.tile.dtype
         self.rings = [emit(replace(a.buffer, count=loop.stages)) for a in ahead]

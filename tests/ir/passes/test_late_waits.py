@@ -88,6 +88,16 @@ def test_without_tma_each_round_waits() -> None:
     assert [inst.pending for inst in body if isinstance(inst, GroupWait)] == [0]
 
 
+def test_what_threads_store_for_products_is_read_before_the_next_round() -> None:
+    """b is [k, n] of bytes, which wgmma does not take: it goes through registers into a buffer of k."""
+    a, b = values(dt.i8, (128, 192), 1, small=True), values(dt.i8, (192, 64), 2, small=True)
+    given = [(dt.i8, a), (dt.i8, b), (dt.i32, out((128, 64), dt.i32))]
+    options: dict[str, Any] = {"tile": (128, 32, 64), "stages": 3, "warps": 8, "sums": dt.i32}
+    body = loop_of(trace(matmul, *given, **options))
+    assert [inst.pending for inst in body if isinstance(inst, GroupWait)] == [0]
+    check_kernel(matmul, *given, name="sm_90a", **options)
+
+
 def test_sums_of_16_bits_are_waited_for_in_each_round() -> None:
     """Two of them share a register, and loops carry each by itself."""
     a, b, _ = operands(96)
