@@ -6,6 +6,7 @@ the words of a unit make up further codes, split into pieces.
     u3: words 0, 1, 2 hold five codes each, at bits 0, 3, 6, 9 and 12; their bits 15 are the sixteenth code
 A code needs no shift where it fits the mantissa as it lies (it then counts 2^up times, which the arithmetic
 takes back), and codes of one word share shifts. `ups` chooses where; see tilec.backends.ptx.dequantise.
+Floats lie as tilec.ir.float_placement finds best.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from tilec.ir import byte_placement
 from tilec.ir.digits import Ints
 from tilec.ir.dtype import DType
+from tilec.ir.float_placement import HALF, WORD, Merge, Seen, places, unit
 
-HALF, WORD = 16, 32  # bits
-Piece = tuple[int, int, int]  # word of the unit, first bit in its lower half, bits; a code's lowest first
+Piece = tuple[int, int, int]  # word of the unit, first bit, bits; a code's lowest first
 Code = tuple[Piece, ...]
 Codes = np.ndarray[Any, Any]
 
@@ -46,38 +48,103 @@ def unit_words(bits: int) -> int:
     return 1 + max(piece[0] for code in halves(bits) for piece in code)
 
 
+def is_float(source: DType, into: DType) -> bool:
+    """Whether codes are placed as floats that a 16-bit float has room for."""
+    return (
+        source.kind == "float" and source.exponent <= into.exponent and source.mantissa <= into.mantissa
+    )
+
+
+@lru_cache
+def codes_of(source: DType, into: DType) -> tuple[Code, ...]:
+    """Those of a unit that are the lower halves' of a cast; floats may lie in merged words behind its own."""
+    if not is_float(source, into):
+        return halves(source.bits)
+    wanted = places(source, into)
+    return tuple(_runs([_shown(code, i, bit) for i, bit in enumerate(wanted)])
+                 for code in unit(source, into).codes)  # fmt: skip
+
+
+def _shown(code: tuple[Seen, ...], i: int, place: int) -> tuple[int, int]:
+    """The word and the bit there that a turned word shows in a place, as bit i of a code."""
+    word, by = next((word, by) for word, by, mask in code if mask >> i & 1)
+    return word, (place - by) % WORD
+
+
+def merged_of(source: DType, into: DType) -> tuple[Merge, ...]:
+    """The words of a unit that are made of its own."""
+    return unit(source, into).merged if is_float(source, into) else ()
+
+
+def _runs(bits: list[tuple[int, int]]) -> Code:
+    """Bits of words as pieces, none of which crosses a half."""
+    runs: list[Piece] = []
+    for word, bit in bits:
+        if runs and bit % HALF and runs[-1][:2] == (word, bit - runs[-1][2]):
+            runs[-1] = (*runs[-1][:2], runs[-1][2] + 1)
+        else:
+            runs.append((word, bit, 1))
+    return tuple(runs)
+
+
 def is_placed(source: DType, slots: int, into: DType) -> bool:
     """Whether the codes of so many slots are whole units, and are cast to what codes are placed for; they lie
     in the order of slots where not.
     """
-    return into.bits == HALF and source.bits <= 8 and slots % (2 * len(halves(source.bits))) == 0
+    if into.bits == byte_placement.LANE:
+        return byte_placement.is_placed(source, slots, into)
+    return into.bits == HALF and source.bits <= 8 and slots % (2 * len(codes_of(source, into))) == 0
 
 
 @lru_cache
 def pieces(source: DType, slots: int, into: DType) -> tuple[Code, ...]:
-    """For each slot its pieces: word of the thread's, first bit, bits."""
-    codes, words = halves(source.bits), unit_words(source.bits)
+    """For each slot its pieces: word of the thread's, first bit, bits. Of a pair the second's are the
+    first's, half a word further. Merged words are each unit's last.
+    """
+    codes, words = codes_of(source, into), unit_words(source.bits) + len(merged_of(source, into))
     found = []
     for slot in range(slots):
-        unit, own = divmod(slot, 2 * len(codes))
+        at, own = divmod(slot, 2 * len(codes))
         up = HALF * (own % 2)
-        found.append(tuple((unit * words + word, first + up, size) for word, first, size in codes[own // 2]))
+        found.append(tuple(
+            (at * words + word, (first + up) % WORD, size) for word, first, size in codes[own // 2]
+        ))  # fmt: skip
     return tuple(found)
+
+
+@lru_cache
+def stored(source: DType, slots: int, into: DType) -> tuple[Code, ...]:
+    """The same in the words that there are, without merged ones."""
+    own, merged = unit_words(source.bits), merged_of(source, into)
+
+    def place(word: int, bit: int) -> tuple[int, int]:
+        at, number = divmod(word, own + len(merged))
+        inner, bit = merged[number - own].source(bit) if number >= own else (number, bit)
+        return at * own + inner, bit
+
+    return tuple(
+        _runs([place(word, first + i) for word, first, size in code for i in range(size)])
+        for code in pieces(source, slots, into)
+    )
 
 
 @lru_cache
 def positions(source: DType, slots: int, into: DType) -> Ints:
     """The bit of a thread's that each bit of each slot is: int32 [slots, bits], a permutation."""
+    if into.bits == byte_placement.LANE:
+        return byte_placement.positions(source, slots, into)
     rows = [[word * WORD + first + i for word, first, size in code for i in range(size)]
-            for code in pieces(source, slots, into)]  # fmt: skip
+            for code in stored(source, slots, into)]  # fmt: skip
     return np.array(rows, np.int32)
 
 
 def placed(codes: Codes, source: DType, into: DType) -> Codes:
     """The words of each thread, uint32 [..., slots * bits / 32], from its codes [..., slots]."""
+    if into.bits == byte_placement.LANE:
+        return byte_placement.placed(codes, source, into)
     slots = codes.shape[-1]
     words = np.zeros((*codes.shape[:-1], slots * source.bits // WORD), np.uint32)
-    for slot, code in enumerate(pieces(source, slots, into)):
+    for slot, code in enumerate(stored(source, slots, into)):
         rest = codes[..., slot].astype(np.uint32)
         for word, first, size in code:
             words[..., word] |= (rest & np.uint32((1 << size) - 1)) << np.uint32(first)

@@ -6,8 +6,9 @@ exact throughout). Put `up` bits higher, it counts 2^up times, which a multiplic
 instruction: fields that fit the mantissa where they are share one shift, or need none.
     u4 -> f16:  (w & 0x000f000f ^ 0x64006400) - 1024,  (w & 0x00f000f0 ^ 0x64006400) * 2^-4 - 64
 A float of fewer exponent bits, its fields moved to where the wider float has them, is right but for the
-exponent's bias: one multiplication by a power of two, exact for subnormals too. Source of both: Kim et al.
-2022, "Who Says Elephants Can't Run", and FP6-LLM; the masks are one lop3 each.
+exponent's bias: one multiplication by a power of two, exact for subnormals too, and none where the kernel
+multiplies by that power's inverse. Source of both: Kim et al. 2022, "Who Says Elephants Can't Run", and
+FP6-LLM; the masks are one lop3 each.
 
 What a view reads are fields of 32-bit words. Where the two fields of a pair lie 16 bits apart, as
 tilec.ir.placement puts them, a shift serves both, and further fields of the word.
@@ -20,10 +21,11 @@ from typing import TYPE_CHECKING
 
 from tilec.backends.ptx.emitter import Field, Fragment
 from tilec.backends.writer import held
-from tilec.ir import codec, placement
+from tilec.ir import codec, float_placement, placement
 from tilec.ir.dtype import DType
+from tilec.ir.float_placement import WORD, Merge
 from tilec.ir.func import Inst, Value
-from tilec.ir.inst.arith import Cast, Full, Sub
+from tilec.ir.inst.arith import Cast, Full, Mul, Sub
 from tilec.ir.inst.shape import Broadcast
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 HALVES = ("half", "bfloat")  # what shares a 32-bit register with another, and has instructions on both
 BYTE, HALF, BOTH = 8, 16, 0x10001  # bits of a byte and a half; a 1 at the foot of each half
+WHOLE = 0xFFFF  # every bit of a half
 SELECT, MASK_XOR, MASK_OR = 0xE4, 0x6A, 0xEA  # lop3: (a & c) | (b & ~c), (a & b) ^ c, (a & b) | c
 Pair = tuple[str, str]
 
@@ -58,27 +61,47 @@ def _is_upper_half(source: DType, into: DType) -> bool:
     return source.exponent == into.exponent and source.has_infinity and source.has_nan
 
 
-def widened(e: Emitter, pair: Pair, source: DType, into: DType, less: float = 0) -> str:
-    """A pair of small numbers, less a constant, as an LLVM vector of two 16-bit floats."""
+def widened(
+    e: Emitter, pair: Pair, source: DType, into: DType, less: float = 0, times: float = 1
+) -> str:
+    """A pair of small integers less a constant, or of small floats times one, as an LLVM vector of two 16-bit
+    floats.
+    """
     if source.is_integer:
+        assert times == 1, "factors go with floats"
         return _from_integers(e, pair, source, into, less)
     assert not less, "constants go with integers"
-    return _from_floats(e, pair, source, into)
+    return _from_floats(e, pair, source, into, times)
 
 
-def shifted_integers(inst: Inst) -> tuple[Value, float] | None:
-    """(x, c) of cast(x) - c for integers that fit the mantissa, c a multiple of 1/2: one instruction does
-    both, exactly.
+def folded(inst: Inst) -> tuple[Value, float, float] | None:
+    """(x, less, times) of cast(x) - less for integers, cast(x) * times for floats, where the instruction that
+    the cast takes anyway does that too.
     """
-    if not (isinstance(inst, Sub) and isinstance(inst.a, Cast)):
+    if not (isinstance(inst, Sub | Mul) and isinstance(inst.a, Cast)):
         return None
     constant = inst.b.x if isinstance(inst.b, Broadcast) else inst.b
-    source, into = inst.a.x.tile.dtype, inst.tile.dtype
-    if not (isinstance(constant, Full) and _fits_mantissa(source, into)):
+    if not isinstance(constant, Full):
         return None
-    c = float(constant.value)
+    x, c, into = inst.a.x, float(constant.value), inst.tile.dtype
+    if isinstance(inst, Sub):
+        return (x, c, 1) if _is_less(x.tile.dtype, into, c) else None
+    return (x, 0, c) if _is_factor(x.tile.dtype, into, c) else None
+
+
+def _is_less(source: DType, into: DType, c: float) -> bool:
+    """Whether a constant goes with the subtraction of a cast from integers, exactly: a multiple of 1/2."""
     exact = c % 1 == 0 or (c % 0.5 == 0 and source.bits < into.mantissa)
-    return (inst.a.x, c) if exact and 0 <= c < 2 ** (into.mantissa - 1) else None
+    return _fits_mantissa(source, into) and exact and 0 <= c < 2 ** (into.mantissa - 1)
+
+
+def _is_factor(source: DType, into: DType, c: float) -> bool:
+    """Whether a factor, a power of two, goes with that of a cast from floats."""
+    if held(into) not in HALVES or not _fits_exponent(source, into) or _is_upper_half(source, into):
+        return False
+    whole = c * 2.0 ** (into.bias - source.bias)
+    fits = into.smallest_subnormal <= whole <= into.max and math.frexp(c)[0] == 0.5
+    return fits and not (source.has_nan and source.max * c < 1)
 
 
 def _from_integers(e: Emitter, pair: Pair, source: DType, into: DType, less: float) -> str:
@@ -127,25 +150,60 @@ def _room_above(e: Emitter, pair: Pair, source: DType, mantissa: int, least: int
 def _half_apart_fields(e: Emitter, pair: Pair) -> Field | None:
     """The first field of a pair, where the second is 16 bits above it in the same words."""
     first, second = (e.fields.get(slot) for slot in pair)
-    if first is None or second is None or second.pieces != first.higher(HALF):
+    if first is None or second is None or second.pieces != first.half_apart:
         return None
     return first
 
 
-def _from_floats(e: Emitter, pair: Pair, source: DType, into: DType) -> str:
-    """Exponent and mantissa end where the wider mantissa begins, the sign is moved up on its own."""
+def _from_floats(e: Emitter, pair: Pair, source: DType, into: DType, times: float) -> str:
+    """Their bits where the wider floats have them are the numbers, but for the bias of the exponent."""
     if _is_upper_half(source, into):
-        return _upper_halves(e, pair, source, into)
-    low = into.mantissa - source.mantissa
-    fields = _fields(e, pair, source, low)
-    top = 1 << (source.bits - 1 + low)
-    up = HALF - source.bits - low
-    moved = e.let(f"shl i32 {fields}, {up}") if up else fields
-    sign = e.let(f"and i32 {moved}, {signed((1 << 15) * BOTH)}")
-    rest = (top - 1) & ~((1 << low) - 1)
-    placed = lop3(e, fields, rest * BOTH, sign, MASK_OR)
-    value = _arithmetic(e, "fmul", placed, 2.0 ** (into.bias - source.bias), into)
-    return _with_nan(e, value, source, into) if source.has_nan else value
+        return _times(e, _upper_halves(e, pair, source, into), times, into)
+    value = _times(e, _in_place(e, pair, source, into), times * 2.0 ** (into.bias - source.bias), into)
+    return _with_nan(e, value, times, source, into) if source.has_nan else value
+
+
+def _times(e: Emitter, word: str, factor: float, into: DType) -> str:
+    if factor != 1:
+        return _arithmetic(e, "fmul", word, factor, into)
+    return e.let(f"bitcast i32 {word} to <2 x {held(into)}>")
+
+
+def _in_place(e: Emitter, pair: Pair, source: DType, into: DType) -> str:
+    """A word with the bits of both floats where the wider ones have them, zeros around them."""
+    wanted, both, up = float_placement.places(source, into), _half_apart_fields(e, pair), 0
+    pieces = both.pieces if both else ((_fields(e, pair, source, wanted[0]), wanted[0], source.bits),)
+    seen: dict[tuple[str, int], int] = {}  # what a word shows when it is turned
+    for word, first, size in pieces:
+        for i in range(size):
+            turned = word, (wanted[up + i] - first - i) % WORD
+            seen[turned] = seen.get(turned, 0) | 1 << wanted[up + i]
+        up += size
+    whole = ""
+    for (word, by), mask in seen.items():
+        shown = turned_word(e, word, by, mask)
+        if whole:
+            whole = lop3(e, shown, mask * BOTH, whole, MASK_OR)
+        else:
+            whole = e.let(f"and i32 {shown}, {signed(mask * BOTH)}")
+    return whole
+
+
+def turned_word(e: Emitter, word: str, by: int, mask: int) -> str:
+    """A word turned to the left; shifted, where none of the bits of `mask`, in both halves, go round."""
+    if by == 0:
+        return word
+    if by <= (mask & -mask).bit_length() - 1:
+        return e.let(f"shl i32 {word}, {by}")
+    if (mask * BOTH).bit_length() + WORD - by <= WORD:
+        return e.let(f"lshr i32 {word}, {WORD - by}")
+    return e.call("llvm.fshl.i32", "i32", *[f"i32 {x}" for x in (word, word, by)])
+
+
+def merged_word(e: Emitter, words: list[str], merge: Merge) -> str:
+    """A word that placed floats are read from besides their own."""
+    both = [turned_word(e, words[merge.word], by, WHOLE) for by in (merge.first, merge.second)]
+    return lop3(e, *both, merge.mask * BOTH, SELECT)
 
 
 def _upper_halves(e: Emitter, pair: Pair, source: DType, into: DType) -> str:
@@ -160,15 +218,15 @@ def _upper_halves(e: Emitter, pair: Pair, source: DType, into: DType) -> str:
         low = HALF - source.bits
         mask = signed((((1 << source.bits) - 1) << low) * BOTH)
         whole = e.let(f"and i32 {_fields(e, pair, source, low)}, {mask}")
-    return e.let(f"bitcast i32 {whole} to <2 x {held(into)}>")
+    return whole
 
 
-def _with_nan(e: Emitter, value: str, source: DType, into: DType) -> str:
+def _with_nan(e: Emitter, value: str, times: float, source: DType, into: DType) -> str:
     """The largest code is NaN, and would be the number after the largest: multiplied by what leaves the
     largest finite it is infinite, times zero NaN, and that is added.
     """
     step = 2.0 ** (math.frexp(source.max)[1] - 1 - source.mantissa)
-    factor = float(codec.round_to(float(into.max) / (source.max + step / 2), into))
+    factor = float(codec.round_to(float(into.max) / (source.max + step / 2) / times, into))
     with e.writer.at_width(2):
         beyond = e.writer.op("fmul", held(into), value, e.writer.constant(factor, into))
         return e.writer.call("llvm.fma", held(into), beyond, e.writer.constant(0.0, into), value)
@@ -192,7 +250,7 @@ def _fields(e: Emitter, pair: Pair, source: DType, low: int) -> str:
         a, b = (e.let(f"shl i32 {x}, {by}") if by else x for x, by in ((a, low), (b, HALF + low)))
         return lop3(e, a, b, 0xFFFF, SELECT)
     a = _gathered(e, first, low)
-    if second.pieces == first.higher(HALF):
+    if second.pieces == first.half_apart:
         return a
     return lop3(e, a, _gathered(e, second, HALF + low), 0xFFFF, SELECT)
 
@@ -267,4 +325,4 @@ def _shared_register(e: Emitter, slot: str) -> str:
 def _half_apart(e: Emitter, slot: str) -> str:
     """The field 16 bits above a view's field in the same word."""
     found = e.fields.get(slot)
-    return e.at_field.get(found.higher(HALF), "") if found else ""
+    return e.at_field.get(found.half_apart, "") if found else ""

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tilec.backends import emit
-from tilec.backends.ptx.dequantise import HALVES, partners, shifted_integers, widened, widens
+from tilec.backends.ptx.dequantise import HALVES, folded, partners, widened, widens
 from tilec.backends.ptx.emitter import Fragment
+from tilec.backends.ptx.quads import from_codes
 from tilec.backends.writer import held
 from tilec.ir.dtype import DType
 from tilec.ir.func import Inst
@@ -24,6 +25,9 @@ def elementwise(e: Emitter, inst: Inst) -> Any:
     assert type(inst) in emit.EMITTERS, f"{type(inst).__name__} has no emitter for PTX"
     if inst.tile.rank == 0:
         return emit.elementwise(e.writer, inst, [e.scalar(v) for v in inst.operands])
+    quads = from_codes(e, inst)
+    if quads is not None:
+        return quads
     parts = [e.fragment(v) for v in inst.operands]
     halves = any(held(d) in HALVES for d in (inst.tile.dtype, *(p.dtype for p in parts)))
     pairs = _partners(e, parts) if halves else None
@@ -44,13 +48,13 @@ def _partners(e: Emitter, parts: list[Fragment]) -> list[tuple[int, int]] | None
 
 def _by_pairs(e: Emitter, inst: Inst, parts: list[Fragment], pairs: list[tuple[int, int]]) -> Fragment:
     dtype, slots = inst.tile.dtype, [""] * len(parts[0].slots)
-    shifted = shifted_integers(inst)
-    if shifted is not None:
-        parts = [e.fragment(shifted[0])]
+    known = folded(inst)
+    if known is not None:
+        parts = [e.fragment(known[0])]
         pairs = partners(e, parts[0]) or pairs
     for i, j in pairs:
-        if shifted is not None:
-            both = widened(e, (parts[0].slots[i], parts[0].slots[j]), parts[0].dtype, dtype, shifted[1])
+        if known is not None:
+            both = widened(e, (parts[0].slots[i], parts[0].slots[j]), parts[0].dtype, dtype, *known[1:])
         elif isinstance(inst, Cast) and widens(parts[0].dtype, dtype):
             both = widened(e, (parts[0].slots[i], parts[0].slots[j]), parts[0].dtype, dtype)
         else:
@@ -58,7 +62,7 @@ def _by_pairs(e: Emitter, inst: Inst, parts: list[Fragment], pairs: list[tuple[i
             with e.writer.at_width(2):
                 both = emit.elementwise(e.writer, inst, operands)
         slots[i], slots[j] = _unpair(e, both, dtype)
-    return Fragment(dtype, parts[0].layout if shifted is None else e.fragment(inst.operands[0]).layout, slots)
+    return Fragment(dtype, parts[0].layout if known is None else e.fragment(inst.operands[0]).layout, slots)
 
 
 def _pair(e: Emitter, slots: tuple[str, str], dtype: DType) -> str:

@@ -64,16 +64,20 @@ class ArrayRef:
 
 @dataclass(frozen=True)
 class Field:
-    """The bits of an element of a view, lowest first, in registers; `number`: which of its unit's codes it
-    is, where codes are placed.
+    """The bits of an element of a view, lowest first, in registers. Where codes are placed, `number` is which
+    of its unit's it is, and `mate` the bits of the code that shares its register when both are wider.
     """
 
     pieces: tuple[Piece, ...]
     number: int | None = None
+    mate: tuple[Piece, ...] = ()
 
-    def higher(self, by: int) -> tuple[Piece, ...]:
-        """The same bits `by` bits further up in each word."""
-        return tuple((word, first + by, size) for word, first, size in self.pieces)
+    @property
+    def half_apart(self) -> tuple[Piece, ...]:
+        """The bits of the element in the other half of the same words."""
+        if self.number is not None:
+            return self.mate
+        return tuple((word, first + 16, size) for word, first, size in self.pieces)
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Emitter:
     upper: dict[str, str] = field(default_factory=dict)  # the lower half of such a register -> the upper
     fields: dict[str, Field] = field(default_factory=dict)  # where an element of a view comes from
     at_field: dict[tuple[Piece, ...], str] = field(default_factory=dict)  # and back
+    codes: dict[Value, list[str]] = field(default_factory=dict)  # words of views placed for bytes
     narrow: dict[str, str] = field(default_factory=dict)  # an i64 -> the i32 that it is, zero-extended
     globals: list[str] = field(default_factory=list)
     rows: dict[str, list[Any]] = field(default_factory=dict)  # constants of threads or lanes: see tables.py

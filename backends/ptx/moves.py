@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilec.backends.convert import to_code
-from tilec.backends.ptx.emitter import Field, Fragment
+from tilec.backends.ptx.dequantise import merged_word
+from tilec.backends.ptx.emitter import Field, Fragment, Remade
 from tilec.backends.ptx.reduce import shuffle
 from tilec.backends.ptx.threads import per_thread, predicate
 from tilec.backends.ptx.words import as_words, from_words
@@ -117,14 +118,19 @@ def _choose(e: Emitter, x: Fragment, table: np.ndarray, kind: str) -> str:
     return found
 
 
-def view(e: Emitter, inst: moves.View) -> Fragment:
+def view(e: Emitter, inst: moves.View) -> Fragment | Remade:
     """The same bits as other elements: words of the old ones, fields of those."""
     x, dtype = e.fragment(inst.x), inst.dtype
     assert x.layout == inst.source, "the layout pass brings a view its source layout"
     words = _packed(e, x) if x.dtype.bits % 8 or x.dtype.unused else _whole(e, x)
     if inst.placed is not None and inst.is_placed:
+        if inst.placed.bits == BYTE:
+            e.codes[inst] = words
+            return Remade(dtype, inst.layout, lambda: _assembled(e, words, inst))
         return Fragment(dtype, inst.layout, _placed(e, words, dtype, inst.layout.slots, inst.placed))
     slots = [_field(e, words, i * dtype.bits, dtype) for i in range(inst.layout.slots)]
+    if dtype.bits == BYTE and not dtype.is_bool:
+        e.words.update((tuple(slots[4 * i : 4 * i + 4]), word) for i, word in enumerate(words))
     if dtype.bits <= BYTE:
         for i, slot in enumerate(slots):
             word, low = divmod(i * dtype.bits, WORD)
@@ -139,10 +145,11 @@ def _remember(e: Emitter, slot: str, found: Field) -> None:
 
 def _placed(e: Emitter, words: list[str], dtype: DType, count: int, into: DType) -> list[str]:
     """Codes whose bits are not side by side: put together one by one, for who does not read pairs of them."""
-    slots = []
-    unit = len(placement.halves(dtype.bits))
-    for i, code in enumerate(placement.pieces(dtype, count, into)):
-        found = Field(tuple((words[word], first, size) for word, first, size in code), i // 2 % unit)
+    slots, unit, codes = [], len(placement.codes_of(dtype, into)), placement.pieces(dtype, count, into)
+    words = _with_merged(e, words, dtype, into)
+    held = [tuple((words[word], first, size) for word, first, size in code) for code in codes]
+    for i, pieces in enumerate(held):
+        found = Field(pieces, i // 2 % unit, () if i % 2 else held[i + 1])
         whole, up = "0", 0
         for word, first, size in found.pieces:
             moved = e.let(f"lshr i32 {word}, {first}")
@@ -150,6 +157,30 @@ def _placed(e: Emitter, words: list[str], dtype: DType, count: int, into: DType)
             whole, up = e.let(f"or i32 {whole}, {moved}"), up + size
         slots.append(_field(e, [whole], 0, dtype))
         _remember(e, slots[-1], found)
+    return slots
+
+
+def _with_merged(e: Emitter, words: list[str], dtype: DType, into: DType) -> list[str]:
+    """The words, and behind each unit's those that are merged of them."""
+    own, merged = placement.unit_words(dtype.bits), placement.merged_of(dtype, into)
+    found = []
+    for at in range(0, len(words), own):
+        unit = words[at : at + own]
+        found += [*unit, *(merged_word(e, unit, each) for each in merged)]
+    return found
+
+
+def _assembled(e: Emitter, words: list[str], inst: moves.View) -> list[str]:
+    """The elements of a view placed for bytes, one by one, for who does not make four of them at once."""
+    if inst.dtype.bits == BYTE:
+        return [slot for word in words for slot in e.unword(word, inst.dtype)]
+    slots = []
+    for places in inst.places.tolist():
+        whole = "0"
+        for bit, (word, first) in enumerate(divmod(at, WORD) for at in places):
+            one = e.let(f"and i32 {e.let(f'lshr i32 {words[word]}, {first}')}, 1")
+            whole = e.let(f"or i32 {whole}, {e.let(f'shl i32 {one}, {bit}')}")
+        slots.append(_field(e, [whole], 0, inst.dtype))
     return slots
 
 

@@ -15,7 +15,7 @@ from tilec.ir.layout import Layout
 from tilec.ir.layouts import mma_b
 
 SMALL = ["u1", "i1", "u2", "u3", "i3", "u4", "i4", "i5", "u6", "u7", "u8", "i8",
-         "f3e1m1", "f4e2m1", "f5e2m2", "f6e3m2", "f6e2m3", "f8e4m3", "f8e5m2"]  # fmt: skip
+         *[d.name for d in dt.ALL if d.kind == "float" and d.bits <= 8]]  # fmt: skip
 
 
 @tc.kernel
