@@ -15,7 +15,7 @@ from tilec.ops.callers import there
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras, finish
 from tilec.ops.op import op
 from tilec.ops.tiling import Extent, dense_tiling
-from tilec.places import current_target
+from tilec.places import current_target, element_strides
 
 
 @tc.kernel
@@ -50,8 +50,8 @@ def matmul_kernel(
 
 def product(a: Array, b: Array, c: Array, given: Extras = Extras(), epilogue: Epilogue = PLAIN) -> None:  # noqa: B008
     """c = a @ b for a [B, M, K], b [B, K, N], c [B, M, N]; what finishes it belongs to a batch of one."""
-    _, m, n = c.shape
-    tiling = dense_tiling(m, n, find_dtype(b.dtype), current_target(), epilogue != PLAIN)
+    (_, m, n), along = c.shape, element_strides(b)[1] == 1
+    tiling = dense_tiling(m, n, find_dtype(b.dtype), current_target(), epilogue != PLAIN, along)
     matmul_kernel(a, b, c, *map(there, given), epilogue=epilogue, **tiling._asdict())
 
 

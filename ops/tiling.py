@@ -68,11 +68,17 @@ def known(target: str) -> str:
     return target
 
 
-def dense_tiling(m: Extent, n: Extent, dtype: DType, target: str, finished: bool = False) -> Dense:
-    """For a [m, k] @ [k, n]; sums that an epilogue finishes leave room for what it needs in registers."""
+def dense_tiling(
+    m: Extent, n: Extent, dtype: DType, target: str, finished: bool = False, along: bool = False
+) -> Dense:
+    """For a [m, k] @ [k, n]; sums that an epilogue finishes leave room for what it needs in registers.
+    `along`: the elements of a column of the right operand are neighbours.
+    """
     target = known(target)
     if not has_threads(target):
-        return Dense(_rows(m, 1, 256), _rows(n, 8, 256 if _rows(m, 1, 256) > MMA_ROWS else 128), 128)
+        bm = _rows(m, 1, 256)
+        few = 32 if along else 128  # columns, where vectors lie along them or across
+        return Dense(bm, _rows(n, 8, 256 if bm > MMA_ROWS else few), 128)
     if dtype.bits >= 32:  # no matrix instruction is exact enough
         return Dense(_rows(m, MMA_ROWS, 64), 64, 16)
     if _rows(m, MMA_ROWS, 128) == 128 and _large(n):

@@ -46,14 +46,14 @@ def dot(lo: Lowering, inst: mma.Dot) -> None:
     into, start = accumulator(lo, inst, total)
     period = packed.fused.codes.period if packed and isinstance(packed.fused, Fused) else 0
     product = Product(lo, total, (m, n, k), start, period)
-    product.a = _left(lo, inst, total)
+    product.a = left(lo, inst, total)
     product.b = _right(lo, inst, total, packed, product.step)
     product.into = into if into.dtype == total else lo.temporary(TileType(total, (m, n)))
     if start is None and product.into is not into:
-        _converted(lo, into, product.into)
+        converted(lo, into, product.into)
     product.run()
     if product.into is not into:
-        _converted(lo, product.into, into)
+        converted(lo, product.into, into)
     if packed:
         packed.done()
     lo.define(inst, into)
@@ -92,7 +92,7 @@ def _dies(lo: Lowering, inst: mma.Dot, place: Place) -> bool:
     return bool(own) and c in lo.local[-1] and lo.uses[c] == 1
 
 
-def _left(lo: Lowering, inst: mma.Dot, total: DType) -> Ref:
+def left(lo: Lowering, inst: mma.Dot, total: DType) -> Ref:
     """a, read one element at a time: its own memory if it is of the right type and k runs along it.
 
     Many rows of an array are copied, since they may lie so far apart that they push each other out of the
@@ -126,11 +126,11 @@ def packed_copy(lo: Lowering, place: Place, kind: TileType, total: DType) -> Ref
     if isinstance(place, Ref) and place.strides[0] == 1 and min(kind.shape) >= 8:
         transposed(lo, place, into)
     else:
-        _converted(lo, place, into)
+        converted(lo, place, into)
     return into
 
 
-def _converted(lo: Lowering, place: Place, into: Ref) -> None:
+def converted(lo: Lowering, place: Place, into: Ref) -> None:
     def body(args: list[str], point: Point) -> list[str]:
         return [cast(lo.w, args[0], place.dtype, into.dtype)]
 

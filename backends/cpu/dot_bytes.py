@@ -8,7 +8,7 @@ Rows of a are copied next to each other; b comes in quads (quads.py), unpacked o
 
 from __future__ import annotations
 
-from tilec.backends.cpu import dot as general
+from tilec.backends.cpu import dot_along
 from tilec.backends.cpu.cluster import Taken, taken
 from tilec.backends.cpu.dot import Panel, Product, accumulator, packed_copy, registers
 from tilec.backends.cpu.lanes import Lanes, read
@@ -29,11 +29,11 @@ ONES = 0x01010101
 
 
 def dot(lo: Lowering, inst: mma.Dot) -> None:
-    """By bytes where the machine can, else as all products are."""
+    """By bytes where the machine can, else as those of floats are."""
     if _by_bytes(lo, inst):
         _dot(lo, inst)
     else:
-        general.dot(lo, inst)
+        dot_along.dot(lo, inst)
 
 
 def _by_bytes(lo: Lowering, inst: mma.Dot) -> bool:
