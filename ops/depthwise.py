@@ -19,6 +19,7 @@ from tilec.ops.depthwise_kernel import Conv, depthwise_kernel
 from tilec.ops.depthwise_tiling import depthwise_plan
 from tilec.ops.epilogue import check_activation
 from tilec.ops.op import op
+from tilec.ops.tiling import has_threads
 from tilec.places import current_target, element_strides
 
 
@@ -49,7 +50,8 @@ def compile_depthwise(
     per_channel = tc.Spec(kind, (outs,))
     kernel, given = planned(geometry, (n, c, h, w), conv, kind, target)
     more = [per_channel if bias else None, per_channel if scale else None, y if residual else None]
-    weight = tc.Spec(kind, conv.ordered(outs, *size))
+    apart = conv.ordered(size[0] * size[1], size[1], 1) if last and not has_threads(target) else None
+    weight = tc.Spec(kind, conv.ordered(outs, *size), apart)
     state = [None] if kernel is depthwise_kernel else []
     return kernel.compile(tc.Spec(kind, shape), weight, *more, *state, y, target=target, **given)
 
@@ -106,10 +108,7 @@ def launch(
 ) -> None:
     """Runs the kernel; more: bias, scale, residual."""
     conv = _conv(call.geometry, call.multiplier, call.channels_last, activation)
-    weight = call.weight
-    if call.channels_last:
-        weight = contiguous(weight.transpose(1, 2, 0), "the weight, with its channels last")
-    run(call.x, call.shape, weight, more, y, conv, call.geometry, state)
+    run(call.x, call.shape, call.weight, more, y, conv, call.geometry, state)
 
 
 def run(
@@ -122,8 +121,12 @@ def run(
     geometry: Geometry,
     state: Array | None = None,
 ) -> None:
-    """The kernel that costs least, for x of shape [N, C, H, W] in the order of conv."""
+    """The kernel that costs least, for x of shape [N, C, H, W] in the order of conv; weight [O, kh, kw]."""
     kernel, given = planned(geometry, shape, conv, find_dtype(x.dtype), current_target())
+    if conv.channels_last:
+        weight = weight.transpose(1, 2, 0)
+        if has_threads(current_target()):  # whose loads are wide along the channels; others copy it anyway
+            weight = contiguous(weight, "the weight, with its channels last")
     if kernel is depthwise_kernel:
         kernel(x, weight, *more, state, y, **given)
     else:

@@ -10,7 +10,7 @@ import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, assign, contiguous, empty, numpy_dtype, zeros
+from tilec.ops.arrays import Array, array, assign, empty, numpy_dtype, zeros
 from tilec.ops.depthwise import lies_last, run, sums_in
 from tilec.ops.depthwise_call import Call, Geometry, depthwise_call, geometry_of
 from tilec.ops.depthwise_gradients import Phase, phases, total_kernel, weight_gradient_kernel
@@ -131,7 +131,6 @@ def _one_phase(call: Call, above: Array, d_x: Array, down: Phase, right: Phase) 
         True,
     )
     geometry = Geometry(weight.shape[1:], (1, 1), ((0, 0), (0, 0)), conv.dilation, image, extents)
-    weight = contiguous(weight.transpose(1, 2, 0), "the weight, with its channels last") if last else weight
     shape = (call.shape[0], len(call.weight), *image)
     run(above, shape, weight, (None, None, None), d_x, conv, geometry)
 

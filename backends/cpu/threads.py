@@ -21,8 +21,9 @@ from typing import NamedTuple
 from tilec.backends.cpu import board as at
 from tilec.backends.cpu.board import board_code
 
-SOON = 100e-6  # seconds from one launch to the next for which helpers stay awake
+SOON = 200e-6  # seconds from one launch to the next for which helpers stay awake
 LOOKING = 20e-6  # seconds between looks at helpers that take long to end
+CROWDED = 20e-3  # seconds for which helpers stay awake no longer, after one lost its core to another program
 AT_MOST = 1.0  # seconds that the end of a process waits
 TRIES, PAUSES = 3, 100  # to find out how long a pause takes
 LINE = 64  # bytes of a cache line
@@ -79,7 +80,8 @@ class Crew:
         self._memory = (ctypes.c_int64 * (at.SIZE + LINE // 8))()
         self._board = -(-ctypes.addressof(self._memory) // LINE) * LINE
         self._words = (ctypes.c_int64 * at.SIZE).from_address(self._board)
-        self._busy, self._ended, self._process = threading.Lock(), 0.0, os.getpid()
+        self._busy, self._process = threading.Lock(), os.getpid()
+        self._ended, self._crowded = 0.0, 0.0  # when the last launch did, and until when cores are few
         self._pauses = int(SOON / self._pause())
         self._helpers: list[Helper] = []
 
@@ -112,8 +114,8 @@ class Crew:
         """From here on helpers may enter."""
         while len(self._helpers) < job.helpers:
             self._helpers.append(Helper(self, len(self._helpers)))
-        soon = time.perf_counter() - self._ended < SOON
-        patience = self._pauses if soon else 0
+        now = time.perf_counter()
+        patience = self._pauses if now - self._ended < SOON and now > self._crowded else 0
         self._words[at.FUNCTION : at.PATIENCE + 1] = *job, state, patience
         self._offer(self._board)
         for helper in self._helpers[: job.helpers]:
@@ -127,6 +129,7 @@ class Crew:
             try:
                 left = self._close(self._board, self._pauses)
                 if left:
+                    self._crowded = time.perf_counter() + CROWDED
                     time.sleep(LOOKING)
             except KeyboardInterrupt as found:
                 interrupt = found

@@ -6,7 +6,7 @@ that leaves it is copied with a mask. Which of the two it is, is decided once pe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tilec.backends.convert import from_memory, to_memory
@@ -24,6 +24,9 @@ from tilec.backends.writer import Writer
 from tilec.ir.func import Value, root
 from tilec.ir.inst import memory
 from tilec.ir.tile import TileType, row_major
+
+FEW = 8  # vectors of a row, for which there are registers of masks
+OfVector = Callable[[list[str], Index, Lanes], list[str]]  # (inputs, element offset, lanes) -> outputs
 
 
 def load(lo: Lowering, inst: memory.Load) -> None:
@@ -116,20 +119,16 @@ def _fetch(lo: Lowering, window: Window, other: str, into: Ref) -> None:
     """
     w, array, last = lo.w, window.array, len(window.shape) - 1
     filler, width = Splat(other, array.dtype), _width(lo, window)
+    rows = _Rows(lo, window, width)
 
-    def row(at: tuple[Index, ...], into: Ref) -> None:
-        def body(args: list[str], point: Point) -> list[str]:
-            offset, lanes = window.lanes(Point((*at, *point.at), point.lanes), clipped=True)
-            value = _lanes(lo, window, offset, lanes)
-            kind = w.held(array.dtype)
-            return [value if lanes.mask is None else w.select(lanes.mask, kind, value, args[0])]
-
-        nest(w, window.shape[-1:], [filler], [into], width, body, merge=False)
+    def body(args: list[str], offset: Index, lanes: Lanes) -> list[str]:
+        value = _lanes(lo, window, offset, lanes)
+        return [value if lanes.mask is None else w.select(lanes.mask, w.held(array.dtype), value, args[0])]
 
     def level(at: tuple[Index, ...], into: Ref) -> None:
         axis = len(at)
         if axis >= last:
-            row(at, into)
+            rows.row(at, [filler], [into], body)
             return
         first, end = window.clipped(axis)
         sides: list[tuple[Index, Index]] = [(0, first), (end, window.shape[axis])]
@@ -147,6 +146,44 @@ def _part(w: Writer, ref: Ref, index: Index) -> Ref:
     """One of the parts along the first axis."""
     base = step_pointer(w, ref.base, ref.element, mul(w, index, ref.strides[0]))
     return replace(ref, base=base, shape=ref.shape[1:], strides=ref.strides[1:])
+
+
+class _Rows:
+    """A window's rows in vectors. Where a row has few, their masks are made once, before the first row."""
+
+    def __init__(self, lo: Lowering, window: Window, width: int) -> None:
+        self.w, self.window, self.width = lo.w, window, width
+        few = window.plain and window.shape[-1] <= FEW * width
+        self.vectors = window.vectors(width) if few else None
+
+    def row(
+        self, at: tuple[Index, ...], inputs: Sequence[Place], outputs: Sequence[Ref], body: OfVector
+    ) -> None:
+        """One row, at these coordinates."""
+        if self.vectors is None:
+            self._part(at, (0, None), self.window.shape[-1], inputs, outputs, body)
+        for first, lanes in self.vectors or ():
+            ins, outs = ([_from(self.w, x, first) for x in places] for places in (inputs, outputs))
+            self._part(at, (first, lanes), lanes.count, ins, [x for x in outs if isinstance(x, Ref)], body)
+
+    def _part(self, at: tuple[Index, ...], known: tuple[int, Lanes | None], extent: int,
+              inputs: Sequence[Place], outputs: Sequence[Ref], body: OfVector) -> None:  # fmt: skip
+        """Of a row, from an element on: all of it, or one vector whose lanes are known."""
+        window, (start, lanes) = self.window, known
+
+        def vector(args: list[str], point: Point) -> list[str]:
+            first = add(self.w, start, point.at[-1])
+            inside = lanes or window.masked(first, point.lanes)
+            return body(args, window.place((*at, first)), inside)
+
+        nest(self.w, (extent,), inputs, outputs, self.width, vector, merge=False)
+
+
+def _from(w: Writer, place: Place, first: int) -> Place:
+    """A row's place from an element on."""
+    if not isinstance(place, Ref):
+        return place
+    return replace(place, base=step_pointer(w, place.base, place.element, mul(w, first, place.strides[-1])))
 
 
 def _width(lo: Lowering, window: Window) -> int:
@@ -234,14 +271,9 @@ def _put(lo: Lowering, window: Window, place: Place) -> None:
         kind = TileType(place.dtype, window.shape)
         place = lo.copy(place, kind, lo.temporary(kind))
 
-    def row(at: tuple[Index, ...], place: Ref | Splat) -> None:
-        nest(
-            w, window.shape[-1:], [place], [], _width(lo, window),
-            lambda args, point: body(args, Point((*at, *point.at), point.lanes)), merge=False,
-        )  # fmt: skip
+    rows = _Rows(lo, window, _width(lo, window))
 
-    def body(args: list[str], point: Point) -> list[str]:
-        offset, lanes = window.lanes(point, clipped=True)
+    def body(args: list[str], offset: Index, lanes: Lanes) -> list[str]:
         value = to_memory(w, args[0], array.dtype)
         if array.packed:
             _put_packed(lo, window, value, offset, lanes)
@@ -251,7 +283,7 @@ def _put(lo: Lowering, window: Window, place: Place) -> None:
 
     def level(at: tuple[Index, ...], place: Ref | Splat) -> None:
         if len(at) >= last:
-            row(at, place)
+            rows.row(at, [place], [], body)
             return
         with loop(w, *window.clipped(len(at))) as run:
             level((*at, run.index), _part(w, place, run.index) if isinstance(place, Ref) else place)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tilec.backends.cpu.lanes import Lanes, memory_type
 from tilec.backends.cpu.loops import Index, add, both, clamp, mul, step_pointer, sub, test
 from tilec.backends.cpu.lower import ArrayPlace, Lowering
-from tilec.backends.cpu.nest import Point, ramp
+from tilec.backends.cpu.nest import ramp
 from tilec.backends.cpu.places import Ref, Shape
 from tilec.ir.func import Value, root
 
@@ -59,32 +59,32 @@ class Window:
         first = clamp(w, sub(w, 0, self.at[axis]), 0, n)
         return first, clamp(w, sub(w, self.array.extents[axis], self.at[axis]), first, n)
 
-    def lanes(self, point: Point, clipped: bool = False) -> tuple[Index, Lanes]:
-        """The element offset of a vector's first lane, and which lanes lie inside the array; `clipped`: along
-        the other axes it does.
-        """
-        w, valid = self.lo.w, "true"
-        offset: Index = 0 if not self.array.packed else self.offset
-        for axis, (at, stride) in enumerate(zip(point.at, self.array.strides, strict=True)):
-            offset = add(w, offset, mul(w, at, stride))
-            if axis not in self.proven and axis < len(self.shape) - 1 and not clipped:
-                place = add(w, self.at[axis], at)
-                valid = both(
-                    w, valid, test(w, "sge", place, 0), test(w, "slt", place, self.array.extents[axis])
-                )
-        return offset, self._masked(point, valid)
+    def vectors(self, width: int) -> list[tuple[int, Lanes]]:
+        """A row in vectors: the first element of each, and the lanes that lie inside the array; the same for
+        all rows."""
+        found, extent = [], self.shape[-1]
+        width = min(width, 1 << (extent - 1).bit_length())
+        for first in range(0, extent, width):
+            count = min(width, extent - first)
+            lanes = Lanes(min(width, 1 << (count - 1).bit_length()), count)
+            with self.lo.w.at_width(lanes.width):
+                found.append((first, self.masked(first, lanes)))
+        return found
 
-    def _masked(self, point: Point, valid: str) -> Lanes:
-        w, axis, lanes = self.lo.w, len(self.shape) - 1, point.lanes
+    def place(self, at: Sequence[Index]) -> Index:
+        """The element offset of a place in the tile."""
+        offset: Index = 0 if not self.array.packed else self.offset
+        for index, stride in zip(at, self.array.strides, strict=True):
+            offset = add(self.lo.w, offset, mul(self.lo.w, index, stride))
+        return offset
+
+    def masked(self, first: Index, lanes: Lanes) -> Lanes:
+        """The lanes of a row's vector that lie inside the array, for rows that do."""
+        w, axis = self.lo.w, len(self.shape) - 1
         if axis in self.proven:
-            if valid == "true":
-                return lanes
-            mask = w.spread(valid, "i1")
-        else:
-            first = add(w, self.at[axis], point.at[axis])
-            place = w.op("add", "i64", spread(self.lo, first), ramp(w, "i64", 1))
-            mask = w.compare("ult", "i64", place, spread(self.lo, self.array.extents[axis]))
-            mask = mask if valid == "true" else w.op("and", "i1", mask, w.spread(valid, "i1"))
+            return lanes
+        place = w.op("add", "i64", spread(self.lo, add(w, self.at[axis], first)), ramp(w, "i64", 1))
+        mask = w.compare("ult", "i64", place, spread(self.lo, self.array.extents[axis]))
         if lanes.count < lanes.width:
             mask = w.op("and", "i1", mask, lanes.text)
         return Lanes(lanes.width, lanes.count, mask)
