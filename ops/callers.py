@@ -215,6 +215,14 @@ def _by_library(caller: Caller, shape: tuple[int, ...], dtype: DType) -> Any:
         return library.empty(shape, kinds[0])
 
 
+def caller_stream() -> tuple[int, int] | None:
+    """The GPU and the stream of the caller's arrays; None where they are the host's."""
+    caller = _caller.get()
+    if caller is None or not isinstance(caller.held, DeviceArray):
+        return None
+    return caller.held.device, caller.held.stream
+
+
 _there: dict[tuple[int, int], tuple[Any, DeviceArray]] = {}  # constants on GPUs, by id and device
 
 

@@ -18,7 +18,8 @@ from tilec.ops.epilogue import Epilogue, Extras, finishing
 from tilec.ops.linear_kernel import compile_linear, compute_dtype, linear_kernel, whole_group
 from tilec.ops.matmul import product
 from tilec.ops.op import op
-from tilec.ops.tiling import linear_tiling
+from tilec.ops.split import Shared, shared
+from tilec.ops.tiling import Weighted, linear_tiling
 from tilec.ops.weight import QuantizedWeight
 from tilec.places import current_target
 
@@ -88,14 +89,18 @@ def quantised_product(
     given: Extras,
     epilogue: Epilogue,
     activations: str | None = None,
+    schedule: Weighted | None = None,
 ) -> None:
-    """y = x @ weight^T, finished: x [M, K], y [M, N]; x of bytes where activations are."""
+    """y = x @ weight^T, finished: x [M, K], y [M, N]; x of bytes where activations are. `schedule` instead of
+    the target's own.
+    """
     held = find_dtype(x.dtype)
     compute = held if activations else compute_dtype(held)
     group = whole_group(weight.group_size, weight.shape[1])
     apart = activations and weight.zeros is not None and find_dtype(weight.zeros.dtype).is_float
     summed = find_dtype("f32") if apart else compute
-    tiling = linear_tiling(x.shape[0], summed, group, current_target(), weight.dtype.bits)
+    own = linear_tiling(x.shape[0], summed, group, current_target(), weight.dtype.bits, *weight.shape)
+    tiling = schedule or own
     linear_kernel(
         in_order(x, weight.order),
         there(weight.packed(tiling.fragment, tiling.placed)),
@@ -103,6 +108,7 @@ def quantised_product(
         there(weight.kernel_zeros),
         y,
         *map(there, given),
+        *map(there, _shared(y.shape, tiling)),
         weight=weight.dtype,
         group=group,
         compute=compute,
@@ -110,6 +116,15 @@ def quantised_product(
         epilogue=epilogue,
         **tiling._asdict(),
     )
+
+
+def _shared(shape: tuple[int, ...], tiling: Weighted) -> Shared:
+    """Room for the sums of y's tiles, if blocks share them."""
+    if tiling.split == 1:
+        return Shared()
+    bn = tiling.fragment.shape[1]
+    tiles = -(-shape[0] // tiling.bm) * -(-shape[1] // bn)
+    return shared(tiles * tiling.split, tiling.bm, bn)
 
 
 def _as_bytes(x: Array, weight: Any, given: Extras, epilogue: Epilogue) -> tuple[Array, Extras, Epilogue]:

@@ -20,6 +20,9 @@ from tilec.ir.tile import Dim
 Extent = int | str | Dim  # names and Dims: known at the launch
 WARPS = 4
 MMA_ROWS = 16
+BLOCKS_PER_SM = 2  # whose copies are under way at once
+MOST_PARTS = 8  # of K: the last block waits for each
+LEAST_STEPS = 4  # in a part: fewer than these a pipeline does not fill
 WORD = 32  # bits of the lanes that weights are unpacked in
 
 
@@ -46,6 +49,7 @@ class Weighted(NamedTuple):
     placed: DType | None = None
     stages: int = 3
     warps: int = WARPS
+    split: int = 1
 
 
 def has_threads(target: str) -> bool:
@@ -88,9 +92,27 @@ def dense_tiling(
     return Dense(_rows(m, MMA_ROWS, 64), 128 if _large(n) else 64, 64 if _rows(m, 16, 64) < 64 else 32)
 
 
-def linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int = 16) -> Weighted:
-    """For a [m, K] times weights of `bits` bits in groups of `group` (0: the whole row)."""
-    return _linear_tiling(m, dtype, group, known(target), bits)
+def linear_tiling(
+    m: Extent, dtype: DType, group: int, target: str, bits: int = 16, n: Extent = "n", k: Extent = "k"
+) -> Weighted:
+    """For a [m, k] times weights [n, k] of `bits` bits in groups of `group` (0: the whole row)."""
+    found = _linear_tiling(m, dtype, group, known(target), bits)
+    return found._replace(split=split(found, m, n, k, known(target))) if has_threads(target) else found
+
+
+def split(tiling: Weighted, m: Extent, n: Extent, k: Extent, target: str) -> int:
+    """Into how many parts K is cut, so that tiles which are fewer than a GPU's processors become blocks for
+    all of them; not where an extent is known at the launch only.
+    """
+    machine = parse_target(target).target
+    if machine is None or machine.rates is None or not isinstance(m, int) or m < 1:
+        return 1
+    if not isinstance(n, int) or not isinstance(k, int):
+        return 1
+    bk, bn = tiling.fragment.shape
+    tiles, steps = -(-m // tiling.bm) * -(-n // bn), -(-k // bk)
+    parts = min(BLOCKS_PER_SM * machine.rates.sms // tiles, MOST_PARTS, steps // LEAST_STEPS)
+    return -(-steps // -(-steps // parts)) if parts > 1 else 1  # no part is empty
 
 
 @lru_cache(4096)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
 
 PATIENCE = 64  # backward jumps of the lowest group before the others have a turn
+SPINS = 1024  # such jumps in a row before copies arrive that others sleep for: the loop may wait for them
 LIMIT = 20_000_000  # group steps without an end: the kernel is taken for stuck
 
 
@@ -29,7 +30,7 @@ class Scheduler:
         self.m, self.steps = m, m.program.steps
         self.random = m.launch.random
         self.executed = m.launch.executed
-        self.backward, self.turn, self.budget = 0, 0, LIMIT
+        self.backward, self.spun, self.turn, self.budget = 0, 0, 0, LIMIT
 
     def run(self) -> bool:
         """Runs the batch to its end; False when it got stuck."""
@@ -71,7 +72,11 @@ class Scheduler:
         return m.resume(pc, sel)
 
     def jumped(self) -> None:
-        self.backward = self.backward + 1 if self.m.ready and min(self.m.ready) <= self.m.pc else 0
+        back = bool(self.m.ready) and min(self.m.ready) <= self.m.pc
+        self.backward, self.spun = (self.backward + 1, self.spun + 1) if back else (0, 0)
+        if self.spun == SPINS:
+            self.spun = 0
+            self.m.finish_in_flight()
 
     def choose(self) -> int:
         ready = self.m.ready

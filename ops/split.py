@@ -1,0 +1,69 @@
+"""Blocks that share the sums of one tile: each has a part of them, and the last adds them up in their order.
+
+    acc = gathered(acc, Shared(partial, locks), ticket, part, parts)   # whole in the last part's block
+    linear_kernel(..., *shared(blocks, bm, bn))                        # what the host lends it
+The order is the same every time, so the result is; who waits is a block, for blocks that started before it.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import tilec as tc
+from tilec.device import DeviceArray, to_device
+from tilec.ir.dtype import f32
+from tilec.ops.arrays import NOTHING, Array, empty
+from tilec.ops.callers import caller_stream
+
+LOCKS = 4096  # at least so many at once: calls of all sizes share them
+
+
+class Shared(NamedTuple):
+    """Where blocks leave sums: each has its place in `partial` f32 [blocks * bm, bn], and one of `locks` i32
+    [blocks or more], zeros before and after each launch. NOTHING where no block waits for another.
+    """
+
+    partial: Any = NOTHING
+    locks: Any = NOTHING
+
+
+_locks: dict[tuple[int, int], DeviceArray] = {}  # zeros, by device and stream
+
+
+def shared(blocks: int, bm: int, bn: int) -> Shared:
+    """Room for tiles (bm, bn), where the caller's arrays are: one set of locks for each stream, whose kernels
+    follow each other.
+    """
+    return Shared(empty((blocks * bm, bn), f32), _zeroed(blocks))
+
+
+def _zeroed(count: int) -> Array | DeviceArray:
+    at = caller_stream()
+    if at is None:
+        return np.zeros(count, np.int32)
+    if at not in _locks or len(_locks[at]) < count:
+        _locks[at] = to_device(np.zeros(max(LOCKS, 1 << (count - 1).bit_length()), np.int32), at[0])
+    return _locks[at]
+
+
+# In kernels.
+
+
+def gathered(acc: tc.Tile, given: Shared, ticket: Any, part: Any, parts: Any) -> tc.Tile:
+    """The sum over all parts of a tile, in the block that has the last; those of the others are the blocks
+    just before it, whose `acc` stays what it is.
+
+    A block's lock: 0, then 1 once its sums lie there, and 0 again when they have been waited for.
+    """
+    P = given.partial.tiles(acc.shape)
+    if part + 1 < parts:
+        P[ticket, 0] = acc
+        with tc.turn(given.locks, ticket, 0):
+            pass
+    else:
+        for other in tc.range(ticket - part, ticket):
+            with tc.turn(given.locks, other, 1, 2):
+                pass
+        for other in tc.range(ticket - part, ticket):
+            acc = acc + P[other, 0]
+    return acc

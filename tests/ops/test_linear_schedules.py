@@ -1,0 +1,98 @@
+"""Schedules of quantised linear layers: whatever blocks and warps share the work, the result is right, and
+the same every time.
+"""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tilec as tc
+from tilec import ops
+from tilec.backends.ptx.assemble import find
+from tilec.ir import dtype as dt
+from tilec.ops.epilogue import finishing
+from tilec.ops.linear import quantised_product
+from tilec.ops.reference import linear_reference, relative_error
+from tilec.ops.tiling import Weighted, linear_tiling
+
+needs_ptxas = pytest.mark.skipif(find("ptxas") is None, reason="no ptxas")
+TARGETS = ("cpu", "emulator:sm_80", "emulator:sm_90a")
+F16, BF16, F32 = (np.float16, 1.5e-3), (ml_dtypes.bfloat16, 1e-2), (np.float32, 1e-5)
+CASES = [  # m, n, k, weight, group, zero_point, (x, tolerance)
+    (5, 100, 200, "u4", 64, False, F16),
+    (33, 130, 129, "i3", 32, True, F16),
+    (7, 33, 129, "u1", None, False, F32),
+    (20, 200, 700, "f8e4m3", 48, True, BF16),
+    (1, 130, 1000, "u8", None, True, F16),
+]
+
+
+def normal(*shape: int, dtype=np.float32) -> np.ndarray:
+    return np.random.default_rng(shape).standard_normal(shape).astype(dtype)
+
+
+def own(x: np.ndarray, q: ops.QuantizedWeight, target: str) -> Weighted:
+    """The target's schedule."""
+    group = 0 if q.group_size >= q.shape[1] else q.group_size
+    return linear_tiling(len(x), dt.dtype(x.dtype), group, target, q.dtype.bits)
+
+
+def run(x: np.ndarray, q: ops.QuantizedWeight, target: str, schedule: Weighted) -> tuple[np.ndarray, float]:
+    """A layer with everything that may finish it; how far it is off."""
+    n, bias, residual = q.shape[0], normal(q.shape[0]), normal(len(x), q.shape[0], dtype=x.dtype)
+    y = np.full((len(x), n), np.nan, x.dtype)
+    given, epilogue = finishing(y.shape, bias, "gelu", residual, None, None, None)
+    with tc.target(target):
+        quantised_product(x, q, y, given, epilogue, schedule=schedule)
+    return y, relative_error(y, linear_reference(x, q, bias, activation="gelu", residual=residual))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("m", "n", "k", "weight", "group", "zero_point", "kind"), CASES)
+def test_blocks_that_share_k(m, n, k, weight, group, zero_point, kind, target):
+    q = ops.quantize(normal(n, k), weight, group_size=group, zero_point=zero_point)
+    x = normal(m, k, dtype=kind[0])
+    found = [run(x, q, target, own(x, q, target)._replace(split=3)) for _ in range(2)]
+    assert found[0][1] < kind[1]
+    assert np.array_equal(found[0][0], found[1][0])
+
+
+def test_parts_without_work():
+    """More parts than steps of K: sums of nothing."""
+    q, x = ops.quantize(normal(40, 64), "u4", group_size=32), normal(3, 64, dtype=np.float16)
+    for target in TARGETS:
+        assert run(x, q, target, own(x, q, target)._replace(split=5))[1] < 1.5e-3
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+def test_who_shares(target: str):
+    """Few tiles and a long K: blocks for all processors. Many tiles, a short K, or extents of the launch: one
+    block a tile. Never an empty part.
+    """
+
+    def parts(*extents):
+        m, n, k = extents
+        return linear_tiling(m, dt.f16, 128, target, 4, n, k).split
+
+    assert 4 <= parts(16, 4096, 4096) <= 8
+    assert parts(16, 1 << 17, 4096) == parts(16, 4096, 512) == 1
+    assert parts(16, "n", 4096) == parts("m", 4096, 4096) == parts(0, 4096, 4096) == 1
+    for k in range(128, 1 << 14, 384):
+        steps, split = -(-k // 128), parts(16, 1024, k)
+        assert (split - 1) * -(-steps // split) < steps
+
+
+def test_on_the_cpu_nobody_shares():
+    assert linear_tiling(1, dt.f32, 128, "cpu", 4, 4096, 4096).split == 1
+
+
+@needs_ptxas
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+def test_sharing_leaves_the_loop_as_it_is(target: str):
+    alone, shared = (
+        ops.linear.compile(m=16, n=4096, k=4096, target=target, schedule=schedule)
+        for schedule in (linear_tiling(16, dt.f16, 128, target, 4), None)
+    )
+    assert shared.hot_loop.instructions <= alone.hot_loop.instructions + 8
+    assert shared.resources.spill_bytes == 0 and shared.ptx.count("st.release.gpu") == 2
+    assert "st.release" not in alone.ptx
