@@ -68,6 +68,11 @@ class DType:
     # What a float is made of.
 
     @property
+    def all_numbers(self) -> "DType":
+        """How codes none of which is special are read: f8e4m3all for f8e4m3; most types are that already."""
+        return _NAMES.get(f"{self.name}all", self)
+
+    @property
     def has_subnormals(self) -> bool:
         """Is exponent field 0 read without the leading one? That is also where zero comes from."""
         return self.kind == "float"
@@ -191,6 +196,12 @@ def _small_float(bits: int, exponent: int) -> DType:
     )  # fmt: skip
 
 
+def _all_numbers(bits: int, exponent: int) -> DType:
+    """Codes of a type with special values, where none is: all of them are numbers then."""
+    plain = _small_float(bits, exponent)
+    return DType(f"{plain.name}all", "float", bits, exponent, plain.mantissa)
+
+
 def _wide_float(name: str, bits: int, exponent: int, mantissa: int, *aliases: str) -> DType:
     return DType(name, "float", bits, exponent, mantissa, has_nan=True, has_infinity=True, aliases=aliases)
 
@@ -205,6 +216,8 @@ ALL: tuple[DType, ...] = (
     *(_integer("int", bits) for bits in (*range(1, 9), 16, 32, 64)),
     *(_integer("uint", bits) for bits in (*range(1, 9), 16, 32, 64)),
     *(_small_float(bits, exponent) for bits in range(3, 9) for exponent in range(1, bits)),
+    _all_numbers(8, 4),
+    _all_numbers(8, 5),
     DType("e8m0", "scale", 8, 8, 0, has_nan=True, aliases=("f8e8m0", "float8_e8m0fnu")),
     _wide_float("f16", 16, 5, 10, "float16", "half"),
     _wide_float("bf16", 16, 8, 7, "bfloat16"),

@@ -36,6 +36,14 @@ def code_values(dtype: DType) -> NDArray[np.float32]:
     return np.where(np.isfinite(values), values, 0).astype(np.float32)
 
 
+def finite_codes(codes: NDArray[np.uint8], dtype: DType) -> NDArray[np.uint8]:
+    """The codes with 0's for those that are no number."""
+    if not dtype.has_nan:
+        return codes
+    numbers = np.isfinite(codec.decode(np.arange(1 << dtype.bits), dtype))
+    return np.where(numbers, np.arange(1 << dtype.bits), 0).astype(np.uint8)[codes]
+
+
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight(Checkpoints):
     """A weight [N, K]: `codes` uint8 [N, K] (canonical: see ir/dtype.py), `scales` [N, groups] as numpy holds
@@ -135,5 +143,5 @@ class QuantizedWeight(Checkpoints):
         n, k = self.shape
         rows, columns = -(-n // bn), -(-k // bk)
         filler = int(np.argmin(np.abs(code_values(self.dtype) - self.zero)))
-        filled = np.pad(self.codes, ((0, rows * bn - n), (0, columns * bk - k)), constant_values=filler)
+        filled = np.pad(finite_codes(self.codes, self.dtype), ((0, rows * bn - n), (0, columns * bk - k)), constant_values=filler)
         return np.ascontiguousarray(filled.reshape(rows, bn, columns, bk).swapaxes(1, 2))

@@ -50,7 +50,8 @@ def _fits_mantissa(source: DType, into: DType) -> bool:
 
 def _fits_exponent(source: DType, into: DType) -> bool:
     """Whether a float of at most 8 bits has a narrower exponent and mantissa, and no infinity; or the same
-    exponent: it is the upper half of the wider float then, special values and all.
+    exponent: it is the upper half of the wider float then, special values and all (the largest of those
+    without mantissa overflows to infinity, and that is where its bits are).
     """
     if not (source.is_float and source.is_signed and source.bits <= 8 and source.mantissa <= into.mantissa):
         return False
@@ -58,7 +59,7 @@ def _fits_exponent(source: DType, into: DType) -> bool:
 
 
 def _is_upper_half(source: DType, into: DType) -> bool:
-    return source.exponent == into.exponent and source.has_infinity and source.has_nan
+    return source.exponent == into.exponent and (source.has_infinity or not source.mantissa)
 
 
 def widened(

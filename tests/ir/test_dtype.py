@@ -20,8 +20,9 @@ each_float = pytest.mark.parametrize("kind", FLOATS, ids=str)
 def test_the_registry_is_complete_and_names_are_unique() -> None:
     names = [d.name for d in dt.ALL]
     integers = [f"{sign}{bits}" for sign in "iu" for bits in (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64)]
+    others = ["bool", "e8m0", "f16", "bf16", "tf32", "f32", "f64"]
     small = [f"f{n}e{e}m{n - 1 - e}" for n in range(3, 9) for e in range(1, n)]
-    assert sorted(names) == sorted([*integers, *small, "bool", "e8m0", "f16", "bf16", "tf32", "f32", "f64"])
+    assert sorted(names) == sorted([*integers, *small, "f8e4m3all", "f8e5m2all", *others])
     every = [name for d in dt.ALL for name in {d.name, *d.aliases}]
     assert len(set(every)) == len(every)
 
@@ -92,6 +93,11 @@ def test_codes_of_floats_are_in_order(kind: DType) -> None:
 def test_only_what_hardware_has_is_special_among_small_floats() -> None:
     assert [d.name for d in FLOATS if d.bits <= 8 and d.has_nan] == ["f8e4m3", "f8e5m2", "e8m0"]
     assert [d.name for d in FLOATS if d.bits <= 8 and d.has_infinity] == ["f8e5m2"]
+
+
+def test_the_same_codes_without_special_ones() -> None:
+    assert [d.name for d in dt.ALL if d.all_numbers != d] == ["f8e4m3", "f8e5m2"]
+    assert (dtype("f8e4m3").all_numbers.max, dtype("f8e5m2").all_numbers.max) == (480, 7 * 2.0**14)
 
 
 def test_kinds() -> None:

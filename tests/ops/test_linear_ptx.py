@@ -19,6 +19,9 @@ CASES = [  # m, n, k, weight, group, zero_point, x, tolerance
     (7, 33, 129, "u1", None, False, np.float32, 1e-5),
     (20, 64, 96, "f8e5m2", 48, True, ml_dtypes.bfloat16, 1e-2),
     (1, 40, 256, "u7", 128, True, np.float16, 1.5e-3),
+    (6, 70, 256, "f4e2m1", 32, False, np.float16, 1.5e-3),
+    (17, 50, 128, "f8e4m3", None, False, ml_dtypes.bfloat16, 1e-2),
+    (3, 40, 192, "f5e4m0", 64, False, np.float16, 1.5e-3),
 ]
 
 
@@ -34,6 +37,19 @@ def test_emulated(m, n, k, weight, group, zero_point, dtype, tolerance, target):
     with tc.target(target):
         y = ops.linear(x, q, bias, activation="gelu", residual=residual)
     assert relative_error(y, linear_reference(x, q, bias, activation="gelu", residual=residual)) < tolerance
+
+
+@pytest.mark.parametrize("target", ["cpu", "reference", "emulator:sm_80", "emulator:sm_90a"])
+@pytest.mark.parametrize("dtype", ["f8e4m3", "f8e5m2"])
+def test_codes_that_are_no_number_count_as_0(dtype: str, target: str):
+    q = ops.quantize(normal(40, 128), dtype, group_size=64)
+    kind = q.dtype
+    q.codes[::3, ::5] = kind.nan_code
+    q.codes[1::3, ::7] = kind.nan_code | kind.sign_code
+    x = normal(4, 128, dtype=np.float16)
+    with tc.target(target):
+        y = ops.linear(x, q)
+    assert relative_error(y, linear_reference(x, q)) < 1.5e-3
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
