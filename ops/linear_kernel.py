@@ -14,7 +14,8 @@ from tilec.ops.activations import check_bytes, check_class
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras, check_activation, finish
 from tilec.ops.matmul import matmul_kernel
 from tilec.ops.quantize import weight_dtype
-from tilec.ops.tiling import Extent, dense_tiling, linear_tiling
+from tilec.ops.split import Shared, gathered
+from tilec.ops.tiling import Extent, Weighted, dense_tiling, linear_tiling
 from tilec.ops.weight import default_zero
 
 WHOLE = 1 << 30  # more weights than a row has
@@ -33,6 +34,8 @@ def linear_kernel(
     x_scale: tc.Array,
     u: tc.Array,
     v: tc.Array,
+    partial: tc.Array,
+    locks: tc.Array,
     *,
     weight: DType,
     fragment: Layout,
@@ -45,26 +48,30 @@ def linear_kernel(
     bm: int = 16,
     stages: int = 3,
     warps: int = 4,
+    split: int = 1,
 ) -> None:
-    """y = x @ w^T, finished as `epilogue` says: a block computes one tile (bm, bn) of y.
+    """y = x @ w^T, finished as `epilogue` says: `split` blocks compute one tile (bm, bn) of y, each from its
+    part of K; the last finishes it (`partial` and `locks`: see ops/split.py).
 
     x [M, K]; codes [ceil(N / bn), ceil(K / bk), bytes]; scales and zeros [groups, N]; `group` weights of a
     row share a scale, 0: all of them do. Products of `compute`, sums of f32; of i8: a group's are of i32.
     """
     bk, bn = fragment.shape
     X, W, Y = x.tiles((bm, bk)), codes.tiles((1, 1, fragment.nbytes(weight))), y.tiles((bm, bn))
-    i, j = tc.blocks(*Y.shape)
-    steps = X.shape[1]
+    i, j, part = tc.blocks(*Y.shape, split)
+    share = tc.cdiv(X.shape[1], split)
+    first = part * share
+    last = tc.minimum(first + share, X.shape[1])
     acc = tc.zeros((bm, bn), tc.f32)
     sums = tc.i32 if compute.is_integer else tc.f32
-    part = tc.zeros((bm, bn), sums)  # those of the group under way
+    run = tc.zeros((bm, bn), sums)  # those of the group under way
     scaling = 0.5 if compute.is_integer and is_halved(weight, zero_point) else 1.0
     span = gcd(group, LONGEST) if compute.is_integer else group
     apart = compute.is_integer and zero_point and zeros.dtype.is_float  # differences that are no bytes
     held = weight.all_numbers if weight.exponent < compute.exponent else weight  # no code is special
     plain = group % bk == 0 and not (zero_point or scaled_weights)
     shrunk = shrinkage(weight, compute, placed) if plain else 1
-    for s in tc.range(steps, stages=stages):
+    for s in tc.range(first, last, stages=stages):
         xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], held, fragment, placed=placed)
         if group % bk == 0 and not apart:
             at = (s * bk // group if group else 0, j * bn)
@@ -72,12 +79,12 @@ def linear_kernel(
                 w = floats(w, zeros, at, compute, zero_point) * scales.load(at, (1, bn)).to(compute)
                 acc = tc.dot(xs, w, acc)
             elif compute.is_integer:
-                part = tc.dot(xs, integers(w, zeros, at, zero_point), part)
+                run = tc.dot(xs, integers(w, zeros, at, zero_point), run)
             else:
-                part = tc.dot(xs, floats(w, zeros, at, compute, zero_point, shrunk), part)
-            if not scaled_weights and span and ends_group(s, steps, bk, span):
-                acc = tc.fma(part.to(tc.f32), scales.load(at, (1, bn)).to(tc.f32) * scaling, acc)
-                part = tc.zeros((bm, bn), sums)
+                run = tc.dot(xs, floats(w, zeros, at, compute, zero_point, shrunk), run)
+            if not scaled_weights and span and ends_group(s, last, bk, span):
+                acc = tc.fma(run.to(tc.f32), scales.load(at, (1, bn)).to(tc.f32) * scaling, acc)
+                run = tc.zeros((bm, bn), sums)
         else:  # groups end within a step: each weight gets its own scale
             g, n = (s * bk + tc.arange(bk)[:, None]) // (group or WHOLE), j * bn + tc.arange(bn)[None, :]
             zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
@@ -85,11 +92,14 @@ def linear_kernel(
             exact = tc.f32 if compute.is_integer else compute
             acc = tc.dot(xs.to(exact), scaled.to(exact), acc)
     if not span and not scaled_weights:
-        acc = part * scales.load((0, j * bn), (1, bn)).to(tc.f32)
+        acc = run * scales.load((0, j * bn), (1, bn)).to(tc.f32)
     if shrunk != 1:
         acc = acc * (1 / shrunk)
-    acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
-    Y[i, j] = acc.to(y.dtype)
+    if split > 1:
+        acc = gathered(acc, Shared(partial, locks), tc.block_ticket(), part, split)
+    if part + 1 == split:
+        acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
+        Y[i, j] = acc.to(y.dtype)
 
 
 def floats(
@@ -159,11 +169,13 @@ def compile_linear(
     low_rank: int = 0,
     out_dtype: Any = None,
     activations: str | None = None,
+    schedule: Weighted | None = None,
     target: str = "sm_90a",
 ) -> tc.Compiled:
     """The kernel of x [m, k] times a weight [n, k], quantised or of x's dtype; extents are numbers, or names
     or tc.dim that the launch knows. An x of 8 bits has scales, `low_rank` is a rank. With activations="int8"
-    it is the kernel after the one that rounds x.
+    it is the kernel after the one that rounds x. `schedule`, for a quantised weight, stands in for what the
+    target would choose, ops.tiling.linear_tiling(...): _replace(split=4) is four blocks to a tile.
     """
     kind, compute = find_dtype(x), compute_dtype(find_dtype(x))
     check_activation(activation)
@@ -180,7 +192,7 @@ def compile_linear(
     if activations == "int8":
         check_bytes(held)
         kind = compute = tc.i8
-    tiling = linear_tiling(m, compute, group, target, held.bits)
+    tiling = schedule or linear_tiling(m, compute, group, target, held.bits, n, k)
     bk, bn = tiling.fragment.shape
     groups = _count(k, group, "groups") if group else 1
     return linear_kernel.compile(
@@ -190,6 +202,7 @@ def compile_linear(
         tc.Spec(_zeros_dtype(held), (groups, n)) if zero_point else NOTHING,
         out,
         *extras,
+        *_shared_specs(tiling),
         target=target,
         weight=held,
         group=group,
@@ -201,6 +214,12 @@ def compile_linear(
 
 
 NOTHING = tc.Spec("f32", (1,))
+
+
+def _shared_specs(tiling: Weighted) -> Shared:
+    if tiling.split == 1:
+        return Shared(NOTHING, NOTHING)
+    return Shared(tc.Spec("f32", ("partial", tiling.fragment.shape[1])), tc.Spec("i32", ("locks",)))
 
 
 def _specs(m: Extent, n: Extent, compute: DType, out: tc.Spec, rank: int, there: Epilogue) -> Extras:
