@@ -132,7 +132,7 @@ def test_the_kernel_of_a_gpu_means_the_same(dtype: str, group_size: int | None):
         np.full((5, 70), np.nan, np.float16),
     )
     linear_kernel.meaning(
-        x, q.packed(tiling.fragment, tiling.placed), q.kernel_scales, q.kernel_zeros, y, *[NOTHING] * 5,
+        x, q.packed(tiling.fragment, tiling.placed), q.kernel_scales, q.kernel_zeros, y, *[NOTHING] * 7,
         weight=q.dtype, group=group_size or 0, compute=tc.f16, **tiling._asdict(),
     )  # fmt: skip
     assert relative_error(y, linear_reference(x, q)) < 1.5e-3
