@@ -48,22 +48,38 @@ def mma_atom(m: int, n: int, k: int, operand_bits: int) -> MmaAtom:
     return MmaAtom(a, b, local(2, 1) * spatial(8, 4) * local(1, 2))
 
 
-def sparse_places_atom(operand_bits: int) -> Layout:
-    """Who holds the places (16, 32) of what mma.sp's a keeps, m16 and k64, in the bits of one register: 16
-    bits: lane 4 * g + t has columns 8 t to 8 t + 7 of rows g and g + 8; 8 bits: columns 16 (t >> 1) to
-    16 (t >> 1) + 15 of row g + 8 (t & 1). TilecError for other sizes.
-    """
-    if operand_bits == 16:
-        return local(2, 1) * spatial(8, 4) * local(1, 8)
-    if operand_bits == 8:
-        lanes = Digit(8, (1, 0)), Digit(2, (0, 16)), Digit(2, (8, 0))
-        return register((16, 32), lanes, (Digit(16, (0, 1)),))
-    raise TilecError(f"sparse products have operands of 16 or 8 bits, not of {operand_bits}")
-
-
 def full_mma_atom(operand_bits: int) -> MmaAtom:
     """The largest mma.sync for operands of this size: m16n8k16 for f16, k8 for tf32, k32 for 8 bits."""
     return mma_atom(8 if operand_bits == 64 else 16, 8, 256 // operand_bits, operand_bits)
+
+
+@dataclass(frozen=True)
+class SparseAtom:
+    """Operands of mma.sp, of twice the depth of mma.sync: `values` (m, k / 2) of a are what that has of a
+    whole one, b (k, n) has twice the registers. `places` (16, 32) are those of k64, in one register.
+    """
+
+    values: Layout
+    places: Layout
+    b: Layout
+    c: Layout
+
+
+@lru_cache(4)
+def sparse_atom(operand_bits: int) -> SparseAtom:
+    """mma.sp m16n8k32 on 16 bits, k64 on 8 bits; TilecError for other sizes.
+
+    A lane's places: on 16 bits columns 8 t to 8 t + 7 of rows g and g + 8; on 8 bits columns 16 (t >> 1) to
+    16 (t >> 1) + 15 of row g + 8 (t & 1).
+    """
+    if operand_bits not in (16, 8):
+        raise TilecError(f"sparse products have operands of 16 or 8 bits, not of {operand_bits}")
+    half = full_mma_atom(operand_bits)
+    b = local(4, 1) * column_spatial(4, 8) * local(32 // operand_bits, 1)
+    lanes = Digit(8, (1, 0)), Digit(2, (0, 16)), Digit(2, (8, 0))
+    places = {16: local(2, 1) * spatial(8, 4) * local(1, 8),
+              8: register((16, 32), lanes, (Digit(16, (0, 1)),))}  # fmt: skip
+    return SparseAtom(half.a, places[operand_bits], b, half.c)
 
 
 @dataclass(frozen=True)

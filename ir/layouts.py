@@ -9,7 +9,7 @@ the wn warps of a row, b in the wm of a column. An integer: all warps side by si
 from functools import lru_cache
 from math import prod
 
-from tilec.ir.atoms import full_mma_atom, ldmatrix_atom, mma_atom, sparse_places_atom, wgmma_atom
+from tilec.ir.atoms import full_mma_atom, ldmatrix_atom, mma_atom, sparse_atom, wgmma_atom
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import (
@@ -24,8 +24,8 @@ from tilec.ir.layout import (
 
 __all__ = [
     "blocked", "column_local", "column_spatial", "full_mma_atom", "ldmatrix_atom", "local",
-    "mma_a", "mma_atom", "mma_b", "mma_c", "mma_places", "replicas", "spatial", "wgmma_a", "wgmma_atom",
-    "wgmma_c",
+    "mma_a", "mma_atom", "mma_b", "mma_c", "mma_places", "mma_sparse_b", "replicas", "sparse_atom",
+    "spatial", "wgmma_a", "wgmma_atom", "wgmma_c",
 ]  # fmt: skip
 
 Warps = int | tuple[int, int]
@@ -40,16 +40,6 @@ def mma_a(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
     return (spatial(wm, 1) * replicas(2, wn) * local(rows, steps) * atom).with_shape(shape)
 
 
-def mma_places(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
-    """The places (m, k / 2) of a sparse left operand whose values have the layout mma_a(dtype, shape, warps);
-    slots (m-subtile, k-step, atom). A thread's 16 places of an atom are one register.
-    """
-    wm, wn = _grid(warps if isinstance(warps, tuple) else (warps, 1))
-    atom = sparse_places_atom(dtype.bits)
-    rows, steps = _repeats(shape, (wm, 1), atom)
-    return (spatial(wm, 1) * replicas(2, wn) * local(rows, steps) * atom).with_shape(shape)
-
-
 def mma_b(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
     """The right operand (k, n) for mma.sync on elements of this size, slots (k-step, n-subtile, atom).
 
@@ -58,6 +48,24 @@ def mma_b(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
     """
     wm, wn = _grid(warps if isinstance(warps, tuple) else (1, warps))
     atom = full_mma_atom(dtype.bits).b
+    steps, columns = _repeats(shape, (1, wn), atom)
+    return (replicas(2, wm) * spatial(1, wn) * local(steps, columns) * atom).with_shape(shape)
+
+
+def mma_places(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
+    """The places (m, k / 2) of a sparse left operand whose values have the layout mma_a(dtype, shape, warps);
+    slots (m-subtile, k-step, atom). A thread's 16 places of an atom are one register.
+    """
+    wm, wn = _grid(warps if isinstance(warps, tuple) else (warps, 1))
+    atom = sparse_atom(dtype.bits).places
+    rows, steps = _repeats(shape, (wm, 1), atom)
+    return (spatial(wm, 1) * replicas(2, wn) * local(rows, steps) * atom).with_shape(shape)
+
+
+def mma_sparse_b(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
+    """The right operand (k, n) of a product with a sparse one, as mma_b: steps are twice as long."""
+    wm, wn = _grid(warps if isinstance(warps, tuple) else (1, warps))
+    atom = sparse_atom(dtype.bits).b
     steps, columns = _repeats(shape, (1, wn), atom)
     return (replicas(2, wm) * spatial(1, wn) * local(steps, columns) * atom).with_shape(shape)
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from tilec.backends.convert import to_code
 from tilec.backends.ptx.emitter import Fragment
 from tilec.backends.ptx.mma import Kept, Sparse, by_coordinates, multiplied, offsets
-from tilec.ir.atoms import mma_atom, sparse_places_atom
+from tilec.ir.atoms import sparse_atom
 from tilec.ir.inst.sparse import GROUP, KEPT, SparseDot
+from tilec.ir.layout import Layout
 
 if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
@@ -23,17 +24,16 @@ ORDERED = 85  # the PTX version from which an instruction can say that places ar
 
 
 def dot(e: Emitter, inst: SparseDot) -> Fragment:
-    """A thread's elements are those of mma.sync: of a half as many, of b twice."""
-    m, n, k = inst.atom
+    """As mma.dot, of whose layouts these are made."""
     a, b, c = (e.fragment(v) for v in (inst.values, inst.b, inst.c))
-    left, right = (mma_atom(m, n, k // PER, f.dtype.bits) for f in (a, b))
-    upper = [(r + k // PER, s) for r, s in offsets(right.b)]
-    parts = offsets(left.a), [*offsets(right.b), *upper], offsets(left.c)  # type: ignore[list-item]
-    return multiplied(e, (a, b, c), inst.atom, parts, _sparse(e, e.fragment(inst.places), inst, a.dtype.bits))
+    atom = sparse_atom(a.dtype.bits)
+    parts = offsets(atom.values), offsets(atom.b), offsets(atom.c)
+    kept = _sparse(e, e.fragment(inst.places), inst.atom, atom.places)
+    return multiplied(e, (a, b, c), inst.atom, parts, kept)
 
 
-def _sparse(e: Emitter, places: Fragment, inst: SparseDot, bits: int) -> Sparse:
-    atom, (m, _, k) = sparse_places_atom(bits), inst.atom
+def _sparse(e: Emitter, places: Fragment, shape: tuple[int, int, int], atom: Layout) -> Sparse:
+    m, _, k = shape
     form = "sp::ordered_metadata" if e.target.ptx_version >= ORDERED else "sp"
     at, wide = by_coordinates(places.layout), atom.shape[1]
     registers: dict[tuple[int, int], str] = {}

@@ -19,7 +19,7 @@ from tilec.ir.inst.memory import Load, Store
 from tilec.ir.inst.mma import Dot, GroupDot, HeldDot
 from tilec.ir.inst.sparse import SparseDot
 from tilec.ir.layout import Layout, local, register, spatial
-from tilec.ir.layouts import blocked, mma_a, mma_b, mma_c, mma_places, wgmma_a, wgmma_c
+from tilec.ir.layouts import blocked, mma_a, mma_b, mma_c, mma_places, mma_sparse_b, wgmma_a, wgmma_c
 from tilec.ir.tile import ArrayType
 
 WARP, SECTOR, SECTORS = 32, 32, 2  # threads; bytes; that come from L2 in a cycle
@@ -105,10 +105,10 @@ def layouts_of_dot(dot: Dot | SparseDot, across: Split) -> tuple[Layout, ...]:
 
 
 def _sparse_layouts(dot: SparseDot, across: Split) -> tuple[Layout, ...]:
-    """Values as a dense operand of half the columns; b as of the dense product."""
+    """Values as a dense operand of half the columns."""
     a, b, c = dot.values.tile, dot.b.tile, dot.c.tile
     values, places = (layout(a.dtype, a.shape, across) for layout in (mma_a, mma_places))  # type: ignore[arg-type]
-    return values, places, mma_b(b.dtype, b.shape, across), mma_c(c.dtype, c.shape, across)  # type: ignore[arg-type]
+    return values, places, mma_sparse_b(b.dtype, b.shape, across), mma_c(c.dtype, c.shape, across)  # type: ignore[arg-type]
 
 
 # -- memory -----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from tilec.ir import debug
 from tilec.ir.errors import TilecError
 from tilec.ir.facts import Facts
-from tilec.ir.func import Block, Func, Inst
+from tilec.ir.func import Block, Func, Inst, Value
 from tilec.ir.inst import memory as mem
 from tilec.ir.inst.control import If
 from tilec.ir.inst.mma import Dot, GroupDot, HeldDot
@@ -63,11 +63,18 @@ class Choice:
         asked = self.of.get(of(dots[0]))  # type: ignore[arg-type]
         wants = [(dot, anchors.layouts_of_dot(dot, across)) for dot in dots]
         operands = [pair for dot, want in wants for pair in zip(dot.factors, want[:-1], strict=True)]
-        views = [(self._viewed[of(x)], want) for x, want in operands if of(x) in self._viewed]
+        views = [(have, want) for x, want in operands if (have := self._view_of(x)) is not None]
         chained = any({of(dot), of(dot.factors[0])} & self._chained for dot in dots)
         conversions = sum(anchors.conversion_cost(have, want) for have, want in views)
         elsewhere = asked is not None and asked != wants[0][1][-1]
         return float(elsewhere), conversions, *anchors.traffic(dots[0].tile.shape, across, chained)
+
+    def _view_of(self, value: Value) -> Layout | None:
+        """The layout of the view that a tile is computed from, perhaps transposed."""
+        if isinstance(value, Permute):
+            held = self._view_of(value.x)
+            return held and held.permute(value.axes)
+        return self._viewed.get(self.components.of(value))  # type: ignore[call-overload, no-any-return]
 
     def _fix(self, func: Func) -> None:
         for inst in func.walk():

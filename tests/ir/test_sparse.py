@@ -8,7 +8,7 @@ import pytest
 
 import tilec as tc
 from tilec.ir import dtype as dt
-from tilec.ir.atoms import sparse_places_atom
+from tilec.ir.atoms import sparse_atom
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Arg
 from tilec.ir.inst.sparse import Sparse, SparseDot, expanded
@@ -81,7 +81,7 @@ def test_errors_of_the_language():
 
 def test_who_holds_the_places():
     """mma.sp's metadata as the ISA has it. 16 bits: two rows, four groups of each; 8 bits: one of eight."""
-    halves, bytes_ = sparse_places_atom(16), sparse_places_atom(8)
+    halves, bytes_ = (sparse_atom(bits).places for bits in (16, 8))
     for lane in range(32):
         g, t = lane >> 2, lane & 3
         wide = [(g + 8 * (i >> 3), 8 * t + i % 8) for i in range(16)]
@@ -90,7 +90,19 @@ def test_who_holds_the_places():
         assert [bytes_.at(lane, i) for i in range(16)] == narrow
     assert halves.is_bijection and bytes_.is_bijection
     with pytest.raises(TilecError, match="operands of 16 or 8 bits, not of 32"):
-        sparse_places_atom(32)
+        sparse_atom(32)
+
+
+def test_the_right_operand():
+    """Register r, element h: row t * p + h + 4 p r, column g."""
+    for bits in (16, 8):
+        b, p = sparse_atom(bits).b, 32 // bits
+        assert b.is_bijection and b.shape == (16 * p, 8)
+        for lane in range(32):
+            g, t = lane >> 2, lane & 3
+            assert [b.at(lane, i) for i in range(4 * p)] == [
+                (t * p + i % p + 4 * p * (i // p), g) for i in range(4 * p)
+            ]
 
 
 @pytest.mark.parametrize("dtype", [dt.f16, dt.i8])
@@ -102,5 +114,5 @@ def test_warps_hold_the_places_of_their_values(dtype):
             rows = [set(x.points()[32 * warp : 32 * warp + 32, :, 0].flat) for x in (values, places)]
             assert rows[0] == rows[1]
     assert mma_places(dt.f16, (64, 64), (2, 2)) == (
-        spatial(2, 1) * replicas(2, 2) * local(2, 2) * sparse_places_atom(16)
+        spatial(2, 1) * replicas(2, 2) * local(2, 2) * sparse_atom(16).places
     )
