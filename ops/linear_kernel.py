@@ -3,7 +3,6 @@
 compile_linear(m=16, n=4096, k=tc.dim("k", multiple=8), weight="u3", target="sm_80").ptx
 """
 
-from math import gcd
 from typing import Any
 
 import tilec as tc
@@ -12,14 +11,11 @@ from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.layout import Layout
 from tilec.ops.activations import check_bytes, check_class
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras, check_activation, finish
+from tilec.ops.linear_sums import Form, Weights, summed
 from tilec.ops.matmul import matmul_kernel
 from tilec.ops.quantize import weight_dtype
-from tilec.ops.split import Shared, gathered
+from tilec.ops.split import Run, Shared, gathered, run_of
 from tilec.ops.tiling import Extent, Weighted, dense_tiling, linear_tiling
-from tilec.ops.weight import default_zero
-
-WHOLE = 1 << 30  # more weights than a row has
-LONGEST = 1 << 14  # products of bytes whose sum an i32 holds: 2^14 * 127 * 255 < 2^31
 
 
 @tc.kernel
@@ -49,98 +45,47 @@ def linear_kernel(
     stages: int = 3,
     warps: int = 4,
     split: int = 1,
+    blocks: int = 0,
 ) -> None:
     """y = x @ w^T, finished as `epilogue` says: `split` blocks compute one tile (bm, bn) of y, each from its
-    part of K; the last finishes it (`partial` and `locks`: see ops/split.py).
+    part of K. Or so many `blocks` as there are processors share all steps of all tiles evenly, each a run of
+    them, of several tiles (stream-K: Osama et al., 2023). A tile's last block finishes it (see ops/split.py).
 
     x [M, K]; codes [ceil(N / bn), ceil(K / bk), bytes]; scales and zeros [groups, N]; `group` weights of a
     row share a scale, 0: all of them do. Products of `compute`, sums of f32; of i8: a group's are of i32.
     """
-    bk, bn = fragment.shape
-    X, W, Y = x.tiles((bm, bk)), codes.tiles((1, 1, fragment.nbytes(weight))), y.tiles((bm, bn))
-    i, j, part = tc.blocks(*Y.shape, split)
-    share = tc.cdiv(X.shape[1], split)
-    first = part * share
-    last = tc.minimum(first + share, X.shape[1])
-    acc = tc.zeros((bm, bn), tc.f32)
-    sums = tc.i32 if compute.is_integer else tc.f32
-    run = tc.zeros((bm, bn), sums)  # those of the group under way
-    scaling = 0.5 if compute.is_integer and is_halved(weight, zero_point) else 1.0
-    span = gcd(group, LONGEST) if compute.is_integer else group
-    apart = compute.is_integer and zero_point and zeros.dtype.is_float  # differences that are no bytes
-    held = weight.all_numbers if weight.exponent < compute.exponent else weight  # no code is special
-    plain = group % bk == 0 and not (zero_point or scaled_weights)
-    shrunk = shrinkage(weight, compute, placed) if plain else 1
-    for s in tc.range(first, last, stages=stages):
-        xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], held, fragment, placed=placed)
-        if group % bk == 0 and not apart:
-            at = (s * bk // group if group else 0, j * bn)
-            if scaled_weights:
-                w = floats(w, zeros, at, compute, zero_point) * scales.load(at, (1, bn)).to(compute)
-                acc = tc.dot(xs, w, acc)
-            elif compute.is_integer:
-                run = tc.dot(xs, integers(w, zeros, at, zero_point), run)
-            else:
-                run = tc.dot(xs, floats(w, zeros, at, compute, zero_point, shrunk), run)
-            if not scaled_weights and span and ends_group(s, last, bk, span):
-                acc = tc.fma(run.to(tc.f32), scales.load(at, (1, bn)).to(tc.f32) * scaling, acc)
-                run = tc.zeros((bm, bn), sums)
-        else:  # groups end within a step: each weight gets its own scale
-            g, n = (s * bk + tc.arange(bk)[:, None]) // (group or WHOLE), j * bn + tc.arange(bn)[None, :]
-            zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
-            scaled = (w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)
-            exact = tc.f32 if compute.is_integer else compute
-            acc = tc.dot(xs.to(exact), scaled.to(exact), acc)
-    if not span and not scaled_weights:
-        acc = run * scales.load((0, j * bn), (1, bn)).to(tc.f32)
-    if shrunk != 1:
-        acc = acc * (1 / shrunk)
-    if split > 1:
-        acc = gathered(acc, Shared(partial, locks), tc.block_ticket(), part, split)
-    if part + 1 == split:
-        acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
-        Y[i, j] = acc.to(y.dtype)
+    form = Form(weight, fragment, group, compute, zero_point, scaled_weights, placed)
+    given, extras = Weights(codes, scales, zeros), Extras(bias, residual, x_scale, u, v)
+    Y, steps = y.tiles((bm, fragment.shape[1])), tc.cdiv(x.shape[1], fragment.shape[0])
+    if blocks == 0:
+        i, j, part = tc.blocks(*Y.shape, split)
+        run = run_of(steps, part, split)
+        acc = summed(x, given, form, i, j, run, bm, stages)
+        finish_part(Y, acc, i, j, tc.block_ticket(), part, split, Shared(partial, locks), extras, epilogue)
+    else:
+        ticket, shared = tc.blocks(blocks), Shared(partial, locks)
+        run = run_of(Y.shape[0] * Y.shape[1] * steps, ticket, blocks)
+        last = run.last
+        while last > run.first:  # from its end: what others wait for comes first
+            tile = (last - 1) // steps
+            start = tile * steps
+            first = tc.maximum(run.first, start)
+            i, j = tile // Y.shape[1], tile % Y.shape[1]
+            before, after = start // run.share, (start + steps - 1) // run.share  # the tile's blocks
+            acc = summed(x, given, form, i, j, Run(first - start, last - start), bm, stages)
+            finish_part(Y, acc, i, j, ticket, ticket - before, after - before + 1, shared, extras, epilogue)
+            last = first
 
 
-def floats(
-    w: tc.Tile, zeros: tc.Array, at: Any, compute: DType, zero_point: bool, times: float = 1
-) -> tc.Tile:
-    """(w - zero) * times, exact: (1, bn) zeros of the group at `at`, or the type's own."""
-    if times != 1:
-        return w.to(compute) * times
-    zero = zeros.load(at, (1, w.shape[1])).to(compute) if zero_point else default_zero(w.dtype)
-    return w.to(compute) - zero
-
-
-def shrinkage(weight: DType, compute: DType, placed: DType | None) -> float:
-    """The power of two by which floats may be multiplied for nothing: their bits, put where a wider float has
-    them, are that. Not into bf16, whose numbers would be so small that sums in f32 lost bits.
-    """
-    if placed is None or weight.kind != "float" or weight.exponent >= compute.exponent:
-        return 1
-    least = 2.0 ** (weight.bias - compute.bias)
-    return least if least >= 2.0**-31 else 1
-
-
-def integers(w: tc.Tile, zeros: tc.Array, at: Any, zero_point: bool) -> tc.Tile:
-    """w - zero likewise, as bytes where they hold it; twice that where the zero is a half."""
-    if is_halved(w.dtype, zero_point):
-        return w.to(tc.i8) + w.to(tc.i8) - 1
-    if not zero_point:
-        zero = int(default_zero(w.dtype))
-        return w.to(tc.i8) - (zero - 256 if zero > 127 else zero)  # wraps to the difference
-    kind = tc.i16 if w.dtype.bits == 8 else tc.i8
-    return w.to(kind) - zeros.load(at, (1, w.shape[1])).to(kind)
-
-
-def is_halved(weight: DType, zero_point: bool) -> bool:
-    """Is the zero between two codes (u1's)?"""
-    return not zero_point and default_zero(weight) % 1 != 0
-
-
-def ends_group(step: Any, steps: Any, bk: int, group: int) -> Any:
-    """Is this the last step of its group, or the last of all?"""
-    return True if group == bk else ((step + 1) * bk % group == 0) | (step + 1 == steps)
+def finish_part(
+    Y: Any, acc: tc.Tile, i: Any, j: Any, ticket: Any, part: Any, parts: Any, shared: Shared, extras: Extras,
+    epilogue: Epilogue,
+) -> None:  # fmt: skip
+    """Tile (i, j) of y from the sums of all its parts, in the block of the last."""
+    if not isinstance(parts, int) or parts > 1:
+        acc = gathered(acc, shared, ticket, part, parts)
+    if part + 1 == parts:
+        Y[i, j] = finish(acc, i, j, extras, epilogue).to(Y.dtype)
 
 
 def compute_dtype(x: DType) -> DType:
@@ -217,7 +162,7 @@ NOTHING = tc.Spec("f32", (1,))
 
 
 def _shared_specs(tiling: Weighted) -> Shared:
-    if tiling.split == 1:
+    if tiling.split == 1 and not tiling.blocks:
         return Shared(NOTHING, NOTHING)
     return Shared(tc.Spec("f32", ("partial", tiling.fragment.shape[1])), tc.Spec("i32", ("locks",)))
 

@@ -49,6 +49,21 @@ def _zeroed(count: int) -> Array | DeviceArray:
 # In kernels.
 
 
+class Run(NamedTuple):
+    """Steps from `first` to before `last`; `share`: of how many all runs but the last ones are."""
+
+    first: Any
+    last: Any
+    share: Any = None
+
+
+def run_of(steps: Any, part: Any, parts: int) -> Run:
+    """One of `parts` even runs of all the steps; the last ones may be short, or empty."""
+    share = tc.cdiv(steps, parts)
+    first = part * share
+    return Run(first, tc.minimum(first + share, steps), share)
+
+
 def gathered(acc: tc.Tile, given: Shared, ticket: Any, part: Any, parts: Any) -> tc.Tile:
     """The sum over all parts of a tile, in the block that has the last; those of the others are the blocks
     just before it, whose `acc` stays what it is.

@@ -40,7 +40,8 @@ class Weighted(NamedTuple):
     """Tiles of x (bm, bk), and the layout in which weights come, over (bk, bn). `scaled_weights`: scales are
     applied to weights instead of sums. `placed`: what codes are cast to, if their bits lie where that
     takes fewest instructions.
-    `split`: blocks that share one tile's sums, each with a part of K.
+    `split`: blocks that share one tile's sums, each with a part of K. `blocks`, where it is not 0: so many
+    share all tiles' steps, each a run of them.
     """
 
     bm: int
@@ -50,6 +51,7 @@ class Weighted(NamedTuple):
     stages: int = 3
     warps: int = WARPS
     split: int = 1
+    blocks: int = 0
 
 
 def has_threads(target: str) -> bool:

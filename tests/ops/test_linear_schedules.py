@@ -57,6 +57,15 @@ def test_blocks_that_share_k(m, n, k, weight, group, zero_point, kind, target):
     assert np.array_equal(found[0][0], found[1][0])
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("m", "n", "k", "weight", "group", "zero_point", "kind"), CASES)
+def test_as_many_blocks_as_processors(m, n, k, weight, group, zero_point, kind, target):
+    """Runs that begin and end anywhere in tiles; more tiles than blocks, and fewer."""
+    q = ops.quantize(normal(n, k), weight, group_size=group, zero_point=zero_point)
+    x = normal(m, k, dtype=kind[0])
+    assert run(x, q, target, own(x, q, target)._replace(blocks=2 if m < 20 else 7))[1] < kind[1]
+
+
 def test_parts_without_work():
     """More parts than steps of K: sums of nothing."""
     q, x = ops.quantize(normal(40, 64), "u4", group_size=32), normal(3, 64, dtype=np.float16)
