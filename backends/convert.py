@@ -68,6 +68,8 @@ def _between_integers(w: Writer, x: str, src: DType, dst: DType) -> str:
 def _to_integer(w: Writer, x: str, src: DType, dst: DType) -> str:
     """Truncated; out of range, the nearest end; NaN gives 0."""
     value, element = widened(w, x, src)
+    if w.arch == "x86" and w.width > 1 and dst.bits <= 16:
+        return resized(w, _in_range(w, value, element, dst), "i32", w.held(dst), dst.is_signed)
     machine = "i64" if dst.bits == 64 else "i32"
     sign = "s" if dst.is_signed else "u"
     name = f"llvm.fpto{sign}i.sat.{w.mangled(machine)}.{w.mangled(element)}"
@@ -78,6 +80,17 @@ def _to_integer(w: Writer, x: str, src: DType, dst: DType) -> str:
     if dst.bits < 32 and dst.is_signed:
         whole = w.call("llvm.smax", machine, whole, w.integer(int(dst.min), machine))
     return resized(w, whole, machine, w.held(dst), dst.is_signed)
+
+
+def _in_range(w: Writer, x: str, element: str, dst: DType) -> str:
+    """The same for vectors of a machine whose conversion does not saturate, and small ranges, of which a
+    float has both ends: LLVM would take vectors apart.
+    """
+    low, high = (w.real(float(end), element) for end in (dst.min, dst.max))
+    above = w.select(w.compare("ogt", element, x, low), element, x, low)
+    inside = w.select(w.compare("olt", element, above, high), element, above, high)
+    number = w.select(w.compare("ord", element, x, x), element, inside, w.real(0.0, element))
+    return w.convert("fptosi", element, number, "i32")
 
 
 def _integer_to_float(w: Writer, x: str, src: DType, dst: DType) -> str:

@@ -3,6 +3,7 @@
 What matters is writing memory and effects that keep their place; reading is not one, nor is allocating.
 A carried value that a loop never changes is the value from before the loop.
     for i: (a, b) = (a + 1, b)      with only b used after the loop: b, and no loop
+    b = 0; for i: b = 0             no b is carried
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tilec.ir.func import Arg, Block, Func, Inst, Item, Value
+from tilec.ir.inst.arith import Full
 from tilec.ir.inst.control import For, While
 from tilec.ir.inst.memory import Alloc
 from tilec.ir.inst.sync import BlockIndex
@@ -96,12 +98,18 @@ def _is_condition(inst: Inst, block: Block) -> bool:
 
 
 def unchanging(inst: Inst, index: int) -> Value | None:
-    """What a loop carries from before to after without ever changing it."""
-    if isinstance(inst, For) and inst.body.results[index] is inst.body.args[index + 1]:
-        return inst.init[index]
-    if isinstance(inst, While) and inst.body.results[index] is inst.body.args[index]:
-        return inst.init[index]
-    return None
+    """What a loop carries from before to after without ever changing it, or as one constant."""
+    if not isinstance(inst, For | While):
+        return None
+    arg = inst.body.args[index + (1 if isinstance(inst, For) else 0)]
+    before, after = inst.init[index], inst.body.results[index]
+    return before if after is arg or _one_constant(before, after) else None
+
+
+def _one_constant(a: Value, b: Value) -> bool:
+    """Is it twice the same constant? Its digits tell 0.0 and -0.0 apart."""
+    both = isinstance(a, Full) and isinstance(b, Full) and a.type == b.type
+    return both and repr(a.value) == repr(b.value)
 
 
 class _Prune:

@@ -292,6 +292,20 @@ def test_what_a_loop_never_changes_comes_from_before() -> None:
     assert len(next(i for i in after.walk() if isinstance(i, For)).init) == 1
 
 
+@pytest.mark.parametrize(("after", "left"), [(7, 1), (8, 2)])
+def test_a_constant_is_not_carried(after: int, left: int) -> None:
+    """One that a loop begins and ends every round with; another than before is."""
+
+    def make(b: Body, x: Value) -> Value:
+        def body(i: Body, s: Value, v: Value, part: Value) -> tuple[Value, ...]:
+            return i(Mul(v, i(Add(part, x)))), i(Full(after, dt.i32, x.tile.shape))
+
+        return b(Item(b.loop(b.i32(3), (x, b(Full(7, dt.i32, x.tile.shape))), body), 0))
+
+    found = kernel(make)
+    assert len(next(i for i in found.walk() if isinstance(i, For)).init) == left
+
+
 def test_values_of_one_branch_are_not_used_in_the_other() -> None:
     def make(b: Body, x: Value) -> Value:
         some = b(Compare("lt", b(Reshape(b(Extract(x, (0,), (1,))), ())), b.i32(0)))
