@@ -7,6 +7,7 @@ y = ops.linear(x, ops.quantize(w, "u4"), bias, activation="gelu")
 if __name__ != "tilec.ops":
     raise ImportError(f"{__name__!r} is the source folder of tilec.ops: import that")
 
+from tilec.ops.activations import quantize_activation as quantize_activation
 from tilec.ops.attention import attention as attention
 from tilec.ops.attention import attention_backward as attention_backward
 from tilec.ops.attention import merge_attentions as merge_attentions

@@ -10,12 +10,13 @@ from typing import Any
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.activations import check_bytes, check_class, rounded
+from tilec.ops.activations import CLASSES, check_bytes, check_class, rounded
 from tilec.ops.arrays import ARRAYS, Array, array, empty, flat, operand, result, result_dtype, written_flat
 from tilec.ops.callers import there
 from tilec.ops.column_order import in_order
 from tilec.ops.epilogue import Epilogue, Extras, finishing
-from tilec.ops.linear_kernel import compile_linear, compute_dtype, linear_kernel, whole_group
+from tilec.ops.factors import compute_dtype, placed_for, product_dtype
+from tilec.ops.linear_kernel import compile_linear, linear_kernel, whole_group
 from tilec.ops.matmul import product
 from tilec.ops.op import op
 from tilec.ops.split import Shared, shared
@@ -44,16 +45,23 @@ def linear(
     a dense weight both may be f64, and so are sums then.
     `activation`: relu, gelu, silu. `low_rank` = (a [R, K], b [N, R]) adds (x @ a^T) @ b^T before the bias.
     With `x_scale` (one number per row, [...] or [..., 1]) x may be i8, f8e4m3 or f8e5m2, and stands for
-    x * x_scale. The result has x's dtype (f16 for 8 bits) unless `out_dtype` says otherwise; `out` is written
-    in place. Raises TilecError for what does not fit.
+    x * x_scale, as `quantize_activation` gives them. The result has x's dtype (f16 for 8 bits) unless
+    `out_dtype` says otherwise; `out` is written in place. Raises TilecError for what does not fit.
 
-    `activations` names another class of accuracy. With "int8", for weights quantised to integers, each row of
-    x is rounded to 255 even steps from -max|x| to max|x| while the layer runs (ops/activations.py; an i8 x
-    with its x_scale is taken as it is), and a group's products are summed exactly, as bytes. An element is so
-    off by at most max|x| / 254 * sum|w| over its row, beside the rounding of f32 sums: 0.4 to 1 % of a
-    typical result, where products of x's own dtype are off by 0.0001 %. On the CPU that is 2 to 5 times
-    faster. Groups that no step of 16 divides, and weights with zeros of floats, are multiplied in f32 after
-    the rounding.
+    An i8 x is multiplied as bytes with weights quantised to integers: a group's products are summed exactly.
+    An f8e4m3 x is multiplied as that where the target can (sm_89 and up) and f8e4m3 holds every weight:
+    u1 to u5, i1 to i5, floats of at most 4 exponent and 3 mantissa bits, without zeros of their own. All
+    other products are of f16, which holds both: exact as well, and summed in f32. (sm_90a's own sums of
+    f8e4m3 may keep fewer bits than f32.)
+
+    `activations` names another class of accuracy: x is rounded row by row while the layer runs, unless it
+    comes in that dtype (ops/activations.py), and then multiplied as above.
+    "int8", for weights quantised to integers: to 255 even steps from -max|x| to max|x|. An element is so off
+    by at most max|x| / 254 * sum|w| over its row, beside the rounding of f32 sums: 0.4 to 1 % of a typical
+    result, where products of x's own dtype are off by 0.0001 %. On the CPU that is 2 to 5 times faster.
+    Groups that no step of 16 divides, and weights with zeros of floats, are multiplied in f32 then.
+    "f8e4m3": to f8e4m3 times max|x| / 448. An element is off by at most sum|x w| / 16 (and max|x| / 2^18 *
+    sum|w|), 2 to 3 % of a typical result, and less than with "int8" where few numbers are far the largest.
     """
     held, dtype = _rows(x, x_scale is not None)
     n, k = _weight_shape(weight)
@@ -67,15 +75,15 @@ def linear(
     check_class(activations)
     shape, rows = (*held.shape[:-1], n), flat(held, 2)
     given, epilogue = finishing(shape, bias, activation, residual, x_scale, None, None)
-    if activations == "int8":
-        rows, given, epilogue = _as_bytes(rows, weight, given, epilogue)
+    if activations is not None:
+        rows, given, epilogue = _of_class(activations, rows, weight, given, epilogue)
     if low_rank is not None:
         u, v = _low_rank(rows, dtype, low_rank, n)
         given, epilogue = given._replace(u=u, v=v), epilogue._replace(low_rank=True)
     y = result(out, shape, result_dtype(out_dtype, out, compute))
     with written_flat(y, 2) as work:
         if isinstance(weight, QuantizedWeight):
-            quantised_product(rows, weight, work, given, epilogue, activations)
+            quantised_product(rows, weight, work, given, epilogue)
         else:
             dense = _same_dtype(weight, "a dense weight", compute)
             product(rows[None], dense.T[None], work[None], given, epilogue)
@@ -88,19 +96,16 @@ def quantised_product(
     y: Array,
     given: Extras,
     epilogue: Epilogue,
-    activations: str | None = None,
     schedule: Weighted | None = None,
 ) -> None:
-    """y = x @ weight^T, finished: x [M, K], y [M, N]; x of bytes where activations are. `schedule` instead of
-    the target's own.
-    """
-    held = find_dtype(x.dtype)
-    compute = held if activations else compute_dtype(held)
-    group = whole_group(weight.group_size, weight.shape[1])
-    apart = activations and weight.zeros is not None and find_dtype(weight.zeros.dtype).is_float
+    """y = x @ weight^T, finished: x [M, K], y [M, N]. `schedule` instead of the target's own."""
+    group, place = whole_group(weight.group_size, weight.shape[1]), current_target()
+    zeros = None if weight.zeros is None else find_dtype(weight.zeros.dtype)
+    compute = product_dtype(find_dtype(x.dtype), weight.dtype, zeros, group, place)
+    apart = compute.is_integer and zeros is not None and zeros.is_float
     summed = find_dtype("f32") if apart else compute
-    own = linear_tiling(x.shape[0], summed, group, current_target(), weight.dtype.bits, *weight.shape)
-    tiling = schedule or own
+    own = linear_tiling(x.shape[0], summed, group, place, weight.dtype.bits, *weight.shape)
+    tiling = placed_for(schedule or own, zeros is not None)
     linear_kernel(
         in_order(x, weight.order),
         there(weight.packed(tiling.fragment, tiling.placed)),
@@ -120,23 +125,27 @@ def quantised_product(
 
 def _shared(shape: tuple[int, ...], tiling: Weighted) -> Shared:
     """Room for the sums of y's tiles, if blocks share them."""
-    if tiling.split == 1 and not tiling.blocks:
+    if tiling.split == 1:
         return Shared()
     bn = tiling.fragment.shape[1]
     tiles = -(-shape[0] // tiling.bm) * -(-shape[1] // bn)
-    return shared(tiling.blocks or tiles * tiling.split, tiling.bm, bn)
+    return shared(tiles * tiling.split, tiling.bm, bn)
 
 
-def _as_bytes(x: Array, weight: Any, given: Extras, epilogue: Epilogue) -> tuple[Array, Extras, Epilogue]:
-    """x [M, K] in i8, its rows' scales among what finishes the product."""
+def _of_class(
+    name: str, x: Array, weight: Any, given: Extras, epilogue: Epilogue
+) -> tuple[Array, Extras, Epilogue]:
+    """x [M, K] in a class's dtype of 8 bits, its rows' scales among what finishes the product."""
     if not isinstance(weight, QuantizedWeight):
         raise TilecError(
-            "activations='int8' takes a QuantizedWeight, found a dense one: ops.quantize(weight, 'i8')"
+            f"activations={name!r} takes a QuantizedWeight, found a dense one: ops.quantize(weight, 'i8')"
         )
-    check_bytes(weight.dtype)
-    if find_dtype(x.dtype).name == "i8":
+    if name == "int8":
+        check_bytes(weight.dtype)
+    into = CLASSES[name]
+    if into is None or find_dtype(x.dtype) == into:
         return x, given, epilogue
-    q, scale = rounded(x, given.x_scale)
+    q, scale = rounded(x, into, given.x_scale)
     return q, given._replace(x_scale=scale), epilogue._replace(x_scale=True)
 
 

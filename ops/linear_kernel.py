@@ -3,19 +3,32 @@
 compile_linear(m=16, n=4096, k=tc.dim("k", multiple=8), weight="u3", target="sm_80").ptx
 """
 
+from math import gcd
 from typing import Any
 
 import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.layout import Layout
-from tilec.ops.activations import check_bytes, check_class
+from tilec.ops.activations import CLASSES, check_bytes, check_class
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras, check_activation, finish
-from tilec.ops.linear_sums import Form, Weights, summed
+from tilec.ops.factors import (
+    compute_dtype,
+    factors,
+    floats,
+    placed_for,
+    product_dtype,
+    unit,
+    zeros_dtype,
+)
 from tilec.ops.matmul import matmul_kernel
 from tilec.ops.quantize import weight_dtype
-from tilec.ops.split import Run, Shared, gathered, run_of
+from tilec.ops.split import Shared, gathered
 from tilec.ops.tiling import Extent, Weighted, dense_tiling, linear_tiling
+from tilec.ops.weight import default_zero
+
+WHOLE = 1 << 30  # more weights than a row has
+LONGEST = 1 << 14  # products of bytes whose sum an i32 holds: 2^14 * 127 * 255 < 2^31
 
 
 @tc.kernel
@@ -45,52 +58,59 @@ def linear_kernel(
     stages: int = 3,
     warps: int = 4,
     split: int = 1,
-    blocks: int = 0,
 ) -> None:
     """y = x @ w^T, finished as `epilogue` says: `split` blocks compute one tile (bm, bn) of y, each from its
-    part of K. Or so many `blocks` as there are processors share all steps of all tiles evenly, each a run of
-    them, of several tiles (stream-K: Osama et al., 2023). A tile's last block finishes it (see ops/split.py).
+    part of K; the last finishes it (`partial` and `locks`: see ops/split.py).
 
     x [M, K]; codes [ceil(N / bn), ceil(K / bk), bytes]; scales and zeros [groups, N]; `group` weights of a
     row share a scale, 0: all of them do. Products of `compute`, sums of f32; of i8: a group's are of i32.
     """
-    form = Form(weight, fragment, group, compute, zero_point, scaled_weights, placed)
-    given, extras = Weights(codes, scales, zeros), Extras(bias, residual, x_scale, u, v)
-    Y, steps = y.tiles((bm, fragment.shape[1])), tc.cdiv(x.shape[1], fragment.shape[0])
-    if blocks == 0:
-        i, j, part = tc.blocks(*Y.shape, split)
-        run = run_of(steps, part, split)
-        acc = summed(x, given, form, i, j, run, bm, stages)
-        finish_part(Y, acc, i, j, tc.block_ticket(), part, split, Shared(partial, locks), extras, epilogue)
-    else:
-        ticket, shared = tc.blocks(blocks), Shared(partial, locks)
-        run = run_of(Y.shape[0] * Y.shape[1] * steps, ticket, blocks)
-        last = run.last
-        while last > run.first:  # from its end: what others wait for comes first
-            tile = (last - 1) // steps
-            start = tile * steps
-            first = tc.maximum(run.first, start)
-            i, j = tile // Y.shape[1], tile % Y.shape[1]
-            before, after = start // run.share, (start + steps - 1) // run.share  # the tile's blocks
-            acc = summed(x, given, form, i, j, Run(first - start, last - start), bm, stages)
-            finish_part(Y, acc, i, j, ticket, ticket - before, after - before + 1, shared, extras, epilogue)
-            last = first
+    bk, bn = fragment.shape
+    X, W, Y = x.tiles((bm, bk)), codes.tiles((1, 1, fragment.nbytes(weight))), y.tiles((bm, bn))
+    i, j, part = tc.blocks(*Y.shape, split)
+    share = tc.cdiv(X.shape[1], split)
+    first = part * share
+    last = tc.minimum(first + share, X.shape[1])
+    acc = tc.zeros((bm, bn), tc.f32)
+    sums = tc.i32 if compute.is_integer else tc.f32
+    run = tc.zeros((bm, bn), sums)  # those of the group under way
+    span = gcd(group, LONGEST) if compute.is_integer else group
+    apart = compute.is_integer and zero_point and zeros.dtype.is_float  # differences that are no bytes
+    held = weight.all_numbers if weight.exponent < compute.exponent else weight  # no code is special
+    plain = group % bk == 0 and not (apart or scaled_weights)
+    worth = unit(weight, compute, zero_point, placed) if plain else 1.0
+    for s in tc.range(first, last, stages=stages):
+        xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], held, fragment, placed=placed)
+        if group % bk == 0 and not apart:
+            at = (s * bk // group if group else 0, j * bn)
+            if scaled_weights:
+                w = floats(w, zeros, at, compute, zero_point) * scales.load(at, (1, bn)).to(compute)
+                acc = tc.dot(xs, w, acc)
+            else:
+                run = tc.dot(xs, factors(w, zeros, at, compute, zero_point, placed), run)
+            if not scaled_weights and span and ends_group(s, last, bk, span):
+                acc = tc.fma(run.to(tc.f32), scales.load(at, (1, bn)).to(tc.f32), acc)
+                run = tc.zeros((bm, bn), sums)
+        else:  # groups end within a step: each weight gets its own scale
+            g, n = (s * bk + tc.arange(bk)[:, None]) // (group or WHOLE), j * bn + tc.arange(bn)[None, :]
+            zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
+            scaled = (w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)
+            exact = tc.f32 if compute.is_integer else compute
+            acc = tc.dot(xs.to(exact), scaled.to(exact), acc)
+    if not span and not scaled_weights:
+        acc = run * scales.load((0, j * bn), (1, bn)).to(tc.f32)
+    if worth != 1:
+        acc = acc * worth
+    if split > 1:
+        acc = gathered(acc, Shared(partial, locks), tc.block_ticket(), part, split)
+    if part + 1 == split:
+        acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
+        Y[i, j] = acc.to(y.dtype)
 
 
-def finish_part(
-    Y: Any, acc: tc.Tile, i: Any, j: Any, ticket: Any, part: Any, parts: Any, shared: Shared, extras: Extras,
-    epilogue: Epilogue,
-) -> None:  # fmt: skip
-    """Tile (i, j) of y from the sums of all its parts, in the block of the last."""
-    if not isinstance(parts, int) or parts > 1:
-        acc = gathered(acc, shared, ticket, part, parts)
-    if part + 1 == parts:
-        Y[i, j] = finish(acc, i, j, extras, epilogue).to(Y.dtype)
-
-
-def compute_dtype(x: DType) -> DType:
-    """What products are made of: x's dtype, or f16, which holds every number of 8 bits that x may have."""
-    return find_dtype("f16") if x.bits == 8 else x
+def ends_group(step: Any, steps: Any, bk: int, group: int) -> Any:
+    """Is this the last step of its group, or the last of all?"""
+    return True if group == bk else ((step + 1) * bk % group == 0) | (step + 1 == steps)
 
 
 def whole_group(group_size: int | None, k: Extent) -> int:
@@ -118,14 +138,14 @@ def compile_linear(
     target: str = "sm_90a",
 ) -> tc.Compiled:
     """The kernel of x [m, k] times a weight [n, k], quantised or of x's dtype; extents are numbers, or names
-    or tc.dim that the launch knows. An x of 8 bits has scales, `low_rank` is a rank. With activations="int8"
+    or tc.dim that the launch knows. An x of 8 bits has scales, `low_rank` is a rank. With `activations`
     it is the kernel after the one that rounds x. `schedule`, for a quantised weight, stands in for what the
     target would choose, ops.tiling.linear_tiling(...): _replace(split=4) is four blocks to a tile.
     """
-    kind, compute = find_dtype(x), compute_dtype(find_dtype(x))
     check_activation(activation)
     check_class(activations)
-    epilogue = Epilogue(bias, activation, residual, kind.bits == 8 or activations == "int8", low_rank > 0)
+    compute, kind = compute_dtype(find_dtype(x)), CLASSES[activations] or find_dtype(x)
+    epilogue = Epilogue(bias, activation, residual, kind.bits == 8, low_rank > 0)
     out = tc.Spec(out_dtype or compute, (m, n))
     extras = _specs(m, n, compute, out, low_rank, epilogue)
     if find_dtype(weight) == compute and activations is None:
@@ -136,22 +156,23 @@ def compile_linear(
     held, group = weight_dtype(weight), whole_group(group_size, k)
     if activations == "int8":
         check_bytes(held)
-        kind = compute = tc.i8
-    tiling = schedule or linear_tiling(m, compute, group, target, held.bits, n, k)
+    zeros = zeros_dtype(held) if zero_point else None
+    made_of = product_dtype(kind, held, zeros, group, target)
+    tiling = placed_for(schedule or linear_tiling(m, made_of, group, target, held.bits, n, k), zero_point)
     bk, bn = tiling.fragment.shape
     groups = _count(k, group, "groups") if group else 1
     return linear_kernel.compile(
         tc.Spec(kind, (m, k)),
         tc.Spec("u8", (_count(n, bn, "tiles"), _count(k, bk, "steps"), tiling.fragment.nbytes(held))),
         tc.Spec(scale_dtype, (groups, n)),
-        tc.Spec(_zeros_dtype(held), (groups, n)) if zero_point else NOTHING,
+        tc.Spec(zeros, (groups, n)) if zeros else NOTHING,
         out,
         *extras,
         *_shared_specs(tiling),
         target=target,
         weight=held,
         group=group,
-        compute=compute,
+        compute=made_of,
         zero_point=zero_point,
         epilogue=epilogue,
         **tiling._asdict(),
@@ -162,7 +183,7 @@ NOTHING = tc.Spec("f32", (1,))
 
 
 def _shared_specs(tiling: Weighted) -> Shared:
-    if tiling.split == 1 and not tiling.blocks:
+    if tiling.split == 1:
         return Shared(NOTHING, NOTHING)
     return Shared(tc.Spec("f32", ("partial", tiling.fragment.shape[1])), tc.Spec("i32", ("locks",)))
 
@@ -180,8 +201,3 @@ def _specs(m: Extent, n: Extent, compute: DType, out: tc.Spec, rank: int, there:
 
 def _count(extent: Extent, size: int, name: str) -> Extent:
     return -(-extent // size) if isinstance(extent, int) else name
-
-
-def _zeros_dtype(weight: DType) -> str:
-    """Zeros are integers of a byte, or of two where the type's range is wider."""
-    return f"{'i' if weight.is_signed else 'u'}8" if weight.is_integer else "i16"

@@ -40,8 +40,7 @@ class Weighted(NamedTuple):
     """Tiles of x (bm, bk), and the layout in which weights come, over (bk, bn). `scaled_weights`: scales are
     applied to weights instead of sums. `placed`: what codes are cast to, if their bits lie where that
     takes fewest instructions.
-    `split`: blocks that share one tile's sums, each with a part of K. `blocks`, where it is not 0: so many
-    share all tiles' steps, each a run of them.
+    `split`: blocks that share one tile's sums, each with a part of K.
     """
 
     bm: int
@@ -51,7 +50,6 @@ class Weighted(NamedTuple):
     stages: int = 3
     warps: int = WARPS
     split: int = 1
-    blocks: int = 0
 
 
 def has_threads(target: str) -> bool:
@@ -117,31 +115,36 @@ def split(tiling: Weighted, m: Extent, n: Extent, k: Extent, target: str) -> int
     return -(-steps // -(-steps // parts)) if parts > 1 else 1  # no part is empty
 
 
+def sums_bytes(group: int, target: str) -> bool:
+    """Are a group's sums those of products of 8 bits, as the target's units make them?"""
+    step = _steps(group, 128)
+    return group % step == 0 and step >= (32 if has_threads(target) else 16)
+
+
 @lru_cache(4096)
 def _linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int) -> Weighted:
-    least = 32 if has_threads(target) else 16
-    if dtype.is_integer and (group % _steps(group, 128) or _steps(group, 128) < least):
-        dtype = f32  # such groups are no sums of bytes
+    if dtype.is_integer and not sums_bytes(group, target):
+        dtype = f32
     if not has_threads(target):
         bm = _rows(m, 1, 128)
         shape = _steps(group, 128), 256 if bm > MMA_ROWS else 128
         if dtype.is_integer:
             return Weighted(bm, quads(shape, bits))
         return Weighted(bm, columns(shape, bits), dtype.bits == 32 and bm > MMA_ROWS)
-    if dtype.is_integer:
-        bm = _rows(m, MMA_ROWS, 64)
-        return Weighted(bm, mma_b(dtype, (_steps(group, 128 if bm == MMA_ROWS else 64), 128), WARPS))
+    deep = 128 if dtype.bits == 8 or _rows(m, MMA_ROWS, 64) == MMA_ROWS else 64
+    if dtype.bits == 8 and not has_warpgroups(target):
+        return Weighted(_rows(m, MMA_ROWS, 64), mma_b(dtype, (_steps(group, deep), 128), WARPS), placed=dtype)
     if dtype.bits == 32:  # no matrix instruction is exact enough
         bm = _rows(m, MMA_ROWS, 32)
         return Weighted(bm, mma_b(dtype, (_steps(group, 512 // bm), 64), WARPS))
     if has_warpgroups(target):
         bm = _rows(m, MMA_ROWS, 128)
         warps = 2 * WARPS if bm > 32 else WARPS
-        rows = wgmma_a(dtype, (128, _steps(group, 128 if bm == MMA_ROWS else 64)), (warps // WARPS, 1))
+        rows = wgmma_a(dtype, (128, _steps(group, deep)), (warps // WARPS, 1))
         return Weighted(bm, rows.permute((1, 0)), placed=dtype, warps=warps)
     bm = _rows(m, MMA_ROWS, 64)
     warps = 2 * WARPS if bm == 64 and group else WARPS  # a group's sums take as many registers again
-    fragment = mma_b(dtype, (_steps(group, 128 if bm == MMA_ROWS else 64), 128), warps)
+    fragment = mma_b(dtype, (_steps(group, deep), 128), warps)
     return Weighted(bm, fragment, placed=dtype, warps=warps)
 
 

@@ -87,7 +87,7 @@ def test_rounding() -> None:
     """Ties go to even numbers, the largest to 127; rows of zeros, of tiny numbers, of what is no number."""
     rows = [[127, 0.5, 1.5, -2.5, -127], [0] * 5, [1e-44] * 5, [1, np.nan, 0, 0, 0], [np.inf] * 5]
     x = np.array(rows, np.float32)
-    q, scale = rounded(x)
+    q, scale = rounded(x, dt.i8)
     assert q[0].tolist() == [127, 0, 2, -2, -127] and scale[0] == 1
     assert not q[1].any() and np.isfinite(scale[:3]).all() and np.abs(q[2] * scale[2] - x[2]).max() < 1e-38
     assert np.isnan(scale[3]) and np.isinf(scale[4])
@@ -129,7 +129,7 @@ X, Q = normal(2, 64), quantize(normal(33, 64), "u4")
 @pytest.mark.parametrize(
     ("weight", "activations", "message"),
     [
-        (Q, "int4", r"expected activations=None \(as they come\) or 'int8', found 'int4'"),
+        (Q, "int4", r"expected activations=None \(as they come\), 'int8' or 'f8e4m3', found 'int4'"),
         (quantize(normal(33, 64), "f4e2m1"), "int8", "takes weights quantised to integers, found f4e2m1"),
         (normal(33, 64), "int8", r"takes a QuantizedWeight, found a dense one: ops.quantize\(weight, 'i8'\)"),
     ],
