@@ -3,8 +3,9 @@
 linear_tiling(16, f16, 128, "sm_90a")       Weighted(bm=16, fragment=mma_b(f16, (128, 128), 4), ...)
 """
 
+import os
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import gcd
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ MMA_ROWS = 16
 BLOCKS_PER_SM = 2  # whose copies are under way at once
 MOST_PARTS = 8  # of K: the last block waits for each
 LEAST_STEPS = 4  # in a part: fewer than these a pipeline does not fill
+WIDE = 1024  # columns for each of the CPU's cores, from which tiles are wider
 WORD = 32  # bits of the lanes that weights are unpacked in
 
 
@@ -169,6 +171,11 @@ def _planes(count: int) -> Layout:
     """16 columns, four bytes each, so many codes each."""
     digits = Digit(16, (0, 1)), Digit(4, (1, 0)), Digit(count, (4, 0))
     return register((4 * count, 16), (), digits)
+
+
+@cache
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _rows(m: Extent, least: int, most: int) -> int:

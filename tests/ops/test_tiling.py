@@ -36,6 +36,21 @@ def test_fragments_of_vectors_are_whole_bytes_at_any_width(bits: int, group: int
     assert taken % 8 == 0 and (taken % 64 == 32 or fragment.slots == fragment.shape[0])
 
 
+def test_wide_tiles_leave_every_core_two_blocks() -> None:
+    """Of many rows; the layout of few is another one anyway."""
+    columns = [
+        linear_tiling(m, dt.f32, 128, "cpu", 4, n, 4096).fragment.shape[1]
+        for m, n in ((128, 1 << 24), (128, 512), (128, "n"), (16, 1 << 24))
+    ]
+    assert columns == [512, 256, 256, 128]
+    assert linear_tiling(128, dt.dtype("i8"), 128, "cpu", 4, 1 << 24).fragment.shape[1] == 256
+
+
+def test_columns_along_memory_are_few() -> None:
+    """Vectors lie along them then, and each is a stream of its own."""
+    assert [dense_tiling(1, 4096, dt.f32, "cpu", along=along).bn for along in (False, True)] == [128, 32]
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_rows_fit_m(target: str):
     for tiling in (dense_tiling, lambda m, *rest: linear_tiling(m, rest[1], 128, target)):
