@@ -1,59 +1,142 @@
-"""`tilec bench loops`: the hot loops of matrix products, instruction by instruction, without a GPU.
+"""`tilec bench loops`, or `tilec bench linear --static`: the loops of matrix products, without a GPU.
 
-    W4A16 16x4096x4096     sm_80     260 instructions    32 HMMA    8.13 each    ...
+    f16 x u4, M = 16       sm_80     260 instructions    32 products    8.13 each    ...
 A round's instructions are counted in the machine code that ptxas makes; registers, spills and shared memory
-are its own words. `--runs` has no part in it: nothing here is a time but the compiler's.
+are its own words. Nothing here is a time but the compiler's. With `--emulate`: what the emulator finds, and
+how many of shared memory's wavefronts and global memory's sectors the loops need (tilec.ops.loops_traffic).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
 
 import tilec as tc
 from tilec import cache, ops
 from tilec.scripts import replaced
 
 TARGETS = ("sm_80", "sm_90a")
-WEIGHTS = ("u1", "u2", "u3", "u4", "i4", "u5", "u6", "u7", "u8", "f4e2m1", "f6e3m2", "f8e4m3")
-LINE = "{:<24}{:>8}{:>14}{:>14}{:>7}{:>10}{:>8}{:>9}{:>9}"
-Make = Callable[[str], tc.Compiled]
+WEIGHTS = ("u1", "u2", "u3", "u4", "i4", "u5", "u6", "u7", "u8",
+           "f4e2m1", "f4e3m0", "f6e2m3", "f6e3m2", "f8e4m3", "f8e5m2")  # fmt: skip
+LINE = "{:<26}{:>8}{:>14}{:>10}{:>7}{:>11}{:>8}{:>9}{:>9}"
+HEAD = ("kernel", "target", "instructions", "products", "each", "registers", "spills", "shared", "seconds")
+TRAFFIC = "{:<26}{:>8}{:>10}{:>12}{:>14}{:>14}"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another compiler's loop of the same problem."""
+
+    name: str
+    instructions: str
+    products: int
+    source: str
+
+
+OURS = "kernels written for this comparison in each language, assembled by ptxas, counted by nvdisasm"
+PEERS = (
+    Peer("Triton, int32 weights", "889", 32, f"W4A16, group 128, 16x128x128; {OURS}"),
+    Peer("Triton, uint8 weights", "1423-1612", 32, "the same, two weights joined from a byte"),
+    Peer("cuTile, uint8 weights", "1174", 32, "the same"),
+    Peer("CUDA by hand", "305", 32, "the same, weights in the order of fragments, lop3; not run"),
+    Peer("Triton, TileLang, CuTe", "2.1-2.5 each", 64, f"f16 x f16, 128x128x32 and 128x128x64; {OURS}"),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel: how it is compiled for a target, and a small problem of it with numbers."""
+
+    name: str
+    compile: Callable[[str], tc.Compiled]
+    small: Callable[[], object]
+    targets: tuple[str, ...] = TARGETS
 
 
 def table(runs: int) -> Iterator[str]:
-    """A line for each kernel and target."""
-    yield LINE.format(
-        "kernel", "target", "instructions", "products", "each", "registers", "spills", "shared", "seconds"
-    )
-    for name, make in _kernels():
-        for target in TARGETS:
-            yield _line(name, target, make)
+    """A line for each kernel and target, then what is known of others."""
+    yield LINE.format(*HEAD)
+    for case in cases():
+        for target in case.targets:
+            if target in TARGETS:
+                yield _line(case, target)
     yield "instructions and products of one round of the loop; spills and shared memory in bytes; seconds"
-    yield "of a compile with nothing cached, ptxas included"
+    yield "of a compile with nothing cached, ptxas included, in this process"
+    yield "of others, measured once, not in this run:"
+    for peer in PEERS:
+        yield f"{peer.name:<26}{'':>8}{peer.instructions:>14}{peer.products:>10}   {peer.source}"
 
 
-def _kernels() -> Iterator[tuple[str, Make]]:
+def traffic_table() -> Iterator[str]:
+    """A line for each kernel and target: how its loop uses memory, on the emulator."""
+    from tilec.ops.loops_traffic import traffic
+
+    yield TRAFFIC.format("kernel", "target", "findings", "wavefronts", "sectors, loop", "sectors, rest")
+    for case in cases():
+        for target in case.targets:
+            if target in TARGETS:
+                used = traffic(case.small, target)
+                numbers = (used.findings, used.shared, used.inside, used.outside)
+                yield TRAFFIC.format(case.name, target, numbers[0], *map(str, numbers[1:]))
+    yield "wavefronts of shared memory, sectors of global memory: how many there are for one that is needed;"
+    yield "1 is ideal, - where the loop has none (wgmma and TMA move tiles by themselves)"
+
+
+def cases() -> Iterator[Case]:
     """Products of f16 whose extents are multiples of 8, and of 128; linear layers of each kind of weight."""
     for multiple in (8, 128):
         m, n, k = (tc.dim(name, multiple=multiple) for name in "mnk")
-        yield f"f16 x f16, by {multiple}", lambda target, m=m, n=n, k=k: ops.matmul.compile(  # type: ignore[misc]
-            m=m, n=n, k=k, target=target
-        )
+        yield Case(f"f16 x f16, by {multiple}", partial(_dense, m, n, k), _small_product)
     for weight in WEIGHTS:
-        yield f"f16 x {weight}, M = 16", lambda target, weight=weight: ops.linear.compile(  # type: ignore[misc]
-            m=16, n=4096, k=4096, x="f16", weight=weight, group_size=128, target=target
+        yield _layer(weight, 16)
+    for m in (32, 64, 128):
+        yield _layer("u4", m)
+    yield _layer("u4", 16, "int8")
+    yield _layer("u8", 16, "int8")
+
+
+def _dense(m: Any, n: Any, k: Any, target: str) -> tc.Compiled:
+    return ops.matmul.compile(m=m, n=n, k=k, target=target)  # type: ignore[attr-defined, no-any-return]
+
+
+def _layer(weight: str, m: int, activations: str | None = None) -> Case:
+    def made(target: str) -> tc.Compiled:
+        return ops.linear.compile(  # type: ignore[attr-defined, no-any-return]
+            m=m, n=4096, k=4096, weight=weight, group_size=128, activations=activations, target=target
         )
 
+    name = f"{activations or 'f16'} x {weight}, M = {m}"
+    return Case(name, made, lambda: _small_layer(weight, m, activations))
 
-def _line(name: str, target: str, make: Make) -> str:
+
+def _small_product() -> object:
+    a, b = (_normal(*shape).astype(np.float16) for shape in ((256, 256), (256, 1024)))
+    return ops.matmul(a, b)
+
+
+def _small_layer(weight: str, m: int, activations: str | None) -> object:
+    held = ops.quantize(_normal(256, 512), weight, group_size=128)
+    return ops.linear(_normal(m, 512).astype(np.float16), held, activations=activations)
+
+
+def _normal(*shape: int) -> Any:
+    return np.random.default_rng(shape).standard_normal(shape, np.float32)
+
+
+def _line(case: Case, target: str) -> str:
     start = time.perf_counter()
     with replaced(cache, "fetch", lambda name: None), replaced(cache, "keep", lambda name, parts: None):
-        made = make(target)
+        made = case.compile(target)
         used = made.resources
     seconds = time.perf_counter() - start
     loop = made.hot_loop
     assert loop is not None and loop.products, "products are in a loop"
     return LINE.format(
-        name, target, loop.instructions, loop.products, f"{loop.instructions / loop.products:.2f}",
+        case.name, target, loop.instructions, loop.products, f"{loop.instructions / loop.products:.2f}",
         used.registers, used.spill_bytes, used.shared_bytes, f"{seconds:.2f}",
     )  # fmt: skip

@@ -302,6 +302,18 @@ def test_bench_says_what_there_is(capsys: Output) -> None:
     assert fails(capsys, "bench") == f"tilec: bench takes a name; there is {BENCHES}\n"
 
 
+@pytest.mark.parametrize(("words", "asked"), [
+    (["loops"], "table"), (["linear", "--static"], "table"), (["loops", "--emulate"], "traffic_table"),
+    (["linear", "--static", "--emulate"], "traffic_table"),
+])  # fmt: skip
+def test_static_benches_are_one(
+    words: list[str], asked: str, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.setattr(f"tilec.ops.loops_bench.{asked}", lambda *runs: iter([f"the {asked}"]))
+    assert main(["bench", *words]) == 0
+    assert capsys.readouterr().out == f"the {asked}\n"
+
+
 def test_bench_compile(script: Any, capsys: Output) -> None:
     before = cache.entries()
     assert main(["bench", "compile", "--runs", "1", "--target", "sm_80", str(script())]) == 0

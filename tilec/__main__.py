@@ -7,7 +7,9 @@ tilec check --ptx add.ptx --args "f32[9] i32=9" PTX of any compiler on the emula
 tilec bench compile                             what a compile costs
 tilec bench call                                what a call costs
 tilec bench emulator                            how fast the emulator is
-tilec bench loops                               machine instructions of products' loops
+tilec bench loops [--emulate]                   machine instructions of products' loops, and their traffic
+tilec bench linear --static                     the same
+tilec bench plan                                the cost model beside published times
 tilec bench linear                              layers with quantised weights on this CPU, beside peers
 tilec bench neighborhood                        neighborhood attention on this CPU, beside its peers
 tilec bench depthwise                           depthwise convolution, likewise
@@ -96,6 +98,10 @@ def _table(options: Namespace) -> Iterator[str]:
         from tilec.bench_call import table
 
         return table(options.runs)
+    if options.name == "loops" or options.static:
+        loops = import_module("tilec.ops.loops_bench")
+        found: Iterator[str] = loops.traffic_table() if options.emulate else loops.table(options.runs)
+        return found
     if options.name != "compile":  # an operator, which lives a floor above
         lines: Iterator[str] = import_module(f"tilec.ops.{options.name}_bench").table(options.runs)
         return lines
@@ -198,6 +204,8 @@ def _bench_options(made: ArgumentParser) -> None:
     made.add_argument("files", metavar="FILE", nargs="*", type=Path, help="scripts (those of examples/)")
     made.add_argument("--target", default="sm_90a", help="(%(default)s)")
     made.add_argument("--runs", type=_positive, default=5, help="how often to measure (%(default)s)")
+    made.add_argument("--static", action="store_true", help="of linear: the loops' instructions, for GPUs")
+    made.add_argument("--emulate", action="store_true", help="of loops: banks and sectors, on the emulator")
 
 
 def _cache_options(made: ArgumentParser) -> None:

@@ -232,7 +232,6 @@ def measure(m: Machine, s: Sel, address: Array, width: int, space: str) -> None:
     table = m.launch.metrics.shared if space == "shared" else m.launch.metrics.global_
     traffic = table.setdefault(line, Traffic())
     if space == "shared":
-        requests, units = wavefronts(address - SHARED, warp, m.lane[s][chosen], width)
+        traffic.add(*wavefronts(address - SHARED, warp, m.lane[s][chosen], width))
     else:
-        requests, units = sectors(address, warp, width)
-    traffic.requests, traffic.units = traffic.requests + requests, traffic.units + units
+        traffic.add(*sectors(address, warp, width))

@@ -20,11 +20,19 @@ SAMPLES = 64
 
 @dataclass
 class Traffic:
-    """Sampled warp requests of one instruction, and the wavefronts or sectors they took."""
+    """Sampled warp requests of one instruction, the wavefronts or sectors they took, and how few would have
+    held their bytes: as many where no bank is met twice, and no sector is read in part.
+    """
 
     requests: int = 0
     units: int = 0
+    least: int = 0
     executions: int = 0
+
+    def add(self, requests: int, units: int, least: int) -> None:
+        self.requests += requests
+        self.units += units
+        self.least += least
 
     @property
     def ratio(self) -> float:
@@ -80,18 +88,20 @@ def ratio(traffic: dict[int, Traffic]) -> float:
     return sum(t.units for t in traffic.values()) / requests if requests else 0.0
 
 
-def sectors(address: Array, warp: Array, size: int) -> tuple[int, int]:
-    """(requests, 32-byte sectors) of one access: each warp counts its different sectors."""
+def sectors(address: Array, warp: Array, size: int) -> tuple[int, int, int]:
+    """(requests, 32-byte sectors, fewest) of one access: each warp counts its different sectors."""
     first, last = address >> 5, (address + size - 1) >> 5
     keys = [warp * (1 << 44) + (first & ((1 << 44) - 1))]
     if size > 16 or (first != last).any():
         keys.append(warp * (1 << 44) + (last & ((1 << 44) - 1)))
-    return len(np.unique(warp)), len(np.unique(np.concatenate(keys)))
+    held = np.unique(np.stack([warp, address]), axis=1)[0]
+    warps, counts = np.unique(held, return_counts=True)
+    return len(warps), len(np.unique(np.concatenate(keys))), int((-(-counts * size // 32)).sum())
 
 
-def wavefronts(offset: Array, warp: Array, lane: Array, size: int) -> tuple[int, int]:
-    """(requests, wavefronts) of one shared access: 32 banks of 4 bytes; lanes in groups of 32 (up to 4
-    bytes each), 16 (8 bytes) or 8 (16 bytes); a wavefront per different word in the busiest bank of a
+def wavefronts(offset: Array, warp: Array, lane: Array, size: int) -> tuple[int, int, int]:
+    """(requests, wavefronts, fewest) of one shared access: 32 banks of 4 bytes; lanes in groups of 32 (up
+    to 4 bytes each), 16 (8 bytes) or 8 (16 bytes); a wavefront per different word in the busiest bank of a
     group."""
     group = warp * 4 + lane // max(1, 128 // max(size, 4))
     words = max(1, size // 4)
@@ -102,4 +112,5 @@ def wavefronts(offset: Array, warp: Array, lane: Array, size: int) -> tuple[int,
     names, counts = np.unique(bank, return_counts=True)
     owner = names // 32
     starts = np.flatnonzero(np.concatenate(([True], owner[1:] != owner[:-1])))
-    return len(np.unique(warp)), int(np.maximum.reduceat(counts, starts).sum())
+    fewest = -(-np.add.reduceat(counts, starts) // 32)
+    return len(np.unique(warp)), int(np.maximum.reduceat(counts, starts).sum()), int(fewest.sum())
