@@ -98,7 +98,8 @@ def linear_tiling(
     m: Extent, dtype: DType, group: int, target: str, bits: int = 16, n: Extent = "n", k: Extent = "k"
 ) -> Weighted:
     """For a [m, k] times weights [n, k] of `bits` bits in groups of `group` (0: the whole row)."""
-    found = _linear_tiling(m, dtype, group, known(target), bits)
+    wide = isinstance(n, int) and n >= WIDE * _cores()
+    found = _linear_tiling(m, dtype, group, known(target), bits, wide)
     return found._replace(split=split(found, m, n, k, known(target))) if has_threads(target) else found
 
 
@@ -124,12 +125,15 @@ def sums_bytes(group: int, target: str) -> bool:
 
 
 @lru_cache(4096)
-def _linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int) -> Weighted:
+def _linear_tiling(
+    m: Extent, dtype: DType, group: int, target: str, bits: int, wide: bool
+) -> Weighted:
     if dtype.is_integer and not sums_bytes(group, target):
         dtype = f32
     if not has_threads(target):
         bm = _rows(m, 1, 128)
-        shape = _steps(group, 128), 256 if bm > MMA_ROWS else 128
+        many = 512 if wide and not dtype.is_integer else 256  # the more columns, the less often x is copied
+        shape = _steps(group, 128), many if bm > MMA_ROWS else 128
         if dtype.is_integer:
             return Weighted(bm, quads(shape, bits))
         return Weighted(bm, columns(shape, bits), dtype.bits == 32 and bm > MMA_ROWS)
