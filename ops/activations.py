@@ -52,7 +52,7 @@ def compile_rounding(
     *, m: Extent, k: Extent, x: Any = "f16", dtype: Any = "i8", target: str = "sm_90a"
 ) -> tc.Compiled:
     """The kernel for x [m, k]; extents are numbers, or names or tc.dim that the launch knows."""
-    nothing, scale, into = tc.Spec("f32", (1,)), tc.Spec("f32", (m,)), _eight_bits(dtype)
+    nothing, scale, into = tc.Spec("f32", (1,)), tc.Spec("f32", (m,)), eight_bits(dtype)
     return round_rows.compile(tc.Spec(x, (m, k)), nothing, tc.Spec(into, (m, k)), scale, target=target)
 
 
@@ -66,25 +66,27 @@ def quantize_activation(x: Any, dtype: Any = "i8", *, out: Any = None) -> tuple[
     again. One kernel, which reads x twice. `out` = (q, scale) is written in place. Raises TilecError for
     other dtypes, and for an `out` that does not fit.
     """
-    into = _eight_bits(dtype)
+    into = eight_bits(dtype)
     held, kind = operand(x, "x")
     if kind.bits == 64:
         raise TilecError("x is f64, expected f16, bf16 or f32: x.astype(np.float32)")
-    to_q, to_scale = _pair(out)
+    to_q, to_scale = pair(out)
     q, scale = result(to_q, held.shape, into), result(to_scale, (*held.shape[:-1], 1), dt.f32)
     with written_flat(q, 2) as rows, written_flat(scale, 2) as steps:
         round_rows(flat(held, 2), there(NOTHING), rows, steps[:, 0])
     return q, scale
 
 
-def _eight_bits(dtype: Any) -> DType:
+def eight_bits(dtype: Any) -> DType:
+    """i8 or f8e4m3; TilecError for others."""
     found = find_dtype(dtype)
     if found not in CLASSES.values():
         raise TilecError(f"activations are rounded to i8 or f8e4m3, not to {found}")
     return found
 
 
-def _pair(out: Any) -> tuple[Any, Any]:
+def pair(out: Any) -> tuple[Any, Any]:
+    """What `out` names, q and scale; TilecError unless it is two things."""
     if out is None:
         return None, None
     if not isinstance(out, tuple | list) or len(out) != 2:

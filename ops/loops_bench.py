@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ import tilec as tc
 from tilec import cache, ops
 from tilec.scripts import replaced
 
-TARGETS = ("sm_80", "sm_90a")
+TARGETS = ("sm_80", "sm_89", "sm_90a")
 WEIGHTS = ("u1", "u2", "u3", "u4", "i4", "u5", "u6", "u7", "u8",
            "f4e2m1", "f4e3m0", "f6e2m3", "f6e3m2", "f8e4m3", "f8e5m2")  # fmt: skip
 LINE = "{:<26}{:>8}{:>14}{:>10}{:>7}{:>11}{:>8}{:>9}{:>9}"
@@ -55,7 +55,7 @@ class Case:
     name: str
     compile: Callable[[str], tc.Compiled]
     small: Callable[[], object]
-    targets: tuple[str, ...] = TARGETS
+    targets: tuple[str, ...] = ("sm_80", "sm_90a")
 
 
 def table(runs: int) -> Iterator[str]:
@@ -96,8 +96,12 @@ def cases() -> Iterator[Case]:
         yield _layer(weight, 16)
     for m in (32, 64, 128):
         yield _layer("u4", m)
-    yield _layer("u4", 16, "int8")
-    yield _layer("u8", 16, "int8")
+    for weight in ("u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8"):
+        yield _layer(weight, 16, "int8")
+    yield _layer("u4", 128, "int8")
+    small = (("u4", 16), ("f4e2m1", 16), ("f6e3m2", 16), ("f8e4m3", 16), ("u4", 128), ("f4e2m1", 128))
+    for weight, m in small:
+        yield replace(_layer(weight, m, "f8e4m3"), targets=("sm_89", "sm_90a"))
 
 
 def _dense(m: Any, n: Any, k: Any, target: str) -> tc.Compiled:

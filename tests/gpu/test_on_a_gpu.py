@@ -44,6 +44,19 @@ def linear(dtype: str, m: int, activations: str | None = None) -> Callable[[], A
     return lambda: ops.linear(x, weight, bias, activation="gelu", activations=activations)
 
 
+def quantize_activation() -> Array:
+    """What it stands for."""
+    q, scale = ops.quantize_activation(normal(33, 300), "f8e4m3")
+    return np.multiply(q.astype(np.float32), scale)
+
+
+def linear_of_bytes(dtype: str, activations: str) -> Any:
+    """x as it comes, rounded before or on the way."""
+    weight, x = ops.quantize(normal(96, 256, dtype=np.float32), dtype, group_size=64), normal(33, 256, seed=1)
+    q, scale = ops.quantize_activation(x, "i8" if activations == "int8" else activations)
+    return ops.linear(q, weight, x_scale=scale), ops.linear(x, weight, activations=activations)
+
+
 def attention_backward() -> Any:
     q, k, v = qkv(1, 40, 2, 32)
     out, lse = ops.attention(q, k, v, return_lse=True)
@@ -99,6 +112,11 @@ CASES: dict[str, Callable[[], Any]] = {
     ),
     **{f"linear {dtype} {m}": linear(dtype, m) for dtype in ("u4", "i3", "u1", "f6e3m2") for m in (1, 33)},
     **{f"linear {dtype} 33 int8": linear(dtype, 33, "int8") for dtype in ("u4", "i3", "u1")},
+    **{
+        f"linear {dtype} of {kind}": lambda dtype=dtype, kind=kind: linear_of_bytes(dtype, kind)
+        for dtype, kind in (("u4", "int8"), ("u3", "int8"), ("u4", "f8e4m3"), ("f4e2m1", "f8e4m3"))
+    },
+    "quantize_activation": quantize_activation,
     "linear dense": lambda: ops.linear(normal(33, 128), normal(65, 128, seed=1)),
     **{
         f"matmul {kind.__name__}": lambda kind=kind: ops.matmul(

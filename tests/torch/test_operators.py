@@ -87,6 +87,24 @@ def test_linear_with_a_quantised_weight(full: bool) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantize_activation(dtype: Any) -> None:
+    x = normal(2, 3, 64, grad=False)
+    weight = ops.quantize(normal(8, 64, grad=False).numpy(), "u4", group_size=32)
+    q, scale = tt.quantize_activation(x, dtype)
+    assert q.dtype == dtype and q.shape == x.shape and scale.shape == (2, 3, 1)
+    assert off(q.float() * scale, x) < 0.03
+    out = torch.empty_like(q), torch.empty_like(scale)
+    assert tt.quantize_activation(x, dtype, out=out) is out
+    assert torch.equal(out[0].view(torch.int8), q.view(torch.int8)) and torch.equal(out[1], scale)
+    y = tt.linear(q, weight, x_scale=scale, out_dtype=torch.float32)
+    name = "int8" if dtype == torch.int8 else "f8e4m3"
+    assert y.dtype == torch.float32 and off(y, tt.linear(x, weight, activations=name)) < 1e-6
+    torch.library.opcheck(torch.ops.tilec.quantize_activation.default, (x, "i8"))
+    with pytest.raises(tc.TilecError, match="activations are rounded to i8 or f8e4m3, not to f16"):
+        tt.quantize_activation(x, torch.float16)
+
+
 def test_activations_rounded_to_bytes() -> None:
     """The gradient is that without the rounding; dense weights are refused as by ops.linear."""
     weight = ops.quantize(normal(40, 64, seed=1, grad=False), "u4", group_size=32)

@@ -32,6 +32,7 @@ from tilec.torch.modules import NeighborhoodAttention3D as NeighborhoodAttention
 from tilec.torch.own import op as op
 from tilec.torch.products import linear as linear
 from tilec.torch.products import matmul as matmul
+from tilec.torch.products import quantize_activation as quantize_activation
 from tilec.torch.quantized import QuantizedLinear as QuantizedLinear
 from tilec.torch.quantized import quantize_ as quantize_
 from tilec.torch.sequences import butterfly_conv as butterfly_conv

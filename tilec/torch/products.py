@@ -11,6 +11,7 @@ import torch
 from tilec import ops
 from tilec.ir.errors import TilecError
 from tilec.ops import QuantizedWeight
+from tilec.ops.activations import eight_bits, pair
 from tilec.torch.register import Gradient, Tensor, cast, check_no_gradient, dtype_name, register, writing
 from tilec.torch.weights import Codes, dequantize, tensors_of, weight_of
 
@@ -185,3 +186,38 @@ def linear(
     check_no_gradient(out, (x, dense, bias, residual, a, b))
     (_quantized_out if quantised else _linear_out)(*operands, out)
     return out
+
+
+# Activations of 8 bits.
+
+ROUNDING = "(Tensor x, str dtype) -> (Tensor, Tensor)"
+KINDS = {"i8": torch.int8, "f8e4m3": torch.float8_e4m3fn}
+
+
+def _rounded(x: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
+    q, scale = ops.quantize_activation(x, dtype)
+    return q, scale  # type: ignore[return-value]  # tensors, as x is one
+
+
+def _rounded_shapes(x: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape, dtype=KINDS[dtype]), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+
+
+def _write_rounded(x: Tensor, dtype: str, q: Tensor, scale: Tensor) -> None:
+    ops.quantize_activation(x, dtype, out=(q, scale))
+
+
+_rounded_op = register("quantize_activation", ROUNDING, _rounded, _rounded_shapes)
+_rounded_out = register(
+    "quantize_activation_out", "(Tensor x, str dtype, Tensor(a!) q, Tensor(b!) scale) -> ()", _write_rounded,
+    lambda *_: None,
+)  # fmt: skip
+
+
+def quantize_activation(x: Tensor, dtype: Any = "i8", *, out: Any = None) -> tuple[Tensor, Tensor]:
+    """ops.quantize_activation on tensors; what it gives has no gradient. `dtype` is torch's or tilec's."""
+    kind = eight_bits(dtype_name(dtype)).name
+    if out is None:
+        return _rounded_op(x, kind)
+    _rounded_out(x, kind, *pair(out))
+    return out  # type: ignore[no-any-return]
