@@ -25,6 +25,7 @@ from tilec.ir.errors import TilecError
 from tilec.places import element_strides, target
 
 Host = np.ndarray[Any, Any]
+KNOWN = frozenset({np.ndarray, int, float, bool, str, type(None)})  # most arguments
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -63,7 +64,7 @@ def any_arrays(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: P.args, **named: P.kwargs) -> R:
-        if not any(map(_foreign, _within(args))) and not any(map(_foreign, _within(named.values()))):
+        if not _any_foreign(args) and not _any_foreign(named.values()):
             return function(*args, **named)
         given = {**dict(zip(names, args, strict=False)), **named}
         if len(given) < len(args) + len(named):
@@ -73,12 +74,14 @@ def any_arrays(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def _within(args: Iterable[Any]) -> Iterator[Any]:
+def _any_foreign(args: Iterable[Any]) -> bool:
+    """Is one of them _foreign, or in a tuple or list among them?"""
     for x in args:
-        if isinstance(x, tuple | list):
-            yield from x
-        else:
-            yield x
+        if type(x) in KNOWN:
+            continue
+        if any(map(_foreign, x)) if isinstance(x, tuple | list) else _foreign(x):
+            return True
+    return False
 
 
 def _foreign(x: Any) -> bool:

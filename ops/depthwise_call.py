@@ -5,6 +5,7 @@ call.geometry.extents, call.dtype
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ LARGEST = 63  # rows or columns of a kernel
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
+Described = tuple[Any, tuple[int, ...]]  # an array's dtype and shape
 
 
 class Geometry(NamedTuple):
@@ -58,42 +60,55 @@ def depthwise_call(
     x: Any, weight: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1, layout: str = "NCHW",
 ) -> Call:  # fmt: skip
     """What the arguments of ops.depthwise_conv mean. Raises TilecError for what does not fit."""
+    image, held = array(x, "x", rank=1), array(weight, "weight", rank=1)
+    asked = (stride, padding, dilation, layout)
+    fitted = _fitted if all(map(_is_plain, asked)) else _fitted.__wrapped__
+    shape, multiplier, geometry = fitted((image.dtype, image.shape), (held.dtype, held.shape), *asked)
+    return Call(image, shape, held[:, 0], multiplier, geometry, layout == "NHWC")
+
+
+def _is_plain(x: Any) -> bool:
+    """Is it what equals nothing of another type?"""
+    return type(x) in (int, str) or (type(x) is tuple and all(map(_is_plain, x)))
+
+
+@lru_cache(maxsize=1024)
+def _fitted(
+    x: Described, weight: Described, stride: Any, padding: Any, dilation: Any, layout: str
+) -> tuple[tuple[int, int, int, int], int, Geometry]:
+    """The shape [N, C, H, W], the channel multiplier and the geometry of arrays like these."""
     if layout not in LAYOUTS:
         raise TilecError(f"expected layout 'NCHW' or 'NHWC', found {layout!r}")
-    image, held = (_floats(each, name) for each, name in ((x, "x"), (weight, "weight")))
-    if image.ndim != 4:
-        raise TilecError(f"depthwise_conv takes x {axes_of(layout)}, of rank 4: found {list(image.shape)}")
-    if image.dtype != held.dtype:
-        found = f"x is {find_dtype(image.dtype)}, the weight {find_dtype(held.dtype)}"
+    kinds = [_float(dtype, name) for (dtype, _), name in ((x, "x"), (weight, "weight"))]
+    given, held = x[1], weight[1]
+    if len(given) != 4:
+        raise TilecError(f"depthwise_conv takes x {axes_of(layout)}, of rank 4: found {list(given)}")
+    if kinds[0] != kinds[1]:
+        found = f"x is {kinds[0]}, the weight {kinds[1]}"
         raise TilecError(f"x and weight are of one dtype: {found}; cast one")
-    last = layout == "NHWC"
-    n, c, h, w = (image.shape[axis] for axis in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
-    _check_weight(held, c, image, layout)
-    size = (held.shape[2], held.shape[3])
-    geometry = geometry_of((h, w), size, stride, padding, dilation)
-    filters = held[:, 0]
-    return Call(image, (n, c, h, w), filters, len(held) // c, geometry, last)
+    n, c, h, w = (given[axis] for axis in ((0, 3, 1, 2) if layout == "NHWC" else (0, 1, 2, 3)))
+    _check_weight(held, c, given, layout)
+    return (n, c, h, w), held[0] // c, geometry_of((h, w), held[2:], stride, padding, dilation)
 
 
 def axes_of(layout: str) -> str:
     return f"[{', '.join(layout)}]"
 
 
-def _floats(x: Any, name: str) -> Array:
-    held = array(x, name, rank=1)
-    if find_dtype(held.dtype).name not in FLOATS:
-        raise TilecError(f"{name} is {find_dtype(held.dtype)}, expected f16, bf16, f32 or f64")
-    return held
+def _float(dtype: Any, name: str) -> DType:
+    found = find_dtype(dtype)
+    if found.name not in FLOATS:
+        raise TilecError(f"{name} is {found}, expected f16, bf16, f32 or f64")
+    return found
 
 
-def _check_weight(weight: Array, channels: int, x: Array, layout: str) -> None:
-    """Of shape [channels * multiplier, 1, kh, kw], and no kernel too large."""
-    shape = weight.shape
-    found = f"the weight is {list(shape)}, x {list(x.shape)}, {layout}"
-    if weight.ndim != 4 or shape[1] != 1 or 0 in shape:
+def _check_weight(shape: tuple[int, ...], channels: int, x: tuple[int, ...], layout: str) -> None:
+    """[channels * multiplier, 1, kh, kw], and no kernel too large."""
+    found = f"the weight is {list(shape)}, x {list(x)}, {layout}"
+    if len(shape) != 4 or shape[1] != 1 or 0 in shape:
         raise TilecError(f"depthwise_conv takes a weight [C * multiplier, 1, kh, kw]: {found}")
     if channels == 0 or shape[0] % channels:
-        swapped = x.shape[1] if layout == "NHWC" else x.shape[3]
+        swapped = x[1] if layout == "NHWC" else x[3]
         other = "NCHW" if layout == "NHWC" else "NHWC"
         hint = (
             f"; is x {axes_of(other)}? then pass layout={other!r}"

@@ -233,6 +233,9 @@ def depthwise_kernel(
         tc.cdiv(y.shape[w_axis], cut.columns),
     )
     kh, kw = (tc.static(weight.shape[axis - conv.channels_last]) for axis in (1, 2))
+    if conv.multiplier == conv.summed == 1:
+        channels = x.shape[c_axis]
+        tc.require(weight.shape[c_axis - 1] == channels, y.shape[c_axis] == channels)
     at, every = (c * cut.channels, i * high, w * cut.columns), slice(j, None, conv.multiplier)
     before, size = None if state is None else state[n], (kh, kw)
     acc = (tc.zeros(conv.cut_up(cut.channels, cut.rows, 1, 1, cut.columns), accumulator),) * cut.sums

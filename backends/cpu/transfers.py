@@ -19,6 +19,7 @@ from tilec.backends.cpu.loops import Index, add, loop, mul, phi, step_pointer
 from tilec.backends.cpu.lower import ArrayPlace, Lowering
 from tilec.backends.cpu.nest import Point, nest, ramp
 from tilec.backends.cpu.places import Affine, Place, Ref, Shape, Splat, permute
+from tilec.backends.cpu.transpose import lies_across, turned
 from tilec.backends.cpu.windows import Window, spread
 from tilec.backends.writer import Writer
 from tilec.ir.func import Value, root
@@ -64,7 +65,12 @@ def _filling(lo: Lowering, window: Window, inst: memory.Load, order: tuple[int, 
     alloc(lo, target)
     permuted = tuple(strides[axis] for axis in order)
     into = Ref(lo.array(target).base, inst.tile.dtype, window.shape, permuted)
-    _fetch(lo, window, lo.scalar(inst.other), into)
+    back = [order.index(axis) for axis in range(len(order))]
+    source, plain = (permute(ref, back) for ref in (window.ref(inst.array), into))
+    if window.plain and window.inside == "true" and lies_across(source) and plain.strides[-1] == 1:
+        turned(lo, source, plain)
+    else:
+        _fetch(lo, window, lo.scalar(inst.other), into)
     return into
 
 

@@ -13,7 +13,7 @@ from tilec.backends.convert import cast, to_memory
 from tilec.backends.cpu.lanes import Lanes, read, write
 from tilec.backends.cpu.loops import Index, loop, mul, step_pointer
 from tilec.backends.cpu.lower import Lowering
-from tilec.backends.cpu.nest import held_from
+from tilec.backends.cpu.nest import held_from, merged_axes
 from tilec.backends.cpu.places import Ref
 from tilec.backends.writer import Writer
 
@@ -36,7 +36,10 @@ def _unit(place: Ref) -> int:
 
 
 def turned(lo: Lowering, source: Ref, into: Ref) -> None:
-    """Copies a tile of any rank to `into`, dense, its last axis and that of its neighbours block by block."""
+    """Copies a tile of any rank to `into`, whose rows are dense, its last axis and that of its neighbours
+    block by block.
+    """
+    source, into = _merged(source, into)
     along, last = _unit(source), len(source.shape) - 1
     rest = [axis for axis in range(last) if axis != along and source.shape[axis] > 1]
 
@@ -50,6 +53,12 @@ def turned(lo: Lowering, source: Ref, into: Ref) -> None:
             level(axes[1:], *moved)
 
     level(rest, source, into)
+
+
+def _merged(*refs: Ref) -> list[Ref]:
+    """The same elements with fewer axes."""
+    extents, strides = merged_axes(refs[0].shape, [ref.strides for ref in refs])
+    return [replace(ref, shape=extents, strides=each) for ref, each in zip(refs, strides, strict=True)]
 
 
 def _plane(ref: Ref, axes: tuple[int, int]) -> Ref:
