@@ -14,18 +14,20 @@ from tilec.ops.activations import CLASSES, check_bytes, check_class, rounded
 from tilec.ops.arrays import ARRAYS, Array, array, empty, flat, operand, result, result_dtype, written_flat
 from tilec.ops.callers import there
 from tilec.ops.column_order import in_order
-from tilec.ops.epilogue import Epilogue, Extras, finishing
+from tilec.ops.epilogue import PLAIN, Epilogue, Extras, finishing
 from tilec.ops.factors import compute_dtype, placed_for, product_dtype
-from tilec.ops.linear_kernel import compile_linear, linear_kernel, whole_group
+from tilec.ops.linear_kernel import check_sparsity, compile_linear, linear_kernel, whole_group
+from tilec.ops.linear_plan import planned
 from tilec.ops.matmul import product
-from tilec.ops.op import op
+from tilec.ops.sparse_linear import sparse_product
+from tilec.ops.sparse_weight import SparseWeight
 from tilec.ops.split import Shared, shared
 from tilec.ops.tiling import Weighted, linear_tiling
 from tilec.ops.weight import QuantizedWeight
 from tilec.places import current_target
 
 
-@op(compile_linear)
+@planned(compile_linear)
 def linear(
     x: Any,
     weight: Any,
@@ -41,8 +43,8 @@ def linear(
 ) -> Array:
     """activation(x @ weight^T + bias) + residual: x [..., K], weight [N, K] -> [..., N].
 
-    `x` is f16, bf16 or f32, `weight` a QuantizedWeight or a dense array of x's dtype; sums are in f32. With
-    a dense weight both may be f64, and so are sums then.
+    `x` is f16, bf16 or f32, `weight` a QuantizedWeight, a SparseWeight or a dense array of x's dtype; sums
+    are in f32. With a dense weight both may be f64, and so are sums then.
     `activation`: relu, gelu, silu. `low_rank` = (a [R, K], b [N, R]) adds (x @ a^T) @ b^T before the bias.
     With `x_scale` (one number per row, [...] or [..., 1]) x may be i8, f8e4m3 or f8e5m2, and stands for
     x * x_scale, as `quantize_activation` gives them. The result has x's dtype (f16 for 8 bits) unless
@@ -70,9 +72,11 @@ def linear(
         raise TilecError(
             f"linear needs x [..., K] and a weight [N, K]: x is {list(held.shape)}, the weight [{n}, {k}]"
         )
-    if dtype.name == "f64" and isinstance(weight, QuantizedWeight):
+    if dtype.name == "f64" and isinstance(weight, QuantizedWeight | SparseWeight):
         raise TilecError("x is f64, expected f16, bf16 or f32 for a quantised weight: x.astype(np.float32)")
     check_class(activations)
+    if isinstance(weight, SparseWeight):
+        check_sparsity("2:4", activations)
     shape, rows = (*held.shape[:-1], n), flat(held, 2)
     given, epilogue = finishing(shape, bias, activation, residual, x_scale, None, None)
     if activations is not None:
@@ -82,7 +86,9 @@ def linear(
         given, epilogue = given._replace(u=u, v=v), epilogue._replace(low_rank=True)
     y = result(out, shape, result_dtype(out_dtype, out, compute))
     with written_flat(y, 2) as work:
-        if isinstance(weight, QuantizedWeight):
+        if isinstance(weight, SparseWeight):
+            sparse_product(rows, weight, work, given, epilogue)
+        elif isinstance(weight, QuantizedWeight):
             quantised_product(rows, weight, work, given, epilogue)
         else:
             dense = _same_dtype(weight, "a dense weight", compute)
@@ -104,7 +110,8 @@ def quantised_product(
     compute = product_dtype(find_dtype(x.dtype), weight.dtype, zeros, group, place)
     apart = compute.is_integer and zeros is not None and zeros.is_float
     summed = find_dtype("f32") if apart else compute
-    own = linear_tiling(x.shape[0], summed, group, place, weight.dtype.bits, *weight.shape)
+    size, finished = (weight.dtype.bits, *weight.shape), epilogue != PLAIN
+    own = linear_tiling(x.shape[0], summed, group, place, *size, finished)
     tiling = placed_for(schedule or own, zeros is not None)
     linear_kernel(
         in_order(x, weight.order),
@@ -158,7 +165,7 @@ def _rows(x: Any, scaled: bool) -> tuple[Array, DType]:
 
 
 def _weight_shape(weight: Any) -> tuple[int, int]:
-    if not isinstance(weight, (QuantizedWeight, *ARRAYS)) or len(weight.shape) != 2:
+    if not isinstance(weight, (QuantizedWeight, SparseWeight, *ARRAYS)) or len(weight.shape) != 2:
         found = f"shape {list(weight.shape)}" if hasattr(weight, "shape") else type(weight).__name__
         raise TilecError(f"linear takes a weight [N, K], a QuantizedWeight or an array, found {found}")
     n, k = weight.shape

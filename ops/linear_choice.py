@@ -23,6 +23,8 @@ from tilec.places import current_target
 
 MS = (16, 32, 128, 512, 4096)
 STEPS = (128, 64, 32, 16)
+LEAST = 4  # steps of a block that shares a tile: fewer do not fill a pipeline
+RUN = 32  # weights that a thread takes from a step at least, so that their bits can be placed
 SPILL_FREE = 248  # registers that a kernel is given at most, by the model's count
 FINISHED = 64  # sums of a thread that an epilogue takes without spills
 SYNC = 0.62  # of the peak, that mma.sync reaches on GPUs whose peak is that of other instructions
@@ -44,8 +46,8 @@ def candidates(machine: Target, group: int) -> Tiles:
     grouped = machine.has("wgmma")
     rows = (16, 32, 64, 128) if grouped else (16, 32, 64)
     every = product(rows, (64, 128, 256), steps(group), (4, 8), (3, 4, 6), (1, 2, 4, 8))
-    whole = [t for t in map(Tiles._make, every) if t.bn % (16 * t.warps if grouped else 8 * t.warps) == 0]
-    return Tiles(*np.array(whole).T)
+    whole = (t for t in map(Tiles._make, every) if t.bn % (16 * t.warps if grouped else 8 * t.warps) == 0)
+    return Tiles(*np.array([t for t in whole if t.bk * t.bn >= RUN * 32 * t.warps]).T)
 
 
 def steps(group: int) -> tuple[int, ...]:
@@ -58,12 +60,13 @@ def steps(group: int) -> tuple[int, ...]:
 def refusals(tiles: Tiles, p: Problem, machine: Target) -> dict[str, Number]:
     """Why tiles do not fit, and which: no more shared memory and registers than there are, some of them to
     finish sums with."""
-    room = machine.shared_bytes_per_block
+    room, steps = machine.shared_bytes_per_block, -(-p.k // tiles.bk)
+    empty = -(-steps // -(-steps // tiles.split)) < tiles.split  # the last of its parts
     return {
         f"want more than {room >> 10} KiB of shared memory": shared_bytes(p, tiles) > room,
         f"want more than {SPILL_FREE} registers": registers(p, tiles, machine) > SPILL_FREE,
         f"have more than {FINISHED} sums to finish": (sums(tiles) > FINISHED) & p.finished,
-        "leave blocks without a step": tiles.split > -(-p.k // tiles.bk),
+        f"leave a block under {LEAST} steps": (tiles.split > 1) & ((steps < LEAST * tiles.split) | empty),
     }
 
 
@@ -84,15 +87,15 @@ def peak(board: Rates, machine: Target) -> float:
 
 
 @lru_cache(4096)
-def chosen(p: Problem, board: Rates) -> Tiles:
-    """The fastest tiles with the fragment that serves every m. From MS[0] to MS[-1] rows m counts as the next
-    power of two, so that kernels are few.
+def chosen(p: Problem, board: Rates, shared: bool = True) -> Tiles:
+    """The fastest tiles with the fragment that serves every m; `shared`: blocks may share a tile. From MS[0]
+    to MS[-1] rows m counts as the next power of two, so that kernels are few.
     """
     machine = target(board.target)
     rows = 1 << (min(max(p.m, MS[0]), MS[-1]) - 1).bit_length()
     every = candidates(machine, p.group)
     bk, bn, warps = fragment(p.n, p.k, p.bits, p.group, board)
-    same = (every.bk == bk) & (every.bn == bn) & (every.warps == warps)
+    same = (every.bk == bk) & (every.bn == bn) & (every.warps == warps) & (shared | (every.split == 1))
     found = priced(p._replace(m=rows), board, Tiles(*(x[same] for x in every)))
     return found.at(int(np.argmin(found.seconds)))
 

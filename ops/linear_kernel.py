@@ -9,6 +9,7 @@ from typing import Any
 import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
+from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout
 from tilec.ops.activations import CLASSES, check_bytes, check_class
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras, check_activation, finish
@@ -134,6 +135,7 @@ def compile_linear(
     low_rank: int = 0,
     out_dtype: Any = None,
     activations: str | None = None,
+    sparsity: str | None = None,
     schedule: Weighted | None = None,
     target: str = "sm_90a",
 ) -> tc.Compiled:
@@ -141,6 +143,7 @@ def compile_linear(
     or tc.dim that the launch knows. An x of 8 bits has scales, `low_rank` is a rank. With `activations`
     it is the kernel after the one that rounds x. `schedule`, for a quantised weight, stands in for what the
     target would choose, ops.tiling.linear_tiling(...): _replace(split=4) is four blocks to a tile.
+    With sparsity="2:4" the weight keeps two of each four (ops.sparsify).
     """
     check_activation(activation)
     check_class(activations)
@@ -148,6 +151,12 @@ def compile_linear(
     epilogue = Epilogue(bias, activation, residual, kind.bits == 8, low_rank > 0)
     out = tc.Spec(out_dtype or compute, (m, n))
     extras = _specs(m, n, compute, out, low_rank, epilogue)
+    if sparsity is not None:
+        check_sparsity(sparsity, activations)
+        from tilec.ops.sparse_linear import Problem, compile_sparse  # its kernel is made of this one's parts
+
+        asked = Problem(m, n, k, kind, compute, find_dtype(weight), group_size, zero_point, scale_dtype)
+        return compile_sparse(asked, out, extras, epilogue, target)
     if find_dtype(weight) == compute and activations is None:
         a, b = tc.Spec(kind, (1, m, k)), tc.Spec(compute, (1, k, n), (0, 1, k))
         dense = a, b, tc.Spec(out.dtype, (1, m, n))
@@ -158,7 +167,8 @@ def compile_linear(
         check_bytes(held)
     zeros = zeros_dtype(held) if zero_point else None
     made_of = product_dtype(kind, held, zeros, group, target)
-    tiling = placed_for(schedule or linear_tiling(m, made_of, group, target, held.bits, n, k), zero_point)
+    own = linear_tiling(m, made_of, group, target, held.bits, n, k, epilogue != PLAIN)
+    tiling = placed_for(schedule or own, zero_point)
     bk, bn = tiling.fragment.shape
     groups = _count(k, group, "groups") if group else 1
     return linear_kernel.compile(
@@ -177,6 +187,14 @@ def compile_linear(
         epilogue=epilogue,
         **tiling._asdict(),
     )
+
+
+def check_sparsity(sparsity: str, activations: str | None) -> None:
+    """Raises TilecError for what there is not."""
+    if sparsity != "2:4":
+        raise TilecError(f"expected sparsity None or '2:4', found {sparsity!r}")
+    if activations is not None:
+        raise TilecError(f"2:4 weights take x as it is: activations={activations!r} is not for them")
 
 
 NOTHING = tc.Spec("f32", (1,))

@@ -6,13 +6,14 @@ was tuned. Seconds are the model's (tilec/cost.py, ops/linear_cost.py), of launc
 come from memory: none was measured.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from tilec.compiled import Compiled
 from tilec.cost import Times, times
 from tilec.ir.boards import Rates
 from tilec.ir.dtype import DType
@@ -21,6 +22,7 @@ from tilec.ir.errors import TilecError
 from tilec.ir.target import target
 from tilec.ops.linear_choice import board_of, candidates, chosen, fragment_of, peak, priced, refusals
 from tilec.ops.linear_cost import Problem, Tiles, work
+from tilec.ops.op import Op, P, Q, R
 from tilec.ops.quantize import weight_dtype
 
 SHOWN = 6
@@ -173,3 +175,14 @@ def row(p: Problem, board: Rates, tiles: Tiles) -> Row:
     machine = target(board.target)
     done = work(p, tiles, machine)
     return Row(tiles, int(done.blocks), int(done.resident), times(done, board, peak(board, machine)))
+
+
+class Planned(Op[P, Q, R]):
+    """An operator that also says beforehand what tiles would take: `print(linear.plan(m=1, n=8, k=8))`."""
+
+    plan = staticmethod(plan)
+
+
+def planned(compile: Callable[Q, Compiled]) -> Callable[[Callable[P, R]], Planned[P, Q, R]]:  # noqa: A002
+    """Marks a linear layer as an operator, with what compiles its kernel."""
+    return lambda function: Planned(function, compile)

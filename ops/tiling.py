@@ -10,6 +10,8 @@ from math import gcd
 from typing import NamedTuple
 
 from tilec.device import device
+from tilec.estimate import NOMINAL
+from tilec.ir.boards import BOARDS, Rates
 from tilec.ir.digits import Digit
 from tilec.ir.dtype import DType, f32
 from tilec.ir.errors import TilecError
@@ -17,6 +19,8 @@ from tilec.ir.layout import Layout, column_local, local, register, spatial
 from tilec.ir.layouts import mma_b, wgmma_a
 from tilec.ir.target import parse_target
 from tilec.ir.tile import Dim
+from tilec.ops.linear_choice import board_of, chosen
+from tilec.ops.linear_cost import Problem
 
 Extent = int | str | Dim  # names and Dims: known at the launch
 WARPS = 4
@@ -95,12 +99,60 @@ def dense_tiling(
 
 
 def linear_tiling(
-    m: Extent, dtype: DType, group: int, target: str, bits: int = 16, n: Extent = "n", k: Extent = "k"
+    m: Extent,
+    dtype: DType,
+    group: int,
+    target: str,
+    bits: int = 16,
+    n: Extent = "n",
+    k: Extent = "k",
+    finished: bool = False,
 ) -> Weighted:
-    """For a [m, k] times weights [n, k] of `bits` bits in groups of `group` (0: the whole row)."""
+    """For a [m, k] times weights [n, k] of `bits` bits in groups of `group` (0: the whole row); `finished`:
+    an epilogue follows. For 16-bit floats on a GPU it is the cost model's choice (ops/linear_choice.py), with
+    one fragment for every m.
+    """
+    if has_threads(target) and dtype.bits == 16:
+        return _modelled(m, dtype, group, known(target), bits, n, k, finished, _board(target))
     wide = isinstance(n, int) and n >= WIDE * _cores()
     found = _linear_tiling(m, dtype, group, known(target), bits, wide)
     return found._replace(split=split(found, m, n, k, known(target))) if has_threads(target) else found
+
+
+def _board(target: str) -> Rates:
+    """What stands for a GPU that nobody can ask is the oldest."""
+    with suppress(TilecError):
+        return board_of(target)
+    return BOARDS["A100"]
+
+
+@lru_cache(4096)
+def _modelled(
+    m: Extent,
+    dtype: DType,
+    group: int,
+    target: str,
+    bits: int,
+    n: Extent,
+    k: Extent,
+    finished: bool,
+    board: Rates,
+) -> Weighted:
+    """Blocks share tiles only where all extents are known, and there is something to do."""
+    exact = all(isinstance(extent, int) and extent > 0 for extent in (m, n, k))
+    p = Problem(_nominal(m), _nominal(n), _nominal(k), bits, group, finished)
+    tiles = chosen(p, board, exact)
+    shape, warps = (tiles.bk, tiles.bn), tiles.warps
+    if has_warpgroups(target):
+        fragment = wgmma_a(dtype, shape[::-1], (warps // WARPS, 1)).permute((1, 0))
+    else:
+        fragment = mma_b(dtype, shape, warps)
+    return Weighted(tiles.bm, fragment, False, dtype, tiles.stages, warps, tiles.split)
+
+
+def _nominal(extent: Extent) -> int:
+    """An extent that only the launch knows, as the model takes it."""
+    return max(extent, 1) if isinstance(extent, int) else NOMINAL
 
 
 def split(tiling: Weighted, m: Extent, n: Extent, k: Extent, target: str) -> int:
@@ -137,21 +189,15 @@ def _linear_tiling(
         if dtype.is_integer:
             return Weighted(bm, quads(shape, bits))
         return Weighted(bm, columns(shape, bits), dtype.bits == 32 and bm > MMA_ROWS)
-    deep = 128 if dtype.bits == 8 or _rows(m, MMA_ROWS, 64) == MMA_ROWS else 64
-    if dtype.bits == 8 and not has_warpgroups(target):
-        return Weighted(_rows(m, MMA_ROWS, 64), mma_b(dtype, (_steps(group, deep), 128), WARPS), placed=dtype)
     if dtype.bits == 32:  # no matrix instruction is exact enough
         bm = _rows(m, MMA_ROWS, 32)
         return Weighted(bm, mma_b(dtype, (_steps(group, 512 // bm), 64), WARPS))
-    if has_warpgroups(target):
-        bm = _rows(m, MMA_ROWS, 128)
-        warps = 2 * WARPS if bm > 32 else WARPS
-        rows = wgmma_a(dtype, (128, _steps(group, deep)), (warps // WARPS, 1))
-        return Weighted(bm, rows.permute((1, 0)), placed=dtype, warps=warps)
-    bm = _rows(m, MMA_ROWS, 64)
-    warps = 2 * WARPS if bm == 64 and group else WARPS  # a group's sums take as many registers again
-    fragment = mma_b(dtype, (_steps(group, deep), 128), warps)
-    return Weighted(bm, fragment, placed=dtype, warps=warps)
+    if not has_warpgroups(target):
+        return Weighted(_rows(m, MMA_ROWS, 64), mma_b(dtype, (_steps(group, 128), 128), WARPS), placed=dtype)
+    bm = _rows(m, MMA_ROWS, 128)
+    warps = 2 * WARPS if bm > 32 else WARPS
+    rows = wgmma_a(dtype, (128, _steps(group, 128)), (warps // WARPS, 1))
+    return Weighted(bm, rows.permute((1, 0)), placed=dtype, warps=warps)
 
 
 def columns(shape: tuple[int, int], bits: int) -> Layout:

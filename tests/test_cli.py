@@ -19,7 +19,7 @@ from tilec.scripts import first_call
 from tilec.show import evaluated, parsed
 
 ROOT = Path(__file__).parents[1]
-BENCHES = "compile, call, emulator, loops, linear, neighborhood, depthwise, fftconv"
+BENCHES = "compile, call, emulator, loops, plan, linear, neighborhood, depthwise, fftconv"
 KERNEL = '''"""A script."""
 import numpy as np
 import tilec as tc

@@ -34,7 +34,7 @@ ARGS = (
     "one entry per argument: f32[100, 64] is an array of random numbers, f32[100, 64]=0 one of zeros, "
     "i32=1000 a scalar, f16[512, 512]:box[64, 64]:128B a tensor map with its box and swizzle"
 )
-BENCHES = ("compile", "call", "emulator", "loops", "linear", "neighborhood", "depthwise", "fftconv")
+BENCHES = ("compile", "call", "emulator", "loops", "plan", "linear", "neighborhood", "depthwise", "fftconv")
 
 
 def demo(options: Namespace) -> int:
