@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING
 from tilec.backends.ptx.emitter import ArrayRef
 from tilec.backends.ptx.wgmma import uniform
 from tilec.ir.func import Value, root
-from tilec.ir.inst.bulk import GATE_BYTES, BulkCopy, BulkDone, BulkRoom, BulkWait, Gates
+from tilec.ir.inst.bulk import (
+    GATE_BYTES,
+    BulkCopy,
+    BulkDone,
+    BulkRoom,
+    BulkStore,
+    BulkStored,
+    BulkWait,
+    Gates,
+)
 from tilec.ir.inst.memory import ArraySlice
 from tilec.ir.signature import Slot
 
@@ -114,7 +123,30 @@ def _start(e: Emitter, who: str, to: str, tensor_map: str, places: list[str], ga
     _only(e, who, text, f"i32 {to}", f"ptr {tensor_map}", *(f"i32 {x}" for x in places), f"i32 {gate}")
 
 
-def _map(e: Emitter, inst: BulkCopy) -> str:
+def store(e: Emitter, inst: BulkStore) -> None:
+    """One thread starts the stores of all boxes, as a group."""
+    kind, box = inst.buffer.array_type, inst.box
+    tensor_map, places = _map(e, inst), _places(e, inst)
+    first, rank = places[box.axes[0]], len(box.axes)
+    listed = ", ".join(f"${3 + i}" for i in range(rank))
+    text = f"cp.async.bulk.tensor.{rank}d.global.shared::cta.tile.bulk_group [$2, {{{listed}}}], [$1];"
+    size = prod(n for n in kind.shape if isinstance(n, int)) * kind.dtype.bytes
+    with _first_warp(e, "true") as one:
+        for i in range(size // box.nbytes):
+            places[box.axes[0]] = e.let(f"add i32 {first}, {i * box.extents[0]}") if i else first
+            source = _address(e, e.array(inst.buffer).base, i * box.nbytes)
+            given = (f"i32 {places[axis]}" for axis in box.axes)
+            _only(e, one, text, f"i32 {source}", f"ptr {tensor_map}", *given)
+        _only(e, one, "cp.async.bulk.commit_group;")
+
+
+def stored(e: Emitter, inst: BulkStored) -> None:
+    """The thread that started them waits for its stores."""
+    with _first_warp(e, "true") as one:
+        _only(e, one, f"cp.async.bulk.wait_group{'' if inst.written else '.read'} 0;")
+
+
+def _map(e: Emitter, inst: BulkCopy | BulkStore) -> str:
     """The kernel's parameter that describes the array with this box."""
     slot = Slot("map", e.func.params.index(root(inst.array)), box=inst.box)
     if slot not in e.maps:
@@ -122,7 +154,7 @@ def _map(e: Emitter, inst: BulkCopy) -> str:
     return f"%map{e.maps.index(slot)}"
 
 
-def _places(e: Emitter, inst: BulkCopy) -> dict[int, str]:
+def _places(e: Emitter, inst: BulkCopy | BulkStore) -> dict[int, str]:
     """Where the window starts on each axis of the argument; an index that leaves it brings zeros."""
     view, places = inst.array, {axis: e.scalar(at) for axis, at in enumerate(inst.at)}
     while isinstance(view, ArraySlice):

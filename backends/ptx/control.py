@@ -327,7 +327,7 @@ HANDLERS: dict[type[Inst], Callable[..., Any]] = {
     mem.Gather: memory.gather, mem.Scatter: memory.scatter, mem.Atomic: memory.atomic,
     mem.Copy: memory.copy, mem.Wait: memory.wait, bulks.Gates: bulk.gates,
     bulks.BulkCopy: bulk.copy, bulks.BulkWait: bulk.wait, bulks.BulkRoom: bulk.room,
-    bulks.BulkDone: bulk.done,
+    bulks.BulkDone: bulk.done, bulks.BulkStore: bulk.store, bulks.BulkStored: bulk.stored,
     sync.BlockIndex: _block_index, sync.Barrier: _barrier, sync.ProxyFence: _proxy_fence,
     sync.Require: _nothing, sync.Breakpoint: _nothing, sync.Assert: _assert, sync.Print: reports.printed,
     turns.TakeTurn: turn.take, turns.PassTurn: turn.pass_on,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from tilec.backends.ptx import access
-from tilec.backends.ptx.emitter import ArrayRef, Fragment, memory_bits
+from tilec.backends.ptx.emitter import WORD, ArrayRef, Fragment, memory_bits
 from tilec.backends.ptx.threads import per_thread, predicate
 from tilec.backends.ptx.words import as_words, from_words
 from tilec.ir.func import Value
@@ -218,6 +218,10 @@ def store(e: Emitter, buffer: Value, tile: Fragment, at: Sequence[int]) -> None:
     """A tile into a shared buffer, each element by its owner."""
     kind, taking = buffer.array_type, tile.layout.owner_mask()
     offsets, bits = byte_offsets(kind, tile.layout, at, pad=False), memory_bits(kind.dtype)
+    matrices = _matrices(offsets, bits) if e.target.has("stmatrix") and taking.all() else None
+    if matrices is not None:
+        _store_matrices(e, places(e, buffer, _starts(matrices[0])), tile, *matrices)
+        return
     found = [group for group in groups(offsets, bits, taking) if taking[:, group[0]].any()]
     starts = places(e, buffer, offsets[:, [group[0] for group in found]])
     for i, group in enumerate(found):
@@ -274,6 +278,19 @@ def _by_matrices(e: Emitter, kind: ArrayType, addresses: Places, rows: Offsets, 
         return [slot for word in words for slot in e.unword(word, kind.dtype)]
 
     return Lazy([range(i, i + n * per) for i in range(0, count * per, n * per)], one)
+
+
+def _store_matrices(e: Emitter, addresses: Places, tile: Fragment, rows: Offsets, transposed: bool) -> None:
+    """The way back, by stmatrix."""
+    count, n, per = rows.shape[1], _at_once(rows), WORD // memory_bits(tile.dtype)
+    listed = ", ".join(f"${1 + i}" for i in range(n))
+    text = f"stmatrix.sync.aligned.m8n8.x{n}{'.trans' * transposed}.shared.b16 [$0], {{{listed}}};"
+    for i in range(0, count, n):
+        slots = [list(tile.slots[s : s + per]) for s in range(i * per, (i + n) * per, per)]
+        words = ", ".join(f"i32 {e.word(each, tile.dtype)}" for each in slots)
+        address = e.let(f"ptrtoint ptr addrspace(3) {addresses[i // n]} to i32")
+        constraints = ",".join(["r"] * (n + 1))
+        e.line(f'call void asm sideeffect "{text}", "{constraints},~{{memory}}"(i32 {address}, {words}) #2')
 
 
 def _ldmatrix_once(e: Emitter, address: str, n: int, transposed: bool) -> list[str]:

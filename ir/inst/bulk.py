@@ -7,6 +7,7 @@ Where a producer's warps start the copies, gates tell the other way too:
 gates = Gates(3, 2, readers=8)
 BulkRoom(gates, slot, phase)                            the producer: have eight warps done with the buffer?
 BulkDone(gates, slot, when)                             a reader: this warp has
+The way back has no gates: BulkStore(c, (i, j), buffer, ..), and BulkStored((buffer,)) before that is changed.
 """
 
 from __future__ import annotations
@@ -113,6 +114,52 @@ class BulkWait(Inst):
         for buffer, data in coming[:copies]:
             buffer.write((slice(None),) * data.ndim, data)
         del coming[:copies]
+
+
+@dataclass(frozen=True, eq=False)
+class BulkStore(Inst):
+    """Starts moving the shared `buffer` to the window of `array` at `at`; what leaves the array vanishes.
+    Until BulkStored the buffer stays as it is. The box as in BulkCopy.
+    """
+
+    array: Value
+    at: tuple[Value, ...]
+    buffer: Value
+    axes: tuple[int, ...]
+    extents: tuple[int, ...]
+    span: int
+    unit: int
+    effects: ClassVar[Effects] = Effects(reads=("buffer",), writes=("array",))
+
+    @property
+    def box(self) -> Box:
+        return Box(self.axes, self.extents, self.span, self.unit)
+
+    def result(self) -> TupleType:
+        into, buffer = self.array.array_type, self.buffer.array_type
+        assert len(self.at) == into.rank == buffer.rank, "one offset per axis"
+        assert into.dtype == buffer.dtype, "a store keeps the dtype"
+        return UNIT
+
+    def meaning(self, state: State, array: Memory, *rest: Any) -> None:
+        *at, buffer = rest
+        theirs, ours = window(array.data.shape, [int(x) for x in at], buffer.data.shape)
+        array.write(theirs, buffer.read(ours))
+
+
+@dataclass(frozen=True, eq=False)
+class BulkStored(Inst):
+    """Until the stores that were started are done with their `buffers`; and, if `written`, have written."""
+
+    buffers: tuple[Value, ...]
+    written: bool = False
+    effects: ClassVar[Effects] = Effects(ordered=True)
+
+    def result(self) -> TupleType:
+        return UNIT
+
+    def meaning(self, state: State, *buffers: Memory) -> None:
+        return None
 
 
 @dataclass(frozen=True, eq=False)

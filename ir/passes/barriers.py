@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tilec.ir.func import Block, Func, Inst, Item, Value, memory_of
-from tilec.ir.inst.bulk import BulkCopy, BulkWait, Gates
+from tilec.ir.inst.bulk import BulkCopy, BulkStore, BulkStored, BulkWait, Gates
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Alloc, Atomic, Copy, Wait
 from tilec.ir.inst.mma import GroupDot, GroupWait, HeldDot
@@ -24,11 +24,11 @@ Made = TypeVar("Made", bound=Inst)
 
 
 def proxy_fences(func: Func, target: Target) -> Func:
-    """A fence after what threads write to shared memory that warpgroups read, or TMA overwrites: these do it
-    another way than threads do. A copy's data is fenced at its wait."""
+    """A fence after what threads write to shared memory that warpgroups or TMA read, or TMA overwrites: these
+    do it another way than threads do. A copy's data is fenced at its wait."""
     read = {memory_of(func, getattr(dot, name)) for dot in func.walk() for name in dot.effects.reads
             if isinstance(dot, GroupDot | HeldDot)}  # fmt: skip
-    read |= {memory_of(func, copy.buffer) for copy in func.walk() if isinstance(copy, BulkCopy)}
+    read |= {memory_of(func, copy.buffer) for copy in func.walk() if isinstance(copy, BulkCopy | BulkStore)}
     scanner = _Scanner(func, set())
 
     def visit(inst: Inst, emit: Emit) -> Rewritten:
@@ -127,6 +127,8 @@ class _Scanner:
                 self.memory(*(c.buffer for c in copies)),
             )
             return since | _Since(sources, targets)
+        if isinstance(inst, BulkStored):  # one thread knows that buffers have been read
+            return since | _Since(reads=self.memory(*inst.buffers))
         if isinstance(inst, GroupWait):
             return since | self.accesses(_product(inst.x))
         mine = self.accesses(inst)

@@ -1,4 +1,4 @@
-"""Which copies TMA can make: one thread describes a box, and the hardware computes all addresses.
+"""Which copies and stores TMA can make: one thread describes a box, and the hardware computes all addresses.
 
 It takes arrays that are arguments, with neighbours along one axis and all other strides multiples of 16
 bytes, zeros outside, and buffers in panels: a box is one panel, of extents of at most 256. A buffer that is
@@ -13,6 +13,7 @@ from tilec.ir.facts import Facts
 from tilec.ir.func import Func, Value, root, written_arrays
 from tilec.ir.inst.arith import Full
 from tilec.ir.inst.memory import Alloc, ArraySlice, Copy
+from tilec.ir.layout import Layout
 from tilec.ir.panels import match_panels
 from tilec.ir.signature import Box
 from tilec.ir.target import Target
@@ -29,7 +30,20 @@ def box_of(func: Func, copy: Copy, facts: Facts, target: Target) -> Box | None:
     if array in written_arrays(func) or not _zero(copy.other) or not _described(array, facts):
         return None
     kept = kept_axes(copy.array, facts)
-    return _panel(copy, kept, array) or _row(copy, kept, array, facts) if kept is not None else None
+    if kept is None:
+        return None
+    layout = copy.buffer.layout if isinstance(copy.buffer, Alloc) else None
+    return _panel(layout, copy.shape, kept, array) or _row(copy, kept, array, facts)
+
+
+def box_in_panels(
+    func: Func, array: Value, layout: Layout, shape: tuple[int, ...], facts: Facts, target: Target
+) -> Box | None:
+    """The box of one panel of a tile that leaves by TMA for this array or view; None where it cannot."""
+    kept, whole = kept_axes(array, facts), root(array)
+    if not target.has("tma") or func.schedule.get("alias") or whole not in func.params:
+        return None
+    return _panel(layout, shape, kept, whole) if kept is not None and _described(whole, facts) else None
 
 
 def _zero(other: Value) -> bool:
@@ -62,16 +76,15 @@ def _whole(view: ArraySlice, axis: int, facts: Facts) -> bool:
     return from_first and view.stops[axis] is None and view.steps[axis] == 1
 
 
-def _panel(copy: Copy, kept: tuple[int, ...], array: Value) -> Box | None:
-    """The box that is one panel of the copy's buffer."""
-    layout = copy.buffer.layout if isinstance(copy.buffer, Alloc) else None
+def _panel(layout: Layout | None, shape: tuple[int, ...], kept: tuple[int, ...], array: Value) -> Box | None:
+    """The box that is one panel of a buffer."""
     size = array.array_type.dtype.bytes
-    lies = match_panels(layout, copy.shape, size)
+    lies = match_panels(layout, shape, size)
     if lies is None or array.array_type.strides[kept[lies.axis]] != 1:
         return None
-    others = [axis for axis in reversed(range(len(copy.shape))) if axis != lies.axis]
+    others = [axis for axis in reversed(range(len(shape))) if axis != lies.axis]
     axes = [kept[lies.axis], *(kept[axis] for axis in others)]
-    extents = [lies.span // size, *(copy.shape[axis] for axis in others)]
+    extents = [lies.span // size, *(shape[axis] for axis in others)]
     dropped = [axis for axis in range(array.array_type.rank) if axis not in kept]
     if max(extents) > MOST_EXTENT:
         return None

@@ -12,6 +12,7 @@ from tilec.ir import debug
 from tilec.ir.func import Func
 from tilec.ir.passes.barriers import insert_barriers, proxy_fences
 from tilec.ir.passes.bounds import bounds
+from tilec.ir.passes.bulk_stores import bulk_stores
 from tilec.ir.passes.exchange import exchange
 from tilec.ir.passes.expand_math import expand_math
 from tilec.ir.passes.fresh_sums import fresh_sums
@@ -54,6 +55,7 @@ PASSES = (
     Pass(pipeline, threads=True),  # after places: copies are what runs ahead
     Pass(late_loads, threads=True),
     Pass(warpgroups, threads=True),  # after late_loads: products read buffers where they stand
+    Pass(bulk_stores, threads=True),
     Pass(fresh_sums, threads=True),
     Pass(late_waits, threads=True),
     Pass(assign_layouts, threads=True),

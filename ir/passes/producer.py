@@ -6,7 +6,7 @@ becomes, over a ring of n buffers and gates that tell both ways,
 Nothing runs ahead here: a later pass (roles) gives `room` and `copy` to the producer, which has the same
 loops, and is ahead of the others by as many rounds as the ring has buffers. Slot and phase go on from loop to
 loop, through all that is around the pipelined one, so that the producer also runs ahead over what comes
-between two loops. Rings are made before all loops and share their bytes with nothing.
+between two loops. Rings are made before all else, as the producer may fill them from the beginning.
 """
 
 from __future__ import annotations

@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from tilec.ir.func import Block, Func, Inst, root
-from tilec.ir.inst.bulk import GATE_BYTES, BulkCopy, Gates
+from tilec.ir.inst.bulk import GATE_BYTES, Gates
 from tilec.ir.inst.control import For, While
 from tilec.ir.inst.memory import Alloc, Copy
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.target import Target
 
 ALIGN = 128
-FOREVER = 1 << 62  # a producer fills its rings whenever there is room
 
 
 @dataclass
@@ -78,8 +77,6 @@ def _walk(block: Block, clock: int, lives: dict[Alloc, _Life], made: dict[Alloc,
             buffer = root(value.buffer if isinstance(value, Copy) else value)  # a wait ends a copy's work
             if isinstance(buffer, Alloc):
                 lives[buffer].last = max(lives[buffer].last, clock)
-        if isinstance(inst, BulkCopy) and isinstance(inst.gates, Gates) and inst.gates.readers:
-            lives[root(inst.buffer)] = _Life(0, FOREVER)  # type: ignore[index]
         start = clock
         for inner in inst.blocks:
             clock = _walk(inner, clock, lives, made)
