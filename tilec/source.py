@@ -2,7 +2,8 @@
 
     code = code_of(function)        code.node is its ast.FunctionDef
     code.loc(12)                    Loc("kernel.py", 12, "    x = a + b")
-Whole files are parsed once, so that no text has to be cut out; the source is whatever Python's own tracebacks
+Whole files are parsed once, when one of their functions is looked into first, so that no text has to be cut
+out; the source is whatever Python's own tracebacks
 show: a file, a notebook cell, or text given to exec that linecache knows.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from types import CodeType, FunctionType
@@ -17,16 +19,26 @@ from types import CodeType, FunctionType
 from tilec.ir.errors import Loc, TilecError
 
 FunctionNode = ast.FunctionDef | ast.Lambda
+MOST_DECORATORS = 40  # lines of them above a def
 
 
 class Code:
-    """One function's syntax tree in its file."""
+    """One function's syntax tree in its file; that of compiled code is looked up when it is needed."""
 
-    def __init__(self, node: FunctionNode, file: str, lines: Sequence[str]) -> None:
-        self.node = node
+    def __init__(self, given: FunctionNode | CodeType, file: str, lines: Sequence[str]) -> None:
+        self._given = given
         self.file = file
         self.lines = lines
         self._locs: dict[int, Loc] = {}
+
+    @cached_property
+    def node(self) -> FunctionNode:
+        if not isinstance(self._given, CodeType):
+            return self._given
+        node = _node(self._given, self.lines)
+        if node is None:
+            raise _unreadable(self._given)
+        return node
 
     @property
     def name(self) -> str:
@@ -56,17 +68,25 @@ class Code:
 
 def code_of(function: FunctionType) -> Code:
     """The syntax tree of a kernel, as its file is now; TilecError where its source cannot be had."""
-    linecache.checkcache(function.__code__.co_filename)
-    found = find_code(function.__code__)
+    code = function.__code__
+    linecache.checkcache(code.co_filename)
+    lines = linecache.getlines(code.co_filename)
+    near = "".join(lines[code.co_firstlineno - 1 :][:MOST_DECORATORS])
+    if re.search(rf"^\s*def\s+{re.escape(code.co_name)}\b", near, re.MULTILINE):
+        return Code(code, code.co_filename, lines)
+    found = find_code(code)
     if found is None:
-        code = function.__code__
-        raise TilecError(
-            f"the source of {function.__qualname__} cannot be read "
-            f"({code.co_filename}, line {code.co_firstlineno}): a kernel is compiled from its text, so "
-            "write it in a file or a notebook cell, not at a prompt or in exec; and if the file was edited "
-            "after it was imported, import it again"
-        )
+        raise _unreadable(code)
     return found
+
+
+def _unreadable(code: CodeType) -> TilecError:
+    return TilecError(
+        f"the source of {code.co_qualname} cannot be read "
+        f"({code.co_filename}, line {code.co_firstlineno}): a kernel is compiled from its text, so "
+        "write it in a file or a notebook cell, not at a prompt or in exec; and if the file was edited "
+        "after it was imported, import it again"
+    )
 
 
 _known: dict[int, tuple[CodeType, Code | None]] = {}  # by identity: equal code may stand on other lines
@@ -81,11 +101,14 @@ def find_code(code: CodeType) -> Code | None:
 
 def _find(code: CodeType) -> Code | None:
     lines = linecache.getlines(code.co_filename)
-    if not lines:
-        return None
+    node = _node(code, lines)
+    return Code(node, code.co_filename, lines) if node else None
+
+
+def _node(code: CodeType, lines: Sequence[str]) -> FunctionNode | None:
     functions = _functions(code.co_filename, tuple(lines))
     nodes = [node for node in functions.get(code.co_firstlineno, ()) if _is(node, code)]
-    return Code(nodes[0], code.co_filename, lines) if len(nodes) == 1 else None
+    return nodes[0] if len(nodes) == 1 else None
 
 
 @lru_cache(256)

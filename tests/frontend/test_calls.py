@@ -240,8 +240,13 @@ def test_the_source_has_changed(tmp_path: Any) -> None:
     path = tmp_path / "k.py"
     path.write_text("def g(): pass\n@tc.kernel\ndef f(x: tc.Array): pass\n")
     code = compile("\n\n@tc.kernel\ndef f(x: tc.Array): pass\n", str(path), "exec")
+    names: dict[str, Any] = {"tc": tc}
+    exec(code, names)  # files are read closely when a kernel is first used
     with pytest.raises(tc.TilecError, match="if the file was edited after it was imported, import it again"):
-        exec(code, {"tc": tc})
+        names["f"](ones(1))
+    path.write_text("")
+    with pytest.raises(tc.TilecError, match="the source of f cannot be read"):
+        exec(code, names)
 
 
 def test_unreadable_functions_run_as_they_are() -> None:
