@@ -126,17 +126,18 @@ def quantised_product(
         compute=compute,
         zero_point=weight.zeros is not None,
         epilogue=epilogue,
+        once=x.shape[0] <= tiling.bm,
         **tiling._asdict(),
     )
 
 
 def _shared(shape: tuple[int, ...], tiling: Weighted) -> Shared:
     """Room for the sums of y's tiles, if blocks share them."""
-    if tiling.split == 1:
+    if tiling.split == 1 and not tiling.blocks:
         return Shared()
     bn = tiling.fragment.shape[1]
     tiles = -(-shape[0] // tiling.bm) * -(-shape[1] // bn)
-    return shared(tiles * tiling.split, tiling.bm, bn)
+    return shared(tiling.blocks or tiles * tiling.split, tiling.bm, bn)
 
 
 def _of_class(

@@ -3,7 +3,6 @@
 compile_linear(m=16, n=4096, k=tc.dim("k", multiple=8), weight="u3", target="sm_80").ptx
 """
 
-from math import gcd
 from typing import Any
 
 import tilec as tc
@@ -13,23 +12,12 @@ from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout
 from tilec.ops.activations import CLASSES, check_bytes, check_class
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras, check_activation, finish
-from tilec.ops.factors import (
-    compute_dtype,
-    factors,
-    floats,
-    placed_for,
-    product_dtype,
-    unit,
-    zeros_dtype,
-)
+from tilec.ops.factors import compute_dtype, placed_for, product_dtype, zeros_dtype
+from tilec.ops.linear_sums import Form, Weights, summed
 from tilec.ops.matmul import matmul_kernel
 from tilec.ops.quantize import weight_dtype
-from tilec.ops.split import Shared, gathered
+from tilec.ops.split import Run, Shared, Turn, gathered, run_of
 from tilec.ops.tiling import Extent, Weighted, dense_tiling, linear_tiling
-from tilec.ops.weight import default_zero
-
-WHOLE = 1 << 30  # more weights than a row has
-LONGEST = 1 << 14  # products of bytes whose sum an i32 holds: 2^14 * 127 * 255 < 2^31
 
 
 @tc.kernel
@@ -59,59 +47,53 @@ def linear_kernel(
     stages: int = 3,
     warps: int = 4,
     split: int = 1,
+    blocks: int = 0,
+    once: bool = False,
 ) -> None:
     """y = x @ w^T, finished as `epilogue` says: `split` blocks compute one tile (bm, bn) of y, each from its
-    part of K; the last finishes it (`partial` and `locks`: see ops/split.py).
+    part of K. Or so many `blocks` as there are processors share all steps of all tiles evenly, each a run of
+    them, of several tiles (stream-K: Osama et al., 2023). A tile's last block finishes it (see ops/split.py).
 
     x [M, K]; codes [ceil(N / bn), ceil(K / bk), bytes]; scales and zeros [groups, N]; `group` weights of a
     row share a scale, 0: all of them do. Products of `compute`, sums of f32; of i8: a group's are of i32.
     """
-    bk, bn = fragment.shape
-    X, W, Y = x.tiles((bm, bk)), codes.tiles((1, 1, fragment.nbytes(weight))), y.tiles((bm, bn))
-    i, j, part = tc.blocks(*Y.shape, split)
-    share = tc.cdiv(X.shape[1], split)
-    first = part * share
-    last = tc.minimum(first + share, X.shape[1])
-    acc = tc.zeros((bm, bn), tc.f32)
-    sums = tc.i32 if compute.is_integer else tc.f32
-    run = tc.zeros((bm, bn), sums)  # those of the group under way
-    span = gcd(group, LONGEST) if compute.is_integer else group
-    apart = compute.is_integer and zero_point and zeros.dtype.is_float  # differences that are no bytes
-    held = weight.all_numbers if weight.exponent < compute.exponent else weight  # no code is special
-    plain = group % bk == 0 and not (apart or scaled_weights)
-    worth = unit(weight, compute, zero_point, placed) if plain else 1.0
-    for s in tc.range(first, last, stages=stages):
-        xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], held, fragment, placed=placed)
-        if group % bk == 0 and not apart:
-            at = (s * bk // group if group else 0, j * bn)
-            if scaled_weights:
-                w = floats(w, zeros, at, compute, zero_point) * scales.load(at, (1, bn)).to(compute)
-                acc = tc.dot(xs, w, acc)
-            else:
-                run = tc.dot(xs, factors(w, zeros, at, compute, zero_point, placed), run)
-            if not scaled_weights and span and ends_group(s, last, bk, span):
-                acc = tc.fma(run.to(tc.f32), scales.load(at, (1, bn)).to(tc.f32), acc)
-                run = tc.zeros((bm, bn), sums)
-        else:  # groups end within a step: each weight gets its own scale
-            g, n = (s * bk + tc.arange(bk)[:, None]) // (group or WHOLE), j * bn + tc.arange(bn)[None, :]
-            zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
-            scaled = (w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)
-            exact = tc.f32 if compute.is_integer else compute
-            acc = tc.dot(xs.to(exact), scaled.to(exact), acc)
-    if not span and not scaled_weights:
-        acc = run * scales.load((0, j * bn), (1, bn)).to(tc.f32)
-    if worth != 1:
-        acc = acc * worth
-    if split > 1:
-        acc = gathered(acc, Shared(partial, locks), tc.block_ticket(), part, split)
-    if part + 1 == split:
-        acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
-        Y[i, j] = acc.to(y.dtype)
+    if once:
+        codes.read_once()
+    form = Form(weight, fragment, group, compute, zero_point, scaled_weights, placed)
+    given, extras = Weights(codes, scales, zeros), Extras(bias, residual, x_scale, u, v)
+    Y, steps, shared = (
+        y.tiles((bm, fragment.shape[1])),
+        tc.cdiv(x.shape[1], fragment.shape[0]),
+        Shared(partial, locks),
+    )
+    if blocks == 0:
+        i, j, part = tc.blocks(*Y.shape, split)
+        acc = summed(x, given, form, i, j, run_of(steps, part, split), bm, stages)
+        finish_part(Y, acc, i, j, Turn(tc.block_ticket(), part, split), shared, extras, epilogue)
+    else:
+        ticket = tc.blocks(blocks)
+        run = run_of(Y.shape[0] * Y.shape[1] * steps, ticket, blocks)
+        last = run.last
+        while last > run.first:  # from its end: what others wait for comes first
+            tile = (last - 1) // steps
+            start = tile * steps
+            first = tc.maximum(run.first, start)
+            i, j = tile // Y.shape[1], tile % Y.shape[1]
+            before, after = start // run.share, (start + steps - 1) // run.share  # the tile's blocks
+            acc = summed(x, given, form, i, j, Run(first - start, last - start), bm, stages)
+            turn = Turn(ticket, ticket - before, after - before + 1)
+            finish_part(Y, acc, i, j, turn, shared, extras, epilogue)
+            last = first
 
 
-def ends_group(step: Any, steps: Any, bk: int, group: int) -> Any:
-    """Is this the last step of its group, or the last of all?"""
-    return True if group == bk else ((step + 1) * bk % group == 0) | (step + 1 == steps)
+def finish_part(
+    Y: Any, acc: tc.Tile, i: Any, j: Any, turn: Turn, shared: Shared, extras: Extras, epilogue: Epilogue
+) -> None:
+    """Tile (i, j) of y from the sums of all its parts, in the block of the last."""
+    if not isinstance(turn.parts, int) or turn.parts > 1:
+        acc = gathered(acc, shared, turn)
+    if turn.part + 1 == turn.parts:
+        Y[i, j] = finish(acc, i, j, extras, epilogue).to(Y.dtype)
 
 
 def whole_group(group_size: int | None, k: Extent) -> int:
@@ -185,6 +167,7 @@ def compile_linear(
         compute=made_of,
         zero_point=zero_point,
         epilogue=epilogue,
+        once=isinstance(m, int) and m <= tiling.bm,
         **tiling._asdict(),
     )
 
@@ -201,7 +184,7 @@ NOTHING = tc.Spec("f32", (1,))
 
 
 def _shared_specs(tiling: Weighted) -> Shared:
-    if tiling.split == 1:
+    if tiling.split == 1 and not tiling.blocks:
         return Shared(NOTHING, NOTHING)
     return Shared(tc.Spec("f32", ("partial", tiling.fragment.shape[1])), tc.Spec("i32", ("locks",)))
 

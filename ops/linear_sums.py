@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.layout import Layout
+from tilec.ops.factors import factors, floats, unit
 from tilec.ops.split import Run
 from tilec.ops.weight import default_zero
 
@@ -48,12 +49,11 @@ def summed(
     acc = tc.zeros((bm, bn), tc.f32)
     sums = tc.i32 if compute.is_integer else tc.f32
     part = tc.zeros((bm, bn), sums)  # those of the group under way
-    scaling = 0.5 if compute.is_integer and is_halved(weight, zero_point) else 1.0
     span = gcd(group, LONGEST) if compute.is_integer else group
     apart = compute.is_integer and zero_point and zeros.dtype.is_float  # differences that are no bytes
     held = weight.all_numbers if weight.exponent < compute.exponent else weight  # no code is special
-    plain = group % bk == 0 and not (zero_point or form.scaled_weights)
-    shrunk = shrinkage(weight, compute, placed) if plain else 1
+    plain = group % bk == 0 and not (apart or form.scaled_weights)
+    worth = unit(weight, compute, zero_point, placed) if plain else 1.0
     for s in tc.range(run.first, run.last, stages=stages):
         xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], held, form.fragment, placed=placed)
         if group % bk == 0 and not apart:
@@ -61,12 +61,10 @@ def summed(
             if form.scaled_weights:
                 w = floats(w, zeros, at, compute, zero_point) * scales.load(at, (1, bn)).to(compute)
                 acc = tc.dot(xs, w, acc)
-            elif compute.is_integer:
-                part = tc.dot(xs, integers(w, zeros, at, zero_point), part)
             else:
-                part = tc.dot(xs, floats(w, zeros, at, compute, zero_point, shrunk), part)
+                part = tc.dot(xs, factors(w, zeros, at, compute, zero_point, placed), part)
             if not form.scaled_weights and span and ends_group(s, run.last, bk, span):
-                acc = tc.fma(part.to(tc.f32), scales.load(at, (1, bn)).to(tc.f32) * scaling, acc)
+                acc = tc.fma(part.to(tc.f32), scales.load(at, (1, bn)).to(tc.f32), acc)
                 part = tc.zeros((bm, bn), sums)
         else:  # groups end within a step: each weight gets its own scale
             g, n = (s * bk + tc.arange(bk)[:, None]) // (group or WHOLE), j * bn + tc.arange(bn)[None, :]
@@ -76,45 +74,9 @@ def summed(
             acc = tc.dot(xs.to(exact), scaled.to(exact), acc)
     if not span and not form.scaled_weights:
         acc = part * scales.load((0, j * bn), (1, bn)).to(tc.f32)
-    if shrunk != 1:
-        acc = acc * (1 / shrunk)
+    if worth != 1:
+        acc = acc * worth
     return acc
-
-
-def floats(
-    w: tc.Tile, zeros: tc.Array, at: Any, compute: DType, zero_point: bool, times: float = 1
-) -> tc.Tile:
-    """(w - zero) * times, exact: (1, bn) zeros of the group at `at`, or the type's own."""
-    if times != 1:
-        return w.to(compute) * times
-    zero = zeros.load(at, (1, w.shape[1])).to(compute) if zero_point else default_zero(w.dtype)
-    return w.to(compute) - zero
-
-
-def shrinkage(weight: DType, compute: DType, placed: DType | None) -> float:
-    """The power of two by which floats may be multiplied for nothing: their bits, put where a wider float has
-    them, are that. Not into bf16, whose numbers would be so small that sums in f32 lost bits.
-    """
-    if placed is None or weight.kind != "float" or weight.exponent >= compute.exponent:
-        return 1
-    least = 2.0 ** (weight.bias - compute.bias)
-    return least if least >= 2.0**-31 else 1
-
-
-def integers(w: tc.Tile, zeros: tc.Array, at: Any, zero_point: bool) -> tc.Tile:
-    """w - zero likewise, as bytes where they hold it; twice that where the zero is a half."""
-    if is_halved(w.dtype, zero_point):
-        return w.to(tc.i8) + w.to(tc.i8) - 1
-    if not zero_point:
-        zero = int(default_zero(w.dtype))
-        return w.to(tc.i8) - (zero - 256 if zero > 127 else zero)  # wraps to the difference
-    kind = tc.i16 if w.dtype.bits == 8 else tc.i8
-    return w.to(kind) - zeros.load(at, (1, w.shape[1])).to(kind)
-
-
-def is_halved(weight: DType, zero_point: bool) -> bool:
-    """Is the zero between two codes (u1's)?"""
-    return not zero_point and default_zero(weight) % 1 != 0
 
 
 def ends_group(step: Any, steps: Any, bk: int, group: int) -> Any:

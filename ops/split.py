@@ -1,7 +1,7 @@
 """Blocks that share the sums of one tile: each has a part of them, and the last adds them up in their order.
 
-    acc = gathered(acc, Shared(partial, locks), ticket, part, parts)   # whole in the last part's block
-    linear_kernel(..., *shared(blocks, bm, bn))                        # what the host lends it
+    acc = gathered(acc, Shared(partial, locks), Turn(ticket, part, parts))   # whole in the last's block
+    linear_kernel(..., *shared(blocks, bm, bn))                              # what the host lends it
 The order is the same every time, so the result is; who waits is a block, for blocks that started before it.
 """
 
@@ -64,13 +64,21 @@ def run_of(steps: Any, part: Any, parts: int) -> Run:
     return Run(first, tc.minimum(first + share, steps), share)
 
 
-def gathered(acc: tc.Tile, given: Shared, ticket: Any, part: Any, parts: Any) -> tc.Tile:
+class Turn(NamedTuple):
+    """A block's ticket, and which of a tile's parts it has: those of one tile have tickets in a row."""
+
+    ticket: Any
+    part: Any
+    parts: Any
+
+
+def gathered(acc: tc.Tile, given: Shared, turn: Turn) -> tc.Tile:
     """The sum over all parts of a tile, in the block that has the last; those of the others are the blocks
     just before it, whose `acc` stays what it is.
 
     A block's lock: 0, then 1 once its sums lie there, and 0 again when they have been waited for.
     """
-    P = given.partial.tiles(acc.shape)
+    P, ticket, part, parts = given.partial.tiles(acc.shape), *turn
     if part + 1 < parts:
         P[ticket, 0] = acc
         with tc.turn(given.locks, ticket, 0):

@@ -46,7 +46,8 @@ class Weighted(NamedTuple):
     """Tiles of x (bm, bk), and the layout in which weights come, over (bk, bn). `scaled_weights`: scales are
     applied to weights instead of sums. `placed`: what codes are cast to, if their bits lie where that
     takes fewest instructions.
-    `split`: blocks that share one tile's sums, each with a part of K.
+    `split`: blocks that share one tile's sums, each with a part of K. `blocks`, where it is not 0: so many
+    share all tiles' steps, each a run of them.
     """
 
     bm: int
@@ -56,6 +57,7 @@ class Weighted(NamedTuple):
     stages: int = 3
     warps: int = WARPS
     split: int = 1
+    blocks: int = 0
 
 
 def has_threads(target: str) -> bool:
@@ -177,9 +179,7 @@ def sums_bytes(group: int, target: str) -> bool:
 
 
 @lru_cache(4096)
-def _linear_tiling(
-    m: Extent, dtype: DType, group: int, target: str, bits: int, wide: bool
-) -> Weighted:
+def _linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int, wide: bool) -> Weighted:
     if dtype.is_integer and not sums_bytes(group, target):
         dtype = f32
     if not has_threads(target):

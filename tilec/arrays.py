@@ -18,7 +18,7 @@ from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Inst, Value
-from tilec.ir.inst import arith, memory
+from tilec.ir.inst import arith, memory, sync
 from tilec.ir.inst.sync import BlockIndex
 from tilec.ir.tile import ArrayType, Dim
 from tilec.literals import constant_shape, number, plain, zero
@@ -86,6 +86,12 @@ class Array:
         return Tiles(self, self._per_axis(constant_shape(shape, f"{self.name}.tiles"), "tiles"))
 
     # Reading.
+
+    def read_once(self) -> None:
+        """A hint: blocks read what they read of this array once, and no two the same, like a layer's weights
+        for few rows of x. A GPU's caches then keep other data in its stead; elsewhere it does nothing.
+        """
+        current().emit(sync.ReadOnce, self.value)
 
     def load(self, at: Sequence[Index] | Index, shape: Sequence[int] | int, other: Operand = None) -> Tile:
         """The tile whose first element is at element offsets `at`; `other` outside the array."""

@@ -59,6 +59,7 @@ EMITTERS: dict[type[Inst], Emitter] = {
     ctl.If: control.if_,
     sync.BlockIndex: effects.block_index,
     sync.Require: effects.nothing,
+    sync.ReadOnce: effects.nothing,
     sync.Barrier: effects.fence,
     sync.Assert: effects.assertion,
     sync.Print: effects.say,

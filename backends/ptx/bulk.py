@@ -77,7 +77,7 @@ def _elected(e: Emitter) -> str:
 
 def _only(e: Emitter, who: str, text: str, *given: str) -> None:
     """An instruction of the thread for which `who` holds; operands are $1, $2 ..."""
-    constraints = "".join("l," if x.startswith("ptr") else "r," for x in given)
+    constraints = "".join("l," if x.startswith(("ptr", "i64")) else "r," for x in given)
     operands = ", ".join((f"i1 {who}", *given))
     e.line(f'call void asm sideeffect "@$0 {text}", "b,{constraints}~{{memory}}"({operands}) #2')
 
@@ -98,6 +98,7 @@ def _gate(e: Emitter, gates: Value, slot: Value, back: bool = False) -> str:
 def copy(e: Emitter, inst: BulkCopy) -> None:
     """Tells the gate, and starts a copy for each box."""
     kind, box = inst.buffer.array_type, inst.box
+    policy = e.policy(inst.array)
     nbytes, tensor_map, places = prod(inst.shape) * kind.dtype.bytes, _map(e, inst), _places(e, inst)
     if box.unit > kind.dtype.bytes:
         places[box.axes[0]] = e.let(f"sdiv exact i32 {places[box.axes[0]]}, {box.unit // kind.dtype.bytes}")
@@ -110,17 +111,21 @@ def copy(e: Emitter, inst: BulkCopy) -> None:
             places[box.axes[0]] = e.let(f"add i32 {first}, {i * box.extents[0]}") if i else first
             to = _address(e, e.array(inst.buffer).base, i * box.nbytes)
             listed = [places[axis] for axis in box.axes]
-            _start(e, one, to, tensor_map, ["0", *listed[1:]] if box.is_cut else listed, gate)
+            _start(e, one, to, tensor_map, ["0", *listed[1:]] if box.is_cut else listed, gate, policy)
 
 
-def _start(e: Emitter, who: str, to: str, tensor_map: str, places: list[str], gate: str) -> None:
+def _start(
+    e: Emitter, who: str, to: str, tensor_map: str, places: list[str], gate: str, policy: str | None
+) -> None:
     rank = len(places)
     listed = ", ".join(f"${3 + i}" for i in range(rank))
     text = (
-        f"cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-        f"[$1], [$2, {{{listed}}}], [${3 + rank}];"
+        f"cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+        f"{'.L2::cache_hint' if policy else ''} [$1], [$2, {{{listed}}}], [${3 + rank}]"
+        f"{f', ${4 + rank}' if policy else ''};"
     )
-    _only(e, who, text, f"i32 {to}", f"ptr {tensor_map}", *(f"i32 {x}" for x in places), f"i32 {gate}")
+    given = [f"i32 {to}", f"ptr {tensor_map}", *(f"i32 {x}" for x in places), f"i32 {gate}"]
+    _only(e, who, text, *given, *([f"i64 {policy}"] if policy else []))
 
 
 def store(e: Emitter, inst: BulkStore) -> None:

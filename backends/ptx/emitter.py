@@ -16,7 +16,7 @@ from tilec.backends.convert import from_memory, stored, to_memory
 from tilec.backends.writer import Writer
 from tilec.ir.dtype import DType
 from tilec.ir.facts import Facts
-from tilec.ir.func import Func, Inst, Value
+from tilec.ir.func import Func, Inst, Value, root
 from tilec.ir.layout import Layout
 from tilec.ir.signature import Slot
 from tilec.ir.target import Target
@@ -106,6 +106,7 @@ class Emitter:
     rows: dict[str, list[Any]] = field(default_factory=dict)  # constants of threads or lanes: see tables.py
     recent: dict[Value, tuple[str, int, Fragment | None]] = field(default_factory=dict)  # when remade last
     read_only: frozenset[Value] = frozenset()
+    read_once: frozenset[Value] = frozenset()
     users: dict[Value, list[Inst]] = field(default_factory=dict)
     lazy: set[Value] = field(default_factory=set)
     maps: list[Slot] = field(default_factory=list)  # tensor maps that the kernel takes besides its arguments
@@ -136,6 +137,16 @@ class Emitter:
         body, self.writer.lines = self.writer.lines, self.entry
         yield
         self.writer.lines = body
+
+    def policy(self, array: Value) -> str | None:
+        """What tells the L2 cache how long to keep an array, if a kernel has said something about it."""
+        if root(array) not in self.read_once:
+            return None
+        if "evict first" not in self.once:
+            with self.at_entry():
+                text = "createpolicy.fractional.L2::evict_first.b64 $0, 1.0;"
+                self.once["evict first"] = self.let(f'call i64 asm "{text}", "=l"()')
+        return self.once["evict first"]
 
     def barrier(self) -> None:
         """All threads, or all of this role, wait for each other."""

@@ -21,9 +21,10 @@ from tilec.backends.ptx.tables import constants
 from tilec.backends.writer import Writer
 from tilec.ir.errors import TilecError
 from tilec.ir.facts import analyse
-from tilec.ir.func import Func, written_arrays
+from tilec.ir.func import Func, root, written_arrays
 from tilec.ir.inst.bulk import Gates
 from tilec.ir.inst.memory import Alloc
+from tilec.ir.inst.sync import ReadOnce
 from tilec.ir.rewrite import uses
 from tilec.ir.signature import signature
 from tilec.ir.target import Target
@@ -73,7 +74,10 @@ def module(func: Func, target: Target) -> str:
     read_only = frozenset(
         p for p in func.params if isinstance(p.type, ArrayType) and p not in written and not aliased
     )
-    e = Emitter(func, target, analyse(func), writer, read_only=read_only, users=uses(func))
+    read_once = frozenset(root(inst.array) for inst in func.walk() if isinstance(inst, ReadOnce))
+    e = Emitter(
+        func, target, analyse(func), writer, read_only=read_only, read_once=read_once, users=uses(func)
+    )
     parameters = _parameters(e)
     e.start_block("body")
     write_block(e, func.body)

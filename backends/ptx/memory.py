@@ -56,15 +56,15 @@ def load_window(e: Emitter, w: Window, other: str, when: str | None = None) -> F
     assert not w.type.packed, "packed arrays have loads of their own"
     taking = ~w.layout.pad_mask()
     length = run_length(e, w, taking)
-    read_only = root(array) in e.read_only
+    read_only, policy = root(array) in e.read_only, e.policy(array)
     slots = [e.writer.constant(0, dtype)] * w.layout.slots
     for run, pointer, condition in runs(e, w, length, taking, when):
         size = length * memory_bits(dtype) // 8
         if condition is None:
-            words = access.load(e, pointer, size, w.type.space, read_only)
+            words = access.load(e, pointer, size, w.type.space, read_only, policy)
         else:
             outside = as_words(e, [other] * length, dtype)
-            words = access.load_if(e, condition, pointer, size, w.type.space, outside, read_only)
+            words = access.load_if(e, condition, pointer, size, w.type.space, outside, read_only, policy)
         slots[run.start : run.stop] = from_words(e, words, length, dtype)
     return Fragment(dtype, w.layout, slots)
 
@@ -203,10 +203,10 @@ def copy(e: Emitter, inst: memory.Copy) -> Token:
         if inst.when is not None:
             _commit(e)  # an empty group, as waits count every copy of a ring
         return Token()
-    targets = shared.places(e, inst.buffer, there[:, ::length])
+    targets, policy = shared.places(e, inst.buffer, there[:, ::length]), e.policy(inst.array)
     for run, pointer, inside in runs(e, source, length, np.ones_like(taking), when):
         who = predicate(e, taking[:, run.start])
-        access.copy_async(e, targets[run.start // length], pointer, size, inside, who)
+        access.copy_async(e, targets[run.start // length], pointer, size, inside, who, policy)
     _commit(e)
     return Token()
 

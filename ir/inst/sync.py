@@ -48,6 +48,22 @@ class Require(Inst):
 
 
 @dataclass(frozen=True, eq=False)
+class ReadOnce(Inst):
+    """A hint: what this kernel reads of an array is read by one block, once; caches may drop it first."""
+
+    array: Value
+    effects: ClassVar[Effects] = Effects(ordered=True)
+
+    def result(self) -> TupleType:
+        if self.array.array_type.space != "global":
+            raise TilecError(f"read_once is about arrays in global memory, found {self.array.array_type}")
+        return UNIT
+
+    def meaning(self, state: State, array: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True, eq=False)
 class Barrier(Inst):
     """All threads of the block arrive before any goes on; shared and global writes before it are seen after
     it.

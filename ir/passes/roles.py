@@ -18,7 +18,7 @@ from tilec.ir.func import Block, Func, Inst, Item, Value, memory_of, written_arr
 from tilec.ir.inst.bulk import BulkCopy, BulkRoom, Gates
 from tilec.ir.inst.control import For, If, Roles, While
 from tilec.ir.inst.memory import Alloc
-from tilec.ir.inst.sync import Barrier, Require
+from tilec.ir.inst.sync import Barrier, ReadOnce, Require
 from tilec.ir.rewrite import Emit, Rewritten, inline, rebuild
 from tilec.ir.target import Target
 from tilec.ir.tile import TileType
@@ -51,7 +51,7 @@ def _before(func: Func) -> dict[Inst, None]:
     known: set[Value] = {*func.params}
     for inst in func.body.body:
         scalar = not isinstance(inst.type, TileType) or not inst.tile.rank
-        plain = isinstance(inst, Alloc | Gates | Require) or (
+        plain = isinstance(inst, Alloc | Gates | ReadOnce | Require) or (
             inst.pure and scalar and not isinstance(inst, Item)
         )
         if plain and known.issuperset(inst.operands):

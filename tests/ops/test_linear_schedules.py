@@ -105,3 +105,16 @@ def test_sharing_leaves_the_loop_as_it_is(target: str):
     assert shared.hot_loop.instructions <= alone.hot_loop.instructions + 8
     assert shared.resources.spill_bytes == 0 and shared.ptx.count("st.release.gpu") == 2
     assert "st.release" not in alone.ptx
+
+
+@needs_ptxas
+@pytest.mark.parametrize(
+    ("target", "copy"), [("sm_80", "cp.async.cg.shared.global"), ("sm_90a", "complete_tx::bytes")]
+)
+def test_weights_for_one_row_of_tiles_leave_the_cache_first(target: str, copy: str):
+    once, again = (ops.linear.compile(m=m, n=4096, k=4096, target=target) for m in (16, 1000))
+    hinted = [line for line in once.ptx.splitlines() if copy in line and "cache_hint" in line]
+    plain = [line for line in once.ptx.splitlines() if copy in line and "cache_hint" not in line]
+    assert hinted and plain, "weights are read once, x by each block"
+    assert "createpolicy.fractional.L2::evict_first" in once.ptx and "cache_hint" not in again.ptx
+    assert once.resources.spill_bytes == 0

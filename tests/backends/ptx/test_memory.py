@@ -213,3 +213,31 @@ def odd(x: tc.Array, y: tc.Array, *, warps=2):
     s = tc.shared((7,), x.dtype)
     s.store((0,), tile)
     y.store((0,), tc.annotate(s.load((0,), (7,)), EVERYWHERE) + tile)
+
+
+@tc.kernel
+def copy_once(x: tc.Array, y: tc.Array, *, tile=(1000,), warps=1):
+    X, Y = x.tiles(tile), y.tiles(tile)
+    i = tc.blocks(*X.shape)
+    x.read_once()
+    Y[i] = X[i]
+
+
+def test_what_is_read_once_leaves_the_caches_first() -> None:
+    """With and without a mask, past the L1 cache; the policy changes no element."""
+    for n, dtype in ((4000, dt.f32), (1001, dt.f16), (999, dt.u8)):
+        kernel = check_kernel(copy_once, (dtype, values(dtype, n, 0)), (dtype, out(n, dtype)))
+        assert "ld.global.nc.L1::no_allocate.L2::cache_hint" in kernel.ptx
+
+
+@tc.kernel
+def shared_once(y: tc.Array):
+    tc.blocks(1)
+    s = tc.shared((32,), tc.f32)
+    s.read_once()
+    y.store(0, s.load(0, 32))
+
+
+def test_only_global_memory_is_cached() -> None:
+    with pytest.raises(tc.TilecError, match="read_once is about arrays in global memory, found"):
+        shared_once.compile(tc.Spec("f32", (32,)), target="sm_80")
