@@ -36,4 +36,7 @@ from tilec.ops.quantize import quantize as quantize
 from tilec.ops.reparam import BatchNorm as BatchNorm
 from tilec.ops.reparam import Branch as Branch
 from tilec.ops.reparam import merge_reparam as merge_reparam
+from tilec.ops.sparse_weight import SparseWeight as SparseWeight
+from tilec.ops.sparse_weight import prune_2_4 as prune_2_4
+from tilec.ops.sparse_weight import sparsify as sparsify
 from tilec.ops.weight import QuantizedWeight as QuantizedWeight

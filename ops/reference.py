@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tilec.ir.errors import TilecError
+from tilec.ops.sparse_weight import SparseWeight
 from tilec.ops.weight import QuantizedWeight
 
 Array = np.ndarray[Any, Any]
@@ -41,14 +42,14 @@ def activation_reference(x: ArrayLike, name: str | None) -> Float64:
 
 def linear_reference(
     x: ArrayLike,
-    weight: QuantizedWeight | ArrayLike,
+    weight: QuantizedWeight | SparseWeight | ArrayLike,
     bias: ArrayLike | None = None,
     *,
     activation: str | None = None,
     residual: ArrayLike | None = None,
 ) -> Float64:
     """activation(x @ weight^T + bias) + residual: x [..., K], weight [N, K] -> [..., N]."""
-    dense = weight.dequantize() if isinstance(weight, QuantizedWeight) else weight
+    dense = weight.dequantize() if isinstance(weight, QuantizedWeight | SparseWeight) else weight
     y = matmul_reference(x, np.asarray(dense, np.float64).T)
     if bias is not None:
         y = y + np.asarray(bias, np.float64)

@@ -41,7 +41,7 @@ def finite_codes(codes: NDArray[np.uint8], dtype: DType) -> NDArray[np.uint8]:
     if not dtype.has_nan:
         return codes
     numbers = np.isfinite(codec.decode(np.arange(1 << dtype.bits), dtype))
-    return np.where(numbers, np.arange(1 << dtype.bits), 0).astype(np.uint8)[codes]
+    return np.where(numbers, np.arange(1 << dtype.bits), 0).astype(codes.dtype)[codes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,20 +128,32 @@ class QuantizedWeight(Checkpoints):
             raise TilecError(
                 f"weights are packed for a layout of tiles (bk, bn), not of shape {layout.shape}"
             )
-        tiles, source = self._tiles(*layout.shape), layout.bytes(self.dtype)
-        k, n = np.moveaxis(layout.points().reshape(-1, 2), -1, 0)
-        held = tiles.reshape(-1, layout.shape[0] * layout.shape[1]).take(n * layout.shape[0] + k, axis=1)
-        if placed is not None and is_placed(self.dtype, layout.slots, placed):
-            words = place(held.reshape(len(held), -1, layout.slots), self.dtype, placed)
-            by_thread = words.astype("<u4").view(np.uint8).reshape(len(held), -1)
-        else:
-            by_thread = pack_codes(held, self.dtype.bits).reshape(len(held), -1)
-        return by_thread.take(np.argsort(source.points().reshape(-1)), axis=1).reshape(*tiles.shape[:2], -1)
-
-    def _tiles(self, bk: int, bn: int) -> NDArray[np.uint8]:
-        """Codes [ceil(N / bn), ceil(K / bk), bn, bk], filled up at the edges."""
-        n, k = self.shape
-        rows, columns = -(-n // bn), -(-k // bk)
         filler = int(np.argmin(np.abs(code_values(self.dtype) - self.zero)))
-        filled = np.pad(finite_codes(self.codes, self.dtype), ((0, rows * bn - n), (0, columns * bk - k)), constant_values=filler)
-        return np.ascontiguousarray(filled.reshape(rows, bn, columns, bk).swapaxes(1, 2))
+        return packed_tiles(finite_codes(self.codes, self.dtype), self.dtype, layout, placed, (filler,))
+
+
+def packed_tiles(
+    codes: Array, dtype: DType, layout: Layout, placed: DType | None, filler: tuple[int, ...]
+) -> NDArray[np.uint8]:
+    """The bytes of codes [N, K] as QuantizedWeight.packed gives them; edges are filled with `filler`, again
+    and again along K.
+    """
+    tiles, source = _tiles(codes, *layout.shape, filler), layout.bytes(dtype)
+    k, n = np.moveaxis(layout.points().reshape(-1, 2), -1, 0)
+    held = tiles.reshape(-1, layout.shape[0] * layout.shape[1]).take(n * layout.shape[0] + k, axis=1)
+    if placed is not None and is_placed(dtype, layout.slots, placed):
+        words = place(held.reshape(len(held), -1, layout.slots), dtype, placed)
+        by_thread = words.astype("<u4").view(np.uint8).reshape(len(held), -1)
+    else:
+        by_thread = pack_codes(held, dtype.bits).reshape(len(held), -1)
+    return by_thread.take(np.argsort(source.points().reshape(-1)), axis=1).reshape(*tiles.shape[:2], -1)
+
+
+def _tiles(codes: Array, bk: int, bn: int, filler: tuple[int, ...]) -> Array:
+    """Codes [ceil(N / bn), ceil(K / bk), bn, bk], filled up at the edges."""
+    n, k = codes.shape
+    rows, columns = -(-n // bn), -(-k // bk)
+    filled = np.empty((rows * bn, columns * bk), codes.dtype)
+    filled[...] = np.resize(np.array(filler, codes.dtype), columns * bk)
+    filled[:n, :k] = codes
+    return np.ascontiguousarray(filled.reshape(rows, bn, columns, bk).swapaxes(1, 2))

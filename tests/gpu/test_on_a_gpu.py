@@ -57,6 +57,12 @@ def linear_of_bytes(dtype: str, activations: str) -> Any:
     return ops.linear(q, weight, x_scale=scale), ops.linear(x, weight, activations=activations)
 
 
+def sparse_linear(dtype: str, m: int) -> Callable[[], Any]:
+    w, x = ops.prune_2_4(normal(96, 256)), normal(m, 256)
+    weight = ops.sparsify(w) if dtype == "f16" else ops.sparsify(w, dtype, group_size=64)
+    return lambda: ops.linear(x, weight, activation="gelu")
+
+
 def attention_backward() -> Any:
     q, k, v = qkv(1, 40, 2, 32)
     out, lse = ops.attention(q, k, v, return_lse=True)
@@ -117,6 +123,7 @@ CASES: dict[str, Callable[[], Any]] = {
         for dtype, kind in (("u4", "int8"), ("u3", "int8"), ("u4", "f8e4m3"), ("f4e2m1", "f8e4m3"))
     },
     "quantize_activation": quantize_activation,
+    **{f"linear 2:4 {dtype} {m}": sparse_linear(dtype, m) for dtype in ("u4", "f16") for m in (1, 33)},
     "linear dense": lambda: ops.linear(normal(33, 128), normal(65, 128, seed=1)),
     **{
         f"matmul {kind.__name__}": lambda kind=kind: ops.matmul(
@@ -152,6 +159,7 @@ CASES: dict[str, Callable[[], Any]] = {
 SAMPLE = ("linear i3 33", "matmul float32", "na2d", "depthwise_conv")
 BY_THE_HOST = {  # no kernels of their own
     "quantize", "QuantizedWeight", "no_copies", "merge_reparam", "BatchNorm", "Branch",
+    "prune_2_4", "sparsify", "SparseWeight",
 }  # fmt: skip
 
 

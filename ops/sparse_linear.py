@@ -1,0 +1,229 @@
+"""Linear layers whose weights keep two of each four neighbours along a row: the kernel, and calling it.
+
+    y = linear(x, sparsify(prune_2_4(w), "u4"))       # x [..., K], w [N, K] -> y [..., N]
+What is kept is unpacked in registers like any quantised weight (linear_kernel.py); on GPUs it is the left
+operand of mma.sp, whose places come packed as the machine takes them.
+Source of the idea: Frantar et al. 2024, "MARLIN", section 3.5 (Sparse-MARLIN).
+"""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import tilec as tc
+from tilec.ir.dtype import DType, u2
+from tilec.ir.dtype import dtype as find_dtype
+from tilec.ir.errors import TilecError
+from tilec.ir.layout import Layout
+from tilec.ir.layouts import mma_a, mma_b, mma_places
+from tilec.ops.arrays import Array
+from tilec.ops.callers import there
+from tilec.ops.epilogue import PLAIN, Epilogue, Extras, finish
+from tilec.ops.factors import compute_dtype, factors, unit, zeros_dtype
+from tilec.ops.linear_kernel import NOTHING, ends_group, whole_group
+from tilec.ops.sparse_weight import SparseWeight
+from tilec.ops.split import Shared, gathered, shared
+from tilec.ops.tiling import MMA_ROWS, WARPS, Extent, Weighted, _rows, columns, has_threads, known
+from tilec.ops.tiling import split as parts
+from tilec.ops.weight import default_zero
+from tilec.places import current_target
+
+LEAST_ROWS = 8  # of x: columns of mma.sp's right operand
+
+
+class Sparse(NamedTuple):
+    """Tiles of x (bm, bk), and the layouts in which what is kept and its places come, over (bk / 2, bn);
+    `placed` and `split` as in tiling.Weighted.
+    """
+
+    bm: int
+    fragment: Layout
+    spots: Layout
+    placed: DType | None = None
+    stages: int = 3
+    warps: int = WARPS
+    split: int = 1
+
+
+@tc.kernel
+def sparse_linear_kernel(
+    x: tc.Array,
+    codes: tc.Array,
+    places: tc.Array,
+    scales: tc.Array,
+    zeros: tc.Array,
+    y: tc.Array,
+    bias: tc.Array,
+    residual: tc.Array,
+    x_scale: tc.Array,
+    u: tc.Array,
+    v: tc.Array,
+    partial: tc.Array,
+    locks: tc.Array,
+    *,
+    weight: DType,
+    fragment: Layout,
+    spots: Layout,
+    group: int,
+    compute: DType,
+    zero_point: bool = False,
+    epilogue: Epilogue = PLAIN,
+    placed: DType | None = None,
+    bm: int = 16,
+    stages: int = 3,
+    warps: int = 4,
+    split: int = 1,
+) -> None:
+    """y = x @ w^T, finished as `epilogue` says: `split` blocks compute one tile (bm, bn) of y (ops/split.py).
+
+    x [M, K]; codes and places [ceil(N / bn), ceil(K / bk), bytes]; scales and zeros [groups, N]; `group`
+    columns of w share a scale, 0: all of them do. Products of `compute`, sums of f32.
+    """
+    half, bn = fragment.shape
+    bk = 2 * half
+    X, Y = x.tiles((bm, bk)), y.tiles((bm, bn))
+    W, P = codes.tiles((1, 1, fragment.nbytes(weight))), places.tiles((1, 1, spots.nbytes(tc.u2)))
+    i, j, part = tc.blocks(*Y.shape, split)
+    share = tc.cdiv(X.shape[1], split)
+    first = part * share
+    last = tc.minimum(first + share, X.shape[1])
+    acc, run = tc.zeros((bm, bn), tc.f32), tc.zeros((bm, bn), tc.f32)  # all sums, and those of a group
+    held = weight.all_numbers if weight.exponent < compute.exponent else weight  # no code is special
+    worth = unit(weight, compute, zero_point, placed) if group % bk == 0 else 1.0
+    for s in tc.range(first, last, stages=stages):
+        xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], held, fragment, placed=placed)
+        p = tc.view(P[j, s, 0], tc.u2, spots)
+        if group % bk == 0:
+            at = (s * bk // group if group else 0, j * bn)
+            w = factors(w, zeros, at, compute, zero_point, placed)
+            run = tc.dot(xs, tc.sparse(w, p, axis=0), run)
+            if group and ends_group(s, last, bk, group):
+                acc = tc.fma(run, scales.load(at, (1, bn)).to(tc.f32), acc)
+                run = tc.zeros((bm, bn), tc.f32)
+        else:  # groups end within a step: each weight gets its own scale
+            g, n = (s * half + tc.arange(half)[:, None]) // (group // 2), j * bn + tc.arange(bn)[None, :]
+            zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
+            scaled = ((w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)).to(compute)
+            acc = tc.dot(xs, tc.sparse(scaled, p, axis=0), acc)
+    if not group:
+        acc = run * scales.load((0, j * bn), (1, bn)).to(tc.f32)
+    if worth != 1:
+        acc = acc * worth
+    if split > 1:
+        acc = gathered(acc, Shared(partial, locks), tc.block_ticket(), part, split)
+    if part + 1 == split:
+        acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
+        Y[i, j] = acc.to(y.dtype)
+
+
+def sparse_tiling(
+    m: Extent, dtype: DType, group: int, target: str, bits: int, n: Extent = "n", k: Extent = "k"
+) -> Sparse:
+    """For a [m, k] times weights [n, k] that keep codes of `bits` bits; `group` columns share a scale, 0: all
+    do."""
+    found = _tiling(m, dtype, group, known(target), bits)
+    if not has_threads(target):
+        return found
+    kept = k // 2 if isinstance(k, int) else k
+    return found._replace(split=parts(Weighted(found.bm, found.fragment), m, n, kept, known(target)))
+
+
+@lru_cache(1024)
+def _tiling(m: Extent, dtype: DType, group: int, target: str, bits: int) -> Sparse:
+    if not has_threads(target):
+        shape = _half(group, 128), 128
+        return Sparse(_rows(m, 1, 128), columns(shape, bits), columns(shape, u2.bits))
+    if dtype.bits == 32:  # no matrix instruction is exact enough
+        fragment = mma_b(dtype, (16, 64), WARPS)
+        return Sparse(_rows(m, MMA_ROWS, 32), fragment, fragment)
+    bm = _rows(m, LEAST_ROWS, 64)
+    warps = 2 * WARPS if bm == 64 and group else WARPS  # a group's sums take as many registers again
+    shape = 128, _half(group, 128 if bm <= MMA_ROWS else 64)
+    fragment, spots = (of(dtype, shape, (warps, 1)).permute((1, 0)) for of in (mma_a, mma_places))
+    return Sparse(bm, fragment, spots, None if bits > 8 else dtype, warps=warps)
+
+
+def _half(group: int, most: int) -> int:
+    """Half the step along K: the longest of which a group is made, of 64 columns or more."""
+    return next((bk // 2 for bk in (128, 64) if bk <= most and group % bk == 0), most // 2)
+
+
+def sparse_product(x: Array, weight: SparseWeight, y: Array, given: Extras, epilogue: Epilogue) -> None:
+    """y = x @ weight^T, finished: x [M, K], y [M, N]."""
+    compute = compute_dtype(find_dtype(x.dtype))
+    _check_dtype(weight.dtype, compute)
+    kept, group = weight.kept, whole_group(weight.group_size, weight.shape[1])
+    tiling = sparse_tiling(x.shape[0], compute, group, current_target(), weight.dtype.bits, *weight.shape)
+    sparse_linear_kernel(
+        x,
+        there(kept.packed(tiling.fragment, tiling.placed)),
+        there(weight.packed_places(tiling.spots)),
+        there(kept.kernel_scales),
+        there(kept.kernel_zeros),
+        y,
+        *map(there, given),
+        *map(there, _lent(y.shape, tiling)),
+        weight=weight.dtype,
+        group=group,
+        compute=compute,
+        zero_point=kept.zeros is not None,
+        epilogue=epilogue,
+        **tiling._asdict(),
+    )
+
+
+def _lent(shape: tuple[int, ...], tiling: Sparse) -> Shared:
+    """Room for the sums of y's tiles, if blocks share them."""
+    bn = tiling.fragment.shape[1]
+    tiles = -(-shape[0] // tiling.bm) * -(-shape[1] // bn)
+    return Shared() if tiling.split == 1 else shared(tiles * tiling.split, tiling.bm, bn)
+
+
+def _check_dtype(weight: DType, compute: DType) -> None:
+    if weight.bits > 8 and weight != compute:
+        raise TilecError(f"x is multiplied in {compute}, the 2:4 weight is of {weight}: expected one dtype")
+
+
+class Problem(NamedTuple):
+    """What compile_linear was asked for."""
+
+    m: Extent
+    n: Extent
+    k: Extent
+    x: DType
+    compute: DType
+    weight: DType
+    group_size: int | None
+    zero_point: bool
+    scale_dtype: Any
+
+
+def compile_sparse(p: Problem, out: tc.Spec, extras: Extras, epilogue: Epilogue, target: str) -> tc.Compiled:
+    """The kernel of compile_linear for weights of which two of each four are kept."""
+    _check_dtype(p.weight, p.compute)
+    quantised = p.weight.bits <= 8
+    group = whole_group(p.group_size, p.k) if quantised else 0
+    tiling = sparse_tiling(p.m, p.compute, group, target, p.weight.bits, p.n, p.k)
+    (half, bn), groups = tiling.fragment.shape, _count(p.k, group, "groups") if group else 1
+    tiles = _count(p.n, bn, "tiles"), _count(p.k, 2 * half, "steps")
+    partial = Shared(tc.Spec("f32", ("partial", bn)), tc.Spec("i32", ("locks",)))
+    return sparse_linear_kernel.compile(
+        tc.Spec(p.x, (p.m, p.k)),
+        tc.Spec("u8", (*tiles, tiling.fragment.nbytes(p.weight))),
+        tc.Spec("u8", (*tiles, tiling.spots.nbytes(u2))),
+        tc.Spec(p.scale_dtype if quantised else "f32", (groups, p.n)),
+        tc.Spec(zeros_dtype(p.weight), (groups, p.n)) if p.zero_point else NOTHING,
+        out,
+        *extras,
+        *(partial if tiling.split > 1 else (NOTHING, NOTHING)),
+        target=target,
+        weight=p.weight,
+        group=group,
+        compute=p.compute,
+        zero_point=p.zero_point,
+        epilogue=epilogue,
+        **tiling._asdict(),
+    )
+
+
+def _count(extent: Extent, size: int, name: str) -> Extent:
+    return -(-extent // size) if isinstance(extent, int) else name
