@@ -19,7 +19,8 @@ from tilec.ops.arrays import Array
 from tilec.ops.callers import there
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras, finish
 from tilec.ops.factors import compute_dtype, factors, unit, zeros_dtype
-from tilec.ops.linear_kernel import NOTHING, ends_group, whole_group
+from tilec.ops.linear_kernel import NOTHING, whole_group
+from tilec.ops.linear_sums import ends_group
 from tilec.ops.sparse_weight import SparseWeight
 from tilec.ops.split import Shared, gathered, shared
 from tilec.ops.tiling import MMA_ROWS, WARPS, Extent, Weighted, _rows, columns, has_threads, known
