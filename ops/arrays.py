@@ -88,6 +88,8 @@ def operand(x: object, name: str, rank: int = 1) -> tuple[Array, DType]:
 
 def flat(x: Array, rank: int) -> Array:
     """Leading axes made one, so that `rank` are left; a copy only where strides can't say it."""
+    if x.ndim == rank:
+        return x
     lead = x.ndim - rank + 1
     shape = (prod(x.shape[:lead]), *x.shape[lead:])
     return (x if says(x, lead) else contiguous(x, "an array")).reshape(*shape)
@@ -125,6 +127,9 @@ def result(out: object, shape: tuple[int, ...], dtype: DType) -> Array:
 @contextmanager
 def written_flat(y: Array, rank: int) -> Iterator[Array]:
     """`y` with its leading axes made one, to be written; what can be no view of it is copied back."""
+    if y.ndim == rank:
+        yield y
+        return
     lead = y.ndim - rank + 1
     shape = (prod(y.shape[:lead]), *y.shape[lead:])
     if says(y, lead):

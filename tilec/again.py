@@ -23,7 +23,8 @@ from tilec.ir.layout import Layout
 from tilec.ir.packing import PackedArray
 
 PLAIN = frozenset({int, bool, str, type(None)})
-FROZEN = frozenset({float, tuple, DType, Layout})  # constant_key tells equal ones apart, 0.0 and -0.0
+ALIKE = frozenset({DType, Layout})  # equal to their like alone
+FROZEN = frozenset({float, tuple})  # constant_key tells equal ones apart, 0.0 and -0.0
 
 
 REMEMBERED = 4096
@@ -47,6 +48,10 @@ def seen(args: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...] | Non
             found.append(x.serial)
         elif kind is np.ndarray:  # may be resized, written-protected and so on between calls
             found += kind, address(x), x.shape, x.strides, x.dtype, x.flags.writeable
+        elif kind in PLAIN:
+            found += kind, x
+        elif kind in ALIKE:
+            found.append(x)
         elif not _look(x, kind, found):
             return None
     if named:
@@ -57,7 +62,7 @@ def seen(args: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...] | Non
 
 def _look(x: Any, kind: type, found: list[Any]) -> bool:
     """The rarer kinds."""
-    if kind in PLAIN or (kind is float and x):
+    if kind is float and x:
         found += kind, x
     elif kind.__module__ == "torch" and kind.__name__ == "Tensor":
         return _look_at_tensor(x, found)
