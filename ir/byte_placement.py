@@ -55,7 +55,9 @@ def serves(source: DType, into: DType) -> bool:
         return False
     if into.is_integer or source.is_integer:
         return source.is_integer and (into.is_integer or source.bits <= into.mantissa + 2)
-    return source.is_signed and source.mantissa <= into.mantissa and source.exponent <= into.exponent
+    same = (source.exponent, source.mantissa) == (into.exponent, into.mantissa)  # then so are special codes
+    fits = source.mantissa <= into.mantissa and source.exponent <= into.exponent
+    return source.is_signed and fits and (source == into or not same)
 
 
 @lru_cache

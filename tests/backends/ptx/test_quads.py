@@ -8,6 +8,8 @@ import pytest
 
 import tilec as tc
 from tests.backends.ptx.runner import check, out
+from tilec import ops
+from tilec.backends.ptx.assemble import find
 from tilec.ir import byte_placement, placement
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
@@ -98,5 +100,23 @@ def test_small_floats(kind: DType) -> None:
     times = 2.0**-9 if kind.is_integer else 2.0 ** (kind.bias - 7)
     less = int(default_zero(kind) * (1 + halves)) if kind.is_integer else 0
     arrays = [every_code(kind, shape, dt.f8e4m3), out(shape.shape, dt.f8e4m3)]
-    more = 1.0 * (kind.is_integer and not halves)
+    more = 0.75 * (kind.is_integer and not halves)
     judge(as_floats, arrays, dt.f8e4m3, more, source=kind, fragment=shape, up=halves, less=less, times=times)
+
+
+@pytest.mark.skipif(not find("ptxas"), reason="there is no ptxas")
+@pytest.mark.parametrize(("name", "activations", "integer"), [
+    ("u1", "int8", 0.47), ("u2", "int8", 0.44), ("u3", "int8", 0.54), ("u4", "int8", 0.38),
+    ("i4", "int8", 0.38), ("u5", "int8", 0.60), ("u6", "int8", 0.57), ("u7", "int8", 0.66), ("u8", "int8", 0.25),
+    ("u3", "f8e4m3", 1.29), ("u4", "f8e4m3", 1.13), ("f4e2m1", "f8e4m3", 0.63), ("f6e3m2", "f8e4m3", 0.57),
+])  # fmt: skip
+def test_the_loop_of_quantised_weights(name: str, activations: str, integer: float, full: bool) -> None:
+    """So many integer instructions a weight in the machine code, 128 weights of a thread in a round."""
+    if not full and name not in ("u3", "u4", "f4e2m1"):
+        pytest.skip("make check-all runs it")
+    problem = {"m": 16, "n": 4096, "k": 4096, "weight": name, "group_size": 128, "activations": activations}
+    done = ops.linear.compile(**problem, target="sm_89")
+    loop = done.hot_loop
+    assert loop is not None and loop.products == 16 and done.resources.spill_bytes == 0
+    adds = 32 if activations == "f8e4m3" and name.startswith("u") else 0
+    assert sum(loop.counts.get(op, 0) for op in ("LOP3", "SHF", "PRMT")) + adds <= 128 * integer + 8
