@@ -43,8 +43,10 @@ def quantize(
     """`weight` (floats [N, K]) as codes of `dtype`, an integer or float type of 1 to 8 bits.
 
     `group_size` weights of a row share a scale (None: the whole row; the last group may be short), and with
-    `zero_point` an integer zero, a value of the type. Groups of zeros have scale 1. Raises TilecError for
-    other types, weights that are no finite f32 numbers, and scales that `scale_dtype` cannot hold.
+    `zero_point` an integer zero, a value of the type. Groups of zeros have scale 1. A type without mantissa,
+    like f5e4m0, is 0 and the powers of two, of which the nearest is taken, the larger where two are; with
+    scale_dtype="e8m0" weights are such powers themselves. u1 is signs, times half a scale. Raises TilecError
+    for other types, weights that are no finite f32 numbers, and scales that `scale_dtype` cannot hold.
     """
     to, scale_to = weight_dtype(dtype), _scale_dtype(scale_dtype)
     floats = _floats(weight)

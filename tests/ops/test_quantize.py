@@ -18,6 +18,7 @@ from tilec.ir.run import State
 from tilec.ir.tile import TileType
 from tilec.ops.quantize import quantize
 from tilec.ops.reference import relative_error
+from tilec.ops.weight import code_values
 
 WEIGHT_TYPES = [d for d in dt.ALL if d.bits <= 8 and (d.is_integer or d.kind == "float")]
 INTEGERS = [d for d in WEIGHT_TYPES if d.is_integer]
@@ -274,3 +275,26 @@ def test_bad_layouts():
         q.packed(local(8))
     with pytest.raises(TilecError, match="not whole bytes"):
         q.packed(local(3, 3))
+
+
+@pytest.mark.parametrize("dtype", ["f3e2m0", "f4e3m0", "f5e4m0", "f6e5m0"])
+def test_powers_of_two(dtype: str) -> None:
+    """Under scales that are powers of two themselves weights are too, or 0, and no other such is nearer."""
+    w = np.random.default_rng(1).standard_normal((8, 200)).astype(np.float32)
+    held = quantize(w, dtype, group_size=None, scale_dtype="e8m0")
+    found = held.dequantize()
+    assert (np.abs(np.frexp(found)[0][found != 0]) == 0.5).all()
+    powers = code_values(held.dtype) * held.scales[:, :, None]
+    nearest = np.abs(powers - w[:, :, None]).min(2)
+    clipped = np.abs(w) > np.abs(found).max(1, keepdims=True)
+    np.testing.assert_array_equal(np.abs(found - w)[~clipped], nearest[~clipped])
+    exact = np.exp2(np.random.default_rng(2).integers(0, 2, (4, 64))).astype(np.float32)
+    again = quantize(-exact, dtype, group_size=None, scale_dtype="e8m0")
+    np.testing.assert_array_equal(again.dequantize(), -exact)
+
+
+def test_one_bit_is_signs() -> None:
+    """Each row's are worth the mean of its magnitudes, which is nearest."""
+    w = np.random.default_rng(3).standard_normal((5, 96)).astype(np.float32)
+    found = quantize(w, "u1", group_size=None, scale_dtype="f32").dequantize()
+    np.testing.assert_allclose(found, np.sign(w) * np.abs(w).mean(1, keepdims=True), rtol=1e-6)
