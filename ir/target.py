@@ -73,6 +73,7 @@ class Target:
     features: frozenset[str] = frozenset()
     mma: tuple[Mma, ...] = ()
     mma_sparse: tuple[Mma, ...] = ()  # mma.sp, the larger k of each dtype; a keeps two of each four
+    slow_mma: frozenset[str] = frozenset()  # operands that mma.sync multiplies no faster than f16
     wgmma: tuple[Mma, ...] = ()  # for four warps: n is the step of its own, up to WGMMA_COLUMNS
     atomic_add: frozenset[str] = frozenset()  # dtypes with an add of their own in global memory
     warp_size: int = 1
@@ -221,6 +222,7 @@ SM_90 = replace(
     oldest_ptx_version=78,
     features=_90,
     mma=_MMA_89,
+    slow_mma=frozenset(("f8e4m3", "f8e5m2")),
     mma_sparse=_SPARSE_89,
     atomic_add=SM_80.atomic_add | {"bf16"},
     shared_bytes_per_block=227 * KIB,

@@ -36,11 +36,12 @@ def product_dtype(x: DType, weight: DType, zeros: DType | None, group: int, targ
 
 
 def multiplies(target: str, dtype: DType) -> bool:
-    """Has the target a product of its own for operands of this dtype?"""
+    """Has the target a product of its own for operands of this dtype, and a fast one?"""
     machine = parse_target(known(target)).target
-    return machine is not None and any(
-        each.a == each.b == dtype.name for each in (*machine.mma, *machine.wgmma)
-    )
+    if machine is None:
+        return False
+    warps = () if dtype.name in machine.slow_mma else machine.mma
+    return any(each.a == each.b == dtype.name for each in (*warps, *machine.wgmma))
 
 
 def held_by(weight: DType, into: DType) -> bool:

@@ -43,7 +43,7 @@ def test_compiled_with_everything():
     }
     for weight in ("f16", "i4"):
         dense = ops.linear.compile(**problem, x="f8e4m3", weight=weight, low_rank=8, target="sm_80")
-        finishing = slice(-7, -2) if weight == "i4" else slice(-5, None)  # blocks that share sums have two more
+        finishing = slice(-7, -2) if weight == "i4" else slice(-5, None)  # blocks may share sums
         assert [str(t) for t in dense.types[finishing]] == [
             "f16[64]",
             "f16[32, 64]",
