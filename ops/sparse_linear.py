@@ -17,12 +17,12 @@ from tilec.ir.layout import Layout
 from tilec.ir.layouts import mma_a, mma_b, mma_places
 from tilec.ops.arrays import Array
 from tilec.ops.callers import there
-from tilec.ops.epilogue import PLAIN, Epilogue, Extras, finish
+from tilec.ops.epilogue import PLAIN, Epilogue, Extras
 from tilec.ops.factors import compute_dtype, factors, unit, zeros_dtype
-from tilec.ops.linear_kernel import NOTHING, whole_group
-from tilec.ops.linear_sums import ends_group
+from tilec.ops.linear_kernel import NOTHING, finish_part, whole_group
+from tilec.ops.linear_sums import Weights, ends_group
 from tilec.ops.sparse_weight import SparseWeight
-from tilec.ops.split import Shared, gathered, shared
+from tilec.ops.split import Run, Shared, Turn, run_of, shared
 from tilec.ops.tiling import MMA_ROWS, WARPS, Extent, Weighted, _rows, columns, has_threads, known
 from tilec.ops.tiling import split as parts
 from tilec.ops.weight import default_zero
@@ -73,47 +73,66 @@ def sparse_linear_kernel(
     stages: int = 3,
     warps: int = 4,
     split: int = 1,
+    once: bool = False,
 ) -> None:
     """y = x @ w^T, finished as `epilogue` says: `split` blocks compute one tile (bm, bn) of y (ops/split.py).
 
     x [M, K]; codes and places [ceil(N / bn), ceil(K / bk), bytes]; scales and zeros [groups, N]; `group`
     columns of w share a scale, 0: all of them do. Products of `compute`, sums of f32.
     """
-    half, bn = fragment.shape
-    bk = 2 * half
-    X, Y = x.tiles((bm, bk)), y.tiles((bm, bn))
-    W, P = codes.tiles((1, 1, fragment.nbytes(weight))), places.tiles((1, 1, spots.nbytes(tc.u2)))
+    if once:
+        codes.read_once()
+        places.read_once()
+    Y, steps = y.tiles((bm, fragment.shape[1])), tc.cdiv(x.shape[1], 2 * fragment.shape[0])
     i, j, part = tc.blocks(*Y.shape, split)
-    share = tc.cdiv(X.shape[1], split)
-    first = part * share
-    last = tc.minimum(first + share, X.shape[1])
-    acc, run = tc.zeros((bm, bn), tc.f32), tc.zeros((bm, bn), tc.f32)  # all sums, and those of a group
+    form = Form(weight, fragment, spots, group, compute, zero_point, placed)
+    given, extras = Weights(codes, scales, zeros), Extras(bias, residual, x_scale, u, v)
+    acc = summed(x, given, places, form, i, j, run_of(steps, part, split), bm, stages)
+    turn = Turn(tc.block_ticket(), part, split)
+    finish_part(Y, acc, i, j, turn, Shared(partial, locks), extras, epilogue)
+
+
+class Form(NamedTuple):
+    """As linear_sums.Form, over (bk / 2, bn); `spots` is the layout of places."""
+
+    weight: DType
+    fragment: Layout
+    spots: Layout
+    group: int
+    compute: DType
+    zero_point: bool
+    placed: DType | None
+
+
+def summed(
+    x: tc.Array, given: Weights, places: tc.Array, form: Form, i: Any, j: Any, run: Run, bm: int, stages: int
+) -> tc.Tile:
+    """The sums (bm, bn) f32 of tile (i, j), over the steps of a run along K."""
+    (half, bn), group, compute, zero_point = form.fragment.shape, form.group, form.compute, form.zero_point
+    weight, placed, scales, zeros, bk = form.weight, form.placed, given.scales, given.zeros, 2 * half
+    X, W = x.tiles((bm, bk)), given.codes.tiles((1, 1, form.fragment.nbytes(weight)))
+    P = places.tiles((1, 1, form.spots.nbytes(tc.u2)))
+    acc, part = tc.zeros((bm, bn), tc.f32), tc.zeros((bm, bn), tc.f32)  # all sums, and those of a group
     held = weight.all_numbers if weight.exponent < compute.exponent else weight  # no code is special
     worth = unit(weight, compute, zero_point, placed) if group % bk == 0 else 1.0
-    for s in tc.range(first, last, stages=stages):
-        xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], held, fragment, placed=placed)
-        p = tc.view(P[j, s, 0], tc.u2, spots)
+    for s in tc.range(run.first, run.last, stages=stages):
+        xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], held, form.fragment, placed=placed)
+        p = tc.view(P[j, s, 0], tc.u2, form.spots)
         if group % bk == 0:
             at = (s * bk // group if group else 0, j * bn)
             w = factors(w, zeros, at, compute, zero_point, placed)
-            run = tc.dot(xs, tc.sparse(w, p, axis=0), run)
-            if group and ends_group(s, last, bk, group):
-                acc = tc.fma(run, scales.load(at, (1, bn)).to(tc.f32), acc)
-                run = tc.zeros((bm, bn), tc.f32)
+            part = tc.dot(xs, tc.sparse(w, p, axis=0), part)
+            if group and ends_group(s, run.last, bk, group):
+                acc = tc.fma(part, scales.load(at, (1, bn)).to(tc.f32), acc)
+                part = tc.zeros((bm, bn), tc.f32)
         else:  # groups end within a step: each weight gets its own scale
             g, n = (s * half + tc.arange(half)[:, None]) // (group // 2), j * bn + tc.arange(bn)[None, :]
             zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
             scaled = ((w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)).to(compute)
             acc = tc.dot(xs, tc.sparse(scaled, p, axis=0), acc)
     if not group:
-        acc = run * scales.load((0, j * bn), (1, bn)).to(tc.f32)
-    if worth != 1:
-        acc = acc * worth
-    if split > 1:
-        acc = gathered(acc, Shared(partial, locks), tc.block_ticket(), part, split)
-    if part + 1 == split:
-        acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
-        Y[i, j] = acc.to(y.dtype)
+        acc = part * scales.load((0, j * bn), (1, bn)).to(tc.f32)
+    return acc if worth == 1 else acc * worth
 
 
 def sparse_tiling(
@@ -168,6 +187,7 @@ def sparse_product(x: Array, weight: SparseWeight, y: Array, given: Extras, epil
         compute=compute,
         zero_point=kept.zeros is not None,
         epilogue=epilogue,
+        once=x.shape[0] <= tiling.bm,
         **tiling._asdict(),
     )
 
@@ -222,6 +242,7 @@ def compile_sparse(p: Problem, out: tc.Spec, extras: Extras, epilogue: Epilogue,
         compute=p.compute,
         zero_point=p.zero_point,
         epilogue=epilogue,
+        once=isinstance(p.m, int) and p.m <= tiling.bm,
         **tiling._asdict(),
     )
 
