@@ -2,6 +2,7 @@
 chooses, and the table."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +145,18 @@ def test_the_table():
     assert max(found.floors.values()) < found.seconds
     whole = ops.linear.plan(m=1000, n=64, k=100, weight="f4e2m1", group_size=None, x="bf16", device="L40S")
     assert str(whole).startswith("bf16 x [1000, 100], f4e2m1 weight [64, 100], one group a row, on L40S")
+
+
+def test_the_table_in_the_readme():
+    shown = str(ops.linear.plan(m=16, n=8192, k=8192, weight="u4", device="H200"))
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert "\n".join(f"# {line}" for line in shown.splitlines()) in readme
+
+
+def test_the_bench():
+    lines = list(plan_bench.table(1))
+    assert len(lines) == 2 + 3 * len(plan_bench.PUBLISHED) and lines[1].split()[:2] == ["W1A16", "model"]
+    assert lines[2].split() == ["published", *map(str, plan_bench.PUBLISHED[1])]
 
 
 def test_what_plan_refuses():
