@@ -7,7 +7,10 @@ row of it sees the same rows of the kernel: the result is cut into such phases.
                                       d_x row 1, 3, 5 ..   w2 * d_out row 0, 1, 2 .. + w0 * row 1, 2, 3 ..
 
 That of the weight sums products of d_out and x, shifted. A block holds some channels, and walks over strips
-of rows and columns of the images; partial sums of blocks are added up by a second kernel.
+of rows and columns of the images; partial sums of blocks are added up by a second kernel. What is read of a
+row of x is multiplied with all rows of d_out that see it, with rows of zeros around these:
+
+    3 rows of the kernel     x row 3     w0 += x * d_out row 3,  w1 += x * row 2,  w2 += x * row 1
 """
 
 from math import gcd
@@ -50,18 +53,28 @@ def _phase(first: int, size: int, stride: int, dilation: int, padding: int, comm
     )
 
 
+TALL = 14  # rows of a strip that are worth some more of zeros
+
+
 class Strip(NamedTuple):
-    """What a block of the weight's gradient takes at a time: channels, rows and columns of d_out; and sums of
-    `down` rows and `across` columns of the kernel. `parts`: blocks that share the strips of a channel.
+    """What a block of the weight's gradient takes at a time: channels, rows and columns of d_out, of which
+    `abreast` are multiplied at once; and sums of `down` rows and `across` columns of the kernel. `parts`:
+    blocks that share the strips of a channel.
     """
 
     channels: int
     rows: int
     columns: int
+    abreast: int
     down: int
     across: int
-    parts: int
+    parts: int = 1
     warps: int = 4
+
+    def around(self, conv: Conv) -> int:
+        """Rows of zeros above and below those of d_out; 0 where x's rows are read anew for each."""
+        lap = conv.stride[0] == conv.dilation[0] == 1 and self.rows >= TALL
+        return self.down - 1 if lap else 0
 
 
 def halo(size: tuple[int, int], conv: Conv, strip: Strip) -> tuple[int, int]:
@@ -90,11 +103,11 @@ def weight_gradient_kernel(
     for at in tc.range(part, above.shape[0] * tall * wide, strip.parts):
         n, i, w = at // (tall * wide), at // wide % tall * strip.rows, at % wide * strip.columns
         outs = above[n][conv.ordered(every, slice(None), slice(None))]
-        given = tc.shared(conv.ordered(strip.channels, strip.rows, strip.columns), accumulator)
-        given.store((0, 0, 0), outs.load(conv.ordered(first, i, w), given.shape).to(accumulator))
+        given = copied(outs, (first, i, w), conv, strip, accumulator)
         seen = window(x[n], (first, i, w), size, conv, strip, accumulator)
         if bias is not None:
-            plain = plain + per_channel(given.load((0, 0, 0), given.shape), conv)
+            rows = conv.ordered(strip.channels, strip.rows, strip.columns)
+            plain = plain + per_channel(given.load(conv.ordered(0, strip.around(conv), 0), rows), conv)
         for r in tc.range(groups):
             for q in tc.static_range(0, size[1], strip.across):
                 for k, done in enumerate(products(seen, given, r * strip.down, q, size, conv, strip)):
@@ -106,6 +119,17 @@ def weight_gradient_kernel(
     partial[part][every].store((first, 0, 0), found.to(partial.dtype))
     if bias is not None:
         bias[part][every].store(first, plain.to(bias.dtype))
+
+
+def copied(outs: tc.Array, at: Any, conv: Conv, strip: Strip, kind: DType) -> tc.Array:
+    """A strip of d_out, with zeros around its rows."""
+    around, shape = strip.around(conv), conv.ordered(strip.channels, strip.rows, strip.columns)
+    given = tc.shared(conv.ordered(strip.channels, strip.rows + 2 * around, strip.columns), kind)
+    given.store(conv.ordered(0, around, 0), outs.load(conv.ordered(*at), shape).to(kind))
+    for row in (0, around + strip.rows) if around else ():
+        zeros = tc.zeros(conv.ordered(strip.channels, around, strip.columns), kind)
+        given.store(conv.ordered(0, row, 0), zeros)
+    return given
 
 
 def window(
@@ -126,33 +150,43 @@ def products(
     seen: tc.Array, given: tc.Array, r: Any, q: int, size: tuple[int, int], conv: Conv, strip: Strip
 ) -> tuple[tc.Tile, ...]:
     """For `down` x `across` elements of the kernel from (r, q) on, the products of one strip, summed along
-    its rows: a tile of columns each.
+    its rows: a tile of the columns abreast each.
     """
-    shape = conv.cut_up(strip.channels, 1, 1, strip.columns)
+    shape, parts = conv.cut_up(strip.channels, 1, 1, strip.abreast), strip.columns // strip.abreast
     taps = [(t, p) for t in range(strip.down) for p in range(q, min(q + strip.across, size[1]))]
     sums = (tc.zeros(shape, given.dtype),) * len(taps)
-    for i in tc.range(strip.rows):
-        factor = given.load(conv.ordered(0, i, 0), conv.ordered(strip.channels, 1, strip.columns))
-        sums = one_row(
-            sums, factor.reshape(shape), seen, i * conv.stride[0] + r * conv.dilation[0], taps, conv
-        )
+    for i in tc.range(strip.rows + strip.around(conv)):
+        if parts == 1:
+            sums = one_place(sums, given, seen, (i, 0), r, taps, conv, strip)
+        else:
+            for j in tc.range(parts):
+                sums = one_place(sums, given, seen, (i, j * strip.abreast), r, taps, conv, strip)
     return sums
 
 
-def one_row(
+def one_place(
     sums: tuple[tc.Tile, ...],
-    factor: tc.Tile,
+    given: tc.Array,
     seen: tc.Array,
-    row: Any,
+    at: tuple[Any, Any],
+    r: Any,
     taps: list[tuple[int, int]],
     conv: Conv,
+    strip: Strip,
 ) -> tuple[tc.Tile, ...]:
-    """sums with the products of a row of d_out."""
-    found = []
+    """sums with the products of some columns, from `at` on: of a row of d_out, or of one of x."""
+    (i, j), lap = at, strip.around(conv)
+    tile, factors, read, found = conv.cut_up(strip.channels, 1, 1, strip.abreast), {}, {}, []
     for (t, q), acc in zip(taps, sums, strict=True):
         right, column = q * conv.dilation[1] % conv.stride[1], q * conv.dilation[1] // conv.stride[1]
-        place = conv.cut_up(0, row + t * conv.dilation[0], right, column)
-        found.append(tc.fma(factor, seen.load(place, factor.shape), acc))
+        given_row, row = (i + lap - t, i + r) if lap else (i, i * conv.stride[0] + (r + t) * conv.dilation[0])
+        above, seen_at = (t if lap else 0), (0 if lap else t, q)
+        if above not in factors:
+            factor = given.load(conv.ordered(0, given_row, j), conv.ordered(strip.channels, 1, strip.abreast))
+            factors[above] = factor.reshape(tile)
+        if seen_at not in read:
+            read[seen_at] = seen.load(conv.cut_up(0, row, right, column + j), tile)
+        found.append(tc.fma(factors[above], read[seen_at], acc))
     return tuple(found)
 
 

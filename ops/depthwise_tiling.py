@@ -20,7 +20,9 @@ from tilec.ops.tiling import has_threads
 STRAIGHT = 400  # products that are unrolled
 LINES = 16  # rows of a kernel whose elements stay in registers
 SUMS_DOWN = 8  # sums of a thread, under each other
+SUMS_OF_VECTORS = 14  # likewise on the CPU, where sums, kernel and image have 32 registers of vectors
 WARPS = 4
+LONG = 64  # rows and columns of d_out that the CPU takes at a time
 SUMS = 24  # tiles of sums that stay in registers
 BLOCKS = 4  # that share the work, at least
 FEW_BLOCKS = 8  # of one image, that are worth taller ones: these share less of what they see
@@ -129,7 +131,8 @@ def _bytes(cut: Cut, geometry: Geometry, conv: Conv, accumulator: DType) -> int:
 def _on_vectors(geometry: Geometry, channels: int, conv: Conv) -> Cut:
     """CPU: whole rows of a channel, or a vector of channels."""
     rows, columns = geometry.extents
-    sums = _sums(rows, SUMS_DOWN)
+    in_pairs = not conv.channels_last and geometry.size[0] <= SUMS_DOWN  # vectors, for which there is room
+    sums = _sums(rows, SUMS_DOWN if in_pairs or conv.stride[0] > 1 else SUMS_OF_VECTORS)
     if conv.channels_last:
         c, wide, deep = (
             32 if channels % 32 == 0 else min(channels, 16),
@@ -188,32 +191,36 @@ def depthwise_strip(
     across = -(-kw // -(-kw // 8))
     down = min(kh, max(1, SUMS // across))
     down = -(-kh // -(-kh // down))
-    if conv.channels_last:
-        c = _power(channels, 32 if threads else 16)
-        strip = Strip(
-            c, min(rows, 8), min(_power(columns, 32 * WARPS // c) if threads else 1, columns), down, across, 1
-        )
+    if threads:
+        wide = _power(columns, 64)
+        c = _power(channels, 32 if conv.channels_last else 32 * WARPS // wide)
+        wide = min(_power(columns, 32 * WARPS // c), columns) if conv.channels_last else wide
+        strip = Strip(c, min(rows, 8 if conv.channels_last else 64), wide, wide, down, across)
+    elif conv.channels_last:
+        strip = Strip(_power(channels, 16), min(rows, LONG), min(columns, LONG), 1, down, across)
     else:
-        wide = _power(columns, 64) if threads else min(columns, 64)
-        strip = Strip(
-            _power(channels, 32 * WARPS // wide) if threads else 1, min(rows, 64), wide, down, across, 1
-        )
+        strip = Strip(1, min(rows, LONG), min(columns, LONG), min(columns, LONG), down, across)
     room = ROOM if threads else parse_target(target).target.shared_bytes_per_block >> 4  # type: ignore[union-attr]
-    while _strip_bytes(strip, geometry, conv, accumulator) > room and max(strip.rows, strip.columns) > 1:
-        taller = strip.rows > 4 or strip.columns == 1
-        strip = (
-            strip._replace(rows=-(-strip.rows // 2))
-            if taller
-            else strip._replace(columns=-(-strip.columns // 2))
-        )
+    while _strip_bytes(strip, geometry, conv, accumulator) > room and max(strip[:3]) > 1:
+        strip = _smaller(strip)
     strips = n * -(-rows // strip.rows) * -(-columns // strip.columns)
     blocks = conv.multiplier * -(-channels // strip.channels)
     return strip._replace(parts=max(1, min(strips, -(-BLOCKS // blocks))))
 
 
+def _smaller(strip: Strip) -> Strip:
+    """Half of it: of the rows while they are many, then of the columns, then of the channels."""
+    half = [-(-each // 2) for each in strip[:3]]
+    if strip.rows > 4 or strip.channels == strip.columns == 1:
+        return strip._replace(rows=half[1])
+    if strip.columns > 1:
+        return strip._replace(columns=half[2], abreast=min(strip.abreast, half[2]))
+    return strip._replace(channels=half[0])
+
+
 def _strip_bytes(strip: Strip, geometry: Geometry, conv: Conv, accumulator: DType) -> int:
     """Of a strip of d_out, what it sees of x, and the sums."""
     tall, wide = halo(geometry.size, conv, strip)
-    seen, given = tall * wide * conv.stride[1], strip.rows * strip.columns
+    seen, given = tall * wide * conv.stride[1], (strip.rows + 2 * strip.around(conv)) * strip.columns
     taps = -(-geometry.size[0] // strip.down) * strip.down * geometry.size[1]
     return strip.channels * (seen + given + taps) * accumulator.bytes

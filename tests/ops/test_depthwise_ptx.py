@@ -168,3 +168,10 @@ def test_loops_meet_no_bank_twice(shape: Any, size: Any, dtype: Any) -> None:
     for line, traffic in inside.items():
         matrices = re.search(r"\.x(\d)\.shared", line)
         assert traffic.ratio == (int(matrices[1]) if matrices else 1), line
+
+
+def test_the_gradient_of_a_large_kernel_fits_into_a_block() -> None:
+    compiled = ops.depthwise_conv_backward.compile(
+        shape=(1, 56, 56, 16), kernel_size=31, padding=15, layout="NHWC", target="sm_80"
+    )
+    assert ".visible .entry" in compiled.ptx
