@@ -33,8 +33,9 @@ def round_rows(
     for s in tc.range(steps):
         top = tc.maximum(top, tc.abs(x.load((i, s * bk), (1, bk), other=0).to(tc.f32)).max(1))
     step = tc.maximum(top / float(q.dtype.max), LEAST)
+    inverse = 1.0 / step
     for s in tc.range(steps):
-        part = x.load((i, s * bk), (1, bk)).to(tc.f32) / step[:, None]
+        part = x.load((i, s * bk), (1, bk)).to(tc.f32) * inverse[:, None]
         q.store((i, s * bk), ((part + WHOLE) - WHOLE if q.dtype.is_integer else part).to(q.dtype))
     scale.store(i, step * given.load(i, 1).to(tc.f32) if scaled else step)
 

@@ -31,7 +31,7 @@ def nearest(x: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """What quantize_activation means, in numpy."""
     top = np.abs(x.astype(np.float32)).max(-1, keepdims=True) if x.shape[-1] else np.zeros((*x.shape[:-1], 1))
     step = np.maximum((top / np.float32(LARGEST[dtype])).astype(np.float32), np.float32(2.0**-126))
-    parts = x.astype(np.float32) / step
+    parts = x.astype(np.float32) * (np.float32(1) / step)
     return np.rint(parts) if dtype == "i8" else codec.round_to(parts, dt.f8e4m3), step
 
 
