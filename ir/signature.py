@@ -14,7 +14,9 @@ from math import prod
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.func import Func
-from tilec.ir.tile import ArrayType, Dim
+from tilec.ir.tile import ArrayType, Dim, multiple_of
+
+MOST_AXES, UNIT = 5, 16  # of a tensor map; bytes
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,15 @@ class Box:
         )
         outer = self.axes[len(inner) :]
         return inner + [(shape[a], strides[a] * size if shape[a] > 1 else 16) for a in outer]
+
+
+def describable(kind: ArrayType) -> bool:
+    """Whether TMA can be told what such an argument looks like: neighbours along one axis, all other strides
+    multiples of 16 bytes, as its first address is."""
+    if kind.packed or kind.dtype.bits < 8 or kind.rank > MOST_AXES or kind.strides.count(1) != 1:
+        return False
+    steps = [multiple_of(n) * kind.dtype.bytes % UNIT for n in kind.strides if n != 1]
+    return kind.align % UNIT == 0 and not any(steps)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tilec.ops.epilogue import PLAIN, Epilogue, Extras, finish
 from tilec.ops.op import op
 from tilec.ops.tiling import Extent, dense_tiling
 from tilec.places import current_target, element_strides
+from tilec.specialise import array_type
 
 
 @tc.kernel
@@ -52,6 +53,8 @@ def product(a: Array, b: Array, c: Array, given: Extras = Extras(), epilogue: Ep
     """c = a @ b for a [B, M, K], b [B, K, N], c [B, M, N]; what finishes it belongs to a batch of one."""
     (_, m, n), along = c.shape, element_strides(b)[1] == 1
     tiling = dense_tiling(m, n, find_dtype(b.dtype), current_target(), epilogue != PLAIN, along)
+    if tiling.producer:
+        tiling = tiling.reading(array_type(a, "a"), array_type(b, "b"))
     matmul_kernel(a, b, c, *map(there, given), epilogue=epilogue, **tiling._asdict())
 
 
@@ -70,7 +73,7 @@ def compile_matmul(
     a, b = tc.Spec(kind, (batch, m, k)), tc.Spec(kind, (batch, k, n))
     c = tc.Spec(out_dtype or kind, (batch, m, n))
     nothing = [tc.Spec("f32", (1,)) for _ in Extras._fields]
-    tiling = dense_tiling(m, n, kind, target)
+    tiling = dense_tiling(m, n, kind, target).reading(a.type, b.type)
     return matmul_kernel.compile(a, b, c, *nothing, target=target, **tiling._asdict())
 
 

@@ -17,8 +17,9 @@ from tilec.ir.dtype import DType, f32
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout, column_local, local, register, spatial
 from tilec.ir.layouts import mma_b, wgmma_a
+from tilec.ir.signature import describable
 from tilec.ir.target import parse_target
-from tilec.ir.tile import Dim
+from tilec.ir.tile import ArrayType, Dim
 from tilec.ops.linear_choice import board_of, chosen
 from tilec.ops.linear_cost import Problem
 
@@ -33,13 +34,18 @@ WORD = 32  # bits of the lanes that weights are unpacked in
 
 
 class Dense(NamedTuple):
-    """Tiles of a (bm, bk) and b (bk, bn)."""
+    """Tiles of a (bm, bk) and b (bk, bn). `producer`: warps of their own bring them, where TMA can."""
 
     bm: int
     bn: int
     bk: int
     stages: int = 3
     warps: int = WARPS
+    producer: bool = False
+
+    def reading(self, *arrays: ArrayType) -> "Dense":
+        """The same for these operands: a producer only where TMA can bring all of them."""
+        return self._replace(producer=self.producer and all(map(describable, arrays)))
 
 
 class Weighted(NamedTuple):
@@ -47,7 +53,7 @@ class Weighted(NamedTuple):
     applied to weights instead of sums. `placed`: what codes are cast to, if their bits lie where that
     takes fewest instructions.
     `split`: blocks that share one tile's sums, each with a part of K. `blocks`, where it is not 0: so many
-    share all tiles' steps, each a run of them.
+    share all tiles' steps, each a run of them. `producer` as in Dense.
     """
 
     bm: int
@@ -58,6 +64,7 @@ class Weighted(NamedTuple):
     warps: int = WARPS
     split: int = 1
     blocks: int = 0
+    producer: bool = False
 
 
 def has_threads(target: str) -> bool:
@@ -95,7 +102,7 @@ def dense_tiling(
         return Dense(_rows(m, MMA_ROWS, 64), 64, 16)
     if _rows(m, MMA_ROWS, 128) == 128 and _large(n):
         if has_warpgroups(target):
-            return Dense(128, 128 if finished else 256, 64, 4 if finished else 3, 2 * WARPS)
+            return Dense(128, 128 if finished else 256, 64, 4, 2 * WARPS, producer=True)
         return Dense(128, 128, 32, warps=2 * WARPS if finished else WARPS)
     return Dense(_rows(m, MMA_ROWS, 64), 128 if _large(n) else 64, 64 if _rows(m, 16, 64) < 64 else 32)
 

@@ -180,7 +180,7 @@ def _resources(compiled: Compiled, built: Built) -> dict[str, Any]:
     if built.cubin:
         usage = restored(built.cubin)
         found |= {"registers": usage.registers, "spill_bytes": usage.spill_bytes}
-    warps, registers = compiled.traced.warps, found.get("registers", 0)
+    warps, registers = compiled.traced.all_warps, found.get("registers", 0)
     return found | {"warps_per_sm": warps_per_sm(compiled.machine, warps, found["shared_bytes"], registers)}
 
 

@@ -27,6 +27,7 @@ from tilec.backends.emulator import (
     memory,
     mma,
     proxy,
+    registers,
     warp,
     wgmma,
 )
@@ -62,6 +63,7 @@ TABLES = (
     mma,
     mbarrier,
     proxy,
+    registers,
     cluster,
     wgmma,
 )

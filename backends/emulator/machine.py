@@ -134,6 +134,7 @@ class Machine:
         from tilec.backends.emulator.cluster import ClusterBarrier
         from tilec.backends.emulator.mbarrier import Mbarriers
         from tilec.backends.emulator.race import SharedRace
+        from tilec.backends.emulator.registers import Registers
         from tilec.backends.emulator.wgmma import Wgmmas
 
         self.race = SharedRace(self)
@@ -143,6 +144,7 @@ class Machine:
         self.bulk = BulkCopies(self)
         self.wgmmas = Wgmmas(self)
         self.cluster_barrier = ClusterBarrier(self)
+        self.registers = Registers(self)
 
     # --- registers
     def make_views(self) -> list[Array]:
@@ -258,6 +260,7 @@ class Machine:
         for number, each in self.barriers.parked():
             yield each.pc, each.lanes, f"wait at barrier {number}"
         yield from self.mbarriers.waiting()
+        yield from self.registers.waiting()
         for pc, sel in self.cluster_barrier.parked:
             yield pc, sel, "wait for the cluster's barrier"
         for pc, sel in self.gathering.items():

@@ -1,16 +1,12 @@
-"""fence in all its forms, and setmaxnreg: nothing changes a value, but the proxy fence counts for the
-checks."""
+"""fence in all its forms: nothing changes a value, but the proxy fence counts for the checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tilec.backends.emulator.decode import COLLECTIVE, Form, Step, constant
+from tilec.backends.emulator.decode import Form, Step
 from tilec.backends.emulator.memory import FENCE
-from tilec.backends.emulator.program import Immediate
 from tilec.backends.emulator.ptx_types import Sel
 
 if TYPE_CHECKING:
@@ -41,16 +37,4 @@ def between_blocks(m: Machine, s: Sel) -> None:
         race.handshakes.fence(m, s)
 
 
-def setmaxnreg(f: Form) -> Step:
-    """Moves registers between warpgroups; a multiple of 8 from 24 to 256."""
-    f.need("inc", "dec")
-    f.need("sync")
-    f.need("aligned")
-    f.type("u32")
-    count = f.operand(0)
-    if not isinstance(count, Immediate) or count.value % 8 or not 24 <= count.value <= 256:
-        f.error("setmaxnreg takes a multiple of 8 from 24 to 256")
-    return Step(lambda m, s: None, COLLECTIVE, members=constant(np.uint32(0xFFFFFFFF)))
-
-
-BUILDERS: dict[str, Callable[[Form], Step]] = {"fence": fence, "membar": fence, "setmaxnreg": setmaxnreg}
+BUILDERS: dict[str, Callable[[Form], Step]] = {"fence": fence, "membar": fence}

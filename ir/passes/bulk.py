@@ -15,10 +15,10 @@ from tilec.ir.inst.arith import Full
 from tilec.ir.inst.memory import Alloc, ArraySlice, Copy
 from tilec.ir.layout import Layout
 from tilec.ir.panels import match_panels
-from tilec.ir.signature import Box
+from tilec.ir.signature import MOST_AXES, UNIT, Box, describable
 from tilec.ir.target import Target
 
-MOST_AXES, MOST_EXTENT, UNIT = 5, 256, 16
+MOST_EXTENT = 256
 WORD = 8  # bytes of the largest elements that TMA counts
 
 
@@ -27,7 +27,7 @@ def box_of(func: Func, copy: Copy, facts: Facts, target: Target) -> Box | None:
     array = root(copy.array)
     if not target.has("tma") or func.schedule.get("alias") or array not in func.params:
         return None
-    if array in written_arrays(func) or not _zero(copy.other) or not _described(array, facts):
+    if array in written_arrays(func) or not _zero(copy.other) or not describable(array.array_type):
         return None
     kept = kept_axes(copy.array, facts)
     if kept is None:
@@ -43,21 +43,11 @@ def box_in_panels(
     kept, whole = kept_axes(array, facts), root(array)
     if not target.has("tma") or func.schedule.get("alias") or whole not in func.params:
         return None
-    return _panel(layout, shape, kept, whole) if kept is not None and _described(whole, facts) else None
+    return _panel(layout, shape, kept, whole) if kept is not None and describable(whole.array_type) else None
 
 
 def _zero(other: Value) -> bool:
     return isinstance(other, Full) and other.value == 0 and copysign(1, other.value) > 0
-
-
-def _described(array: Value, facts: Facts) -> bool:
-    """Whether the driver can describe an argument to TMA."""
-    kind = array.array_type
-    if kind.packed or kind.dtype.bits < 8 or kind.rank > MOST_AXES or 1 not in kind.strides:
-        return False
-    size, inner = kind.dtype.bytes, kind.strides.index(1)
-    steps = [facts.stride_multiple(array, axis) * size % UNIT for axis in range(kind.rank) if axis != inner]
-    return kind.strides.count(1) == 1 and facts.align(array) % UNIT == 0 and not any(steps)
 
 
 def kept_axes(array: Value, facts: Facts) -> tuple[int, ...] | None:

@@ -1,7 +1,10 @@
 """Tiles that kernels can take: fragments that are views, steps that groups are made of, rows for every m."""
 
+import numpy as np
 import pytest
 
+import tilec as tc
+from tilec import ops
 from tilec.ir import dtype as dt
 from tilec.ops.tiling import dense_tiling, has_threads, linear_tiling
 
@@ -57,3 +60,24 @@ def test_rows_fit_m(target: str):
         rows = [tiling(m, 4096, dt.dtype("f16"), target).bm for m in ROWS]
         assert rows == sorted(rows) and rows[-1] == rows[-2] >= 32
         assert rows[0] == (16 if has_threads(target) else 1)
+
+
+def test_a_producer_where_tma_can_bring_both_operands() -> None:
+    """Large products on sm_90a; rows of other than whole 16 bytes are copied by threads."""
+    large = dense_tiling("m", "n", dt.f16, "sm_90a")
+    k, n = tc.dim("k", multiple=8), tc.dim("n", multiple=8)
+    a, b = tc.Spec("f16", (1, "m", k)).type, tc.Spec("f16", (1, k, n)).type
+    assert large.reading(a, b).producer and not large.reading(a, tc.Spec("f16", (1, k, "n")).type).producer
+    assert not large.reading(tc.Spec("f16", (1, "m", k), align=8).type, b).producer
+    assert not any(dense_tiling("m", "n", dt.f16, t).producer for t in ("sm_80", "sm_90", "cpu"))
+    assert not dense_tiling(16, "n", dt.f16, "sm_90a").producer
+
+
+def test_products_with_and_without_a_producer_agree() -> None:
+    draw = np.random.default_rng(3)
+    for depth in (72, 70):
+        x = draw.standard_normal((130, depth)).astype(np.float16)
+        w = draw.standard_normal((depth, 1032)).astype(np.float16)
+        with tc.target("emulator:sm_90a"):
+            y = ops.matmul(x, w)
+        np.testing.assert_allclose(y, x.astype(np.float32) @ w.astype(np.float32), atol=0.04, rtol=2e-3)
