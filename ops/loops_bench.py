@@ -18,6 +18,8 @@ import numpy as np
 
 import tilec as tc
 from tilec import cache, ops
+from tilec.ir.layouts import mma_b
+from tilec.ops.tiling import Weighted
 from tilec.scripts import replaced
 
 TARGETS = ("sm_80", "sm_89", "sm_90a")
@@ -61,7 +63,7 @@ class Case:
 def table(runs: int) -> Iterator[str]:
     """A line for each kernel and target, then what is known of others."""
     yield LINE.format(*HEAD)
-    for case in cases():
+    for case in (*tiles(), *cases()):
         for target in case.targets:
             if target in TARGETS:
                 yield _line(case, target)
@@ -87,6 +89,14 @@ def traffic_table() -> Iterator[str]:
     yield "1 is ideal, - where the loop has none (wgmma and TMA move tiles by themselves)"
 
 
+def tiles() -> Iterator[Case]:
+    """Each kind of weight in one tile, as peers were measured in, whatever is chosen for a problem."""
+    form = Weighted(16, mma_b(tc.f16, (128, 128), 4), placed=tc.f16)
+    for weight in WEIGHTS:
+        made = partial(_compiled, weight, 16, None, form)
+        yield Case(f"f16 x {weight}, 16x128x128", made, lambda: None, ("sm_80",))
+
+
 def cases() -> Iterator[Case]:
     """Products of f16 whose extents are multiples of 8, and of 128; linear layers of each kind of weight."""
     for multiple in (8, 128):
@@ -99,6 +109,8 @@ def cases() -> Iterator[Case]:
     for weight in ("u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8"):
         yield _layer(weight, 16, "int8")
     yield _layer("u4", 128, "int8")
+    for weight, m in (("u4", 1), ("u3", 16), ("u4", 16), ("u4", 64), ("f16", 16), ("f16", 128)):
+        yield _sparse_layer(weight, m)
     small = (("u4", 16), ("f4e2m1", 16), ("f6e3m2", 16), ("f8e4m3", 16), ("u4", 128), ("f4e2m1", 128))
     for weight, m in small:
         yield replace(_layer(weight, m, "f8e4m3"), targets=("sm_89", "sm_90a"))
@@ -109,13 +121,33 @@ def _dense(m: Any, n: Any, k: Any, target: str) -> tc.Compiled:
 
 
 def _layer(weight: str, m: int, activations: str | None = None) -> Case:
+    name, made = f"{activations or 'f16'} x {weight}, M = {m}", partial(_compiled, weight, m, activations, None)
+    return Case(name, made, lambda: _small_layer(weight, m, activations))
+
+
+def _compiled(
+    weight: str, m: int, activations: str | None, schedule: Weighted | None, target: str
+) -> tc.Compiled:
+    return ops.linear.compile(  # type: ignore[attr-defined, no-any-return]
+        m=m, n=4096, k=4096, weight=weight, group_size=128, activations=activations, schedule=schedule,
+        target=target,
+    )  # fmt: skip
+
+
+def _sparse_layer(weight: str, m: int) -> Case:
+    """Weights that keep two of each four: a product does the work of two."""
+
     def made(target: str) -> tc.Compiled:
         return ops.linear.compile(  # type: ignore[attr-defined, no-any-return]
-            m=m, n=4096, k=4096, weight=weight, group_size=128, activations=activations, target=target
+            m=m, n=4096, k=4096, weight=weight, group_size=128, sparsity="2:4", target=target
         )
 
-    name = f"{activations or 'f16'} x {weight}, M = {m}"
-    return Case(name, made, lambda: _small_layer(weight, m, activations))
+    def small() -> object:
+        x, w = (_normal(*shape).astype(np.float16) for shape in ((m, 512), (256, 512)))
+        held = ops.sparsify(ops.prune_2_4(w), None if weight == "f16" else weight)
+        return ops.linear(x, held)
+
+    return Case(f"f16 x {weight} 2:4, M = {m}", made, small)
 
 
 def _small_product() -> object:

@@ -219,6 +219,8 @@ def test_arrays_of_torch():
     assert isinstance(y, torch.Tensor)
     wanted = torch.from_numpy(normal(3, 32, dtype=np.float16)) @ w.half().T
     torch.testing.assert_close(y, wanted, rtol=2e-3, atol=1e-2)
+    with pytest.raises(TilecError, match="has no 2:4 weights: ops.linear"):
+        pytest.importorskip("tilec.torch").linear(torch.ones(3, 32), q)
 
 
 # As machine code.
@@ -242,9 +244,11 @@ def test_the_loop(m, weight, most, target):
     assert "HMMA.SP" in made.sass
 
 
-def test_what_the_kernel_is_made_of():
-    """Codes and places are copied 16 bytes at a time, places go into products as they come."""
-    ptx = ops.linear.compile(m=16, n=4096, k=4096, sparsity="2:4", target="sm_80").ptx
+@pytest.mark.parametrize("weight", ["u4", "u3"])
+def test_what_the_kernel_is_made_of(weight: str):
+    """Codes and places are copied 16 bytes at a time, also by a part of the threads (u3: 192 pieces), places
+    go into products as they come."""
+    ptx = ops.linear.compile(m=16, n=4096, k=4096, weight=weight, sparsity="2:4", target="sm_80").ptx
     assert re.search(r"cp\.async\.cg\.shared\.global \[.*\], \[.*\], 16", ptx)
     assert ptx.count("mma.sp.sync.aligned.m16n8k32.row.col.f32.f16.f16.f32") == 16
     assert "ldmatrix.sync.aligned.m8n8.x4" in ptx and "st.shared" not in ptx

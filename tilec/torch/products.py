@@ -10,7 +10,7 @@ import torch
 
 from tilec import ops
 from tilec.ir.errors import TilecError
-from tilec.ops import QuantizedWeight
+from tilec.ops import QuantizedWeight, SparseWeight
 from tilec.ops.activations import eight_bits, pair
 from tilec.torch.register import Gradient, Tensor, cast, check_no_gradient, dtype_name, register, writing
 from tilec.torch.weights import Codes, dequantize, tensors_of, weight_of
@@ -172,6 +172,10 @@ def linear(
     `activations` the gradient of x is what it is without: rounding counts as the identity.
     """
     a, b = (None, None) if low_rank is None else low_rank
+    if isinstance(weight, SparseWeight):
+        raise TilecError(
+            "tilec.torch.linear has no 2:4 weights: ops.linear(x, weight) takes tensors, without a gradient"
+        )
     if isinstance(weight, QuantizedWeight):
         weight = tensors_of(weight, x.device)
     quantised = isinstance(weight, Codes)
