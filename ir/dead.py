@@ -108,8 +108,9 @@ def unchanging(inst: Inst, index: int) -> Value | None:
 
 def _one_constant(a: Value, b: Value) -> bool:
     """Is it twice the same constant? Its digits tell 0.0 and -0.0 apart."""
-    both = isinstance(a, Full) and isinstance(b, Full) and a.type == b.type
-    return both and repr(a.value) == repr(b.value)
+    if not (isinstance(a, Full) and isinstance(b, Full)):
+        return False
+    return a.type == b.type and repr(a.value) == repr(b.value)
 
 
 class _Prune:

@@ -6,7 +6,7 @@ So a vector is multiplied by x @ w.T, whose weights are read once and in order, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tilec.backends.convert import cast
 from tilec.backends.cpu import dot as general
@@ -15,7 +15,7 @@ from tilec.backends.cpu.lanes import Lanes, lane, read, write
 from tilec.backends.cpu.loops import Index, add, loop, mul, step_pointer
 from tilec.backends.cpu.lower import Lowering
 from tilec.backends.cpu.nest import held_from
-from tilec.backends.cpu.places import Ref, permute
+from tilec.backends.cpu.places import Ref
 from tilec.ir.dtype import DType
 from tilec.ir.inst import mma
 from tilec.ir.tile import TileType
@@ -62,8 +62,13 @@ def _product(lo: Lowering, inst: mma.Dot, total: DType, into: Ref, start: str | 
     a, b = lo.place(inst.a), lo.place(inst.b)
     assert isinstance(b, Ref), "it was so a moment ago"
     if inst.tile.shape[1] == 1 and isinstance(a, Ref) and a.strides[1] == 1:
-        return _Along(lo, total, permute(b, (1, 0)), permute(a, (1, 0)), permute(into, (1, 0)), start)
+        return _Along(lo, total, _turned(b), _turned(a), _turned(into), start)
     return _Along(lo, total, general.left(lo, inst, total), b, into, start)
+
+
+def _turned(ref: Ref) -> Ref:
+    """The same elements, columns for rows."""
+    return replace(ref, shape=ref.shape[::-1], strides=ref.strides[::-1])
 
 
 @dataclass
