@@ -104,16 +104,16 @@ def cases() -> Iterator[Case]:
         yield Case(f"f16 x f16, by {multiple}", partial(_dense, m, n, k), _small_product)
     for weight in WEIGHTS:
         yield _layer(weight, 16)
-    for m in (32, 64, 128):
-        yield _layer("u4", m)
+    for rows in (32, 64, 128):
+        yield _layer("u4", rows)
     for weight in ("u1", "u2", "u3", "u4", "u5", "u6", "u7", "u8"):
         yield _layer(weight, 16, "int8")
     yield _layer("u4", 128, "int8")
-    for weight, m in (("u4", 1), ("u3", 16), ("u4", 16), ("u4", 64), ("f16", 16), ("f16", 128)):
-        yield _sparse_layer(weight, m)
+    for weight, rows in (("u4", 1), ("u3", 16), ("u4", 16), ("u4", 64), ("f16", 16), ("f16", 128)):
+        yield _sparse_layer(weight, rows)
     small = (("u4", 16), ("f4e2m1", 16), ("f6e3m2", 16), ("f8e4m3", 16), ("u4", 128), ("f4e2m1", 128))
-    for weight, m in small:
-        yield replace(_layer(weight, m, "f8e4m3"), targets=("sm_89", "sm_90a"))
+    for weight, rows in small:
+        yield replace(_layer(weight, rows, "f8e4m3"), targets=("sm_89", "sm_90a"))
 
 
 def _dense(m: Any, n: Any, k: Any, target: str) -> tc.Compiled:

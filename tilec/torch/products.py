@@ -200,7 +200,7 @@ KINDS = {"i8": torch.int8, "f8e4m3": torch.float8_e4m3fn}
 
 def _rounded(x: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
     q, scale = ops.quantize_activation(x, dtype)
-    return q, scale  # type: ignore[return-value]  # tensors, as x is one
+    return q, scale
 
 
 def _rounded_shapes(x: Tensor, dtype: str) -> tuple[Tensor, Tensor]:
@@ -222,6 +222,7 @@ def quantize_activation(x: Tensor, dtype: Any = "i8", *, out: Any = None) -> tup
     """ops.quantize_activation on tensors; what it gives has no gradient. `dtype` is torch's or tilec's."""
     kind = eight_bits(dtype_name(dtype)).name
     if out is None:
-        return _rounded_op(x, kind)
+        q, scale = _rounded_op(x, kind)
+        return q, scale
     _rounded_out(x, kind, *pair(out))
     return out  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from tests.backends.ptx.runner import check_kernel, out
 from tilec.ir import codec
 from tilec.ir import dtype as dt
 
-SPECIAL = [0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 448, 464, 465, -1e30, 2**-9, 2**-10, 1.5 * 2**-10, 3e-41]
+SPECIAL = [0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 448, 464, 465, -1e30, 2**-9, 2**-10, 3e-41]
 
 
 @tc.kernel
