@@ -121,7 +121,8 @@ def _dense(m: Any, n: Any, k: Any, target: str) -> tc.Compiled:
 
 
 def _layer(weight: str, m: int, activations: str | None = None) -> Case:
-    name, made = f"{activations or 'f16'} x {weight}, M = {m}", partial(_compiled, weight, m, activations, None)
+    name = f"{activations or 'f16'} x {weight}, M = {m}"
+    made = partial(_compiled, weight, m, activations, None)
     return Case(name, made, lambda: _small_layer(weight, m, activations))
 
 

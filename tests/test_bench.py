@@ -88,6 +88,7 @@ def test_the_kernels_mean_what_they_say() -> None:
 
 @pytest.mark.skipif(not assembler(), reason="there is no assembler")
 def test_the_table_of_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops_bench, "tiles", lambda: [])
     monkeypatch.setattr(loops_bench, "cases", lambda: [loops_bench._layer("u3", 16)])
     monkeypatch.setattr(loops_bench, "TARGETS", ("sm_80",))
     lines = [line.split() for line in loops_bench.table(1)]
