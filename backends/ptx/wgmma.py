@@ -75,7 +75,7 @@ def _source(e: Emitter, array: Value, inner_is_columns: bool, first: Table) -> _
     address = e.let(f"ptrtoint ptr addrspace(3) {e.array(array).base} to i32")
     units = e.let(f"lshr i32 {e.let(f'and i32 {address}, {WINDOW - UNIT}')}, 4")
     if moved.any():
-        units = e.let(f"add i32 {units}, {uniform(e, per_thread(e, moved))}")
+        units = e.let(f"add i32 {units}, {_uniform_table(e, moved)}")
     leading, stride = lies.nbytes // UNIT, ROWS_TOGETHER * lies.span // UNIT
     if lies.span == UNIT and not inner:  # without a swizzle they change places
         leading, stride = stride, leading
@@ -87,6 +87,16 @@ def _source(e: Emitter, array: Value, inner_is_columns: bool, first: Table) -> _
 def uniform(e: Emitter, x: str) -> str:
     """A value that a warp's lanes have in common, as the assembler can see."""
     return e.call("llvm.nvvm.shfl.sync.idx.i32", "i32", "i32 -1", f"i32 {x}", "i32 0", "i32 31")
+
+
+def _uniform_table(e: Emitter, table: Table) -> str:
+    """A static function of the thread's number that a warp's lanes have in common, made at the entry."""
+    key = ("uniform", tuple(int(x) for x in table))
+    if key not in e.once:
+        value = per_thread(e, table)
+        with e.at_entry():
+            e.once[key] = uniform(e, value)
+    return e.once[key]
 
 
 @dataclass(frozen=True)

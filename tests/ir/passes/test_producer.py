@@ -348,3 +348,13 @@ def test_the_cpu_has_no_use_for_it() -> None:
 def test_it_prints_and_is_read_again() -> None:
     text = show(lowered(product(producer=True)))
     assert show(parse(text)) == text
+
+
+@pytest.mark.skipif(not find("ptxas"), reason="there is no ptxas")
+def test_the_loop_of_a_large_product_is_short() -> None:
+    """Four wgmma, and what is around them; without a producer 96 instructions."""
+    a, b = tc.Spec("f16", ("m", tc.dim("k", multiple=8))), tc.Spec("f16", ("k", tc.dim("n", multiple=8)))
+    done = matmul.compile(a, b, tc.Spec("f32", ("m", "n")), target="sm_90a", tile=(128, 256, 64), stages=3,
+                          warps=8, producer=True)  # fmt: skip
+    assert done.hot_loop is not None and done.hot_loop.products == 4 and done.hot_loop.instructions <= 52
+    assert done.resources.registers == 168 and not done.resources.spill_bytes
