@@ -19,7 +19,7 @@ from tilec.ops.factors import compute_dtype, placed_for, product_dtype
 from tilec.ops.linear_kernel import check_sparsity, compile_linear, linear_kernel, whole_group
 from tilec.ops.linear_plan import planned
 from tilec.ops.matmul import product
-from tilec.ops.sparse_linear import sparse_product
+from tilec.ops.sparse_linear import sparse_product, suited
 from tilec.ops.sparse_weight import SparseWeight
 from tilec.ops.split import Shared, shared
 from tilec.ops.tiling import Weighted, linear_tiling
@@ -77,6 +77,7 @@ def linear(
     check_class(activations)
     if isinstance(weight, SparseWeight):
         check_sparsity("2:4", activations)
+        weight = suited(weight, compute)
     shape, rows = (*held.shape[:-1], n), flat(held, 2)
     given, epilogue = finishing(shape, bias, activation, residual, x_scale, None, None)
     if activations is not None:

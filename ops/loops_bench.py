@@ -117,7 +117,7 @@ def cases() -> Iterator[Case]:
 
 
 def _dense(m: Any, n: Any, k: Any, target: str) -> tc.Compiled:
-    return ops.matmul.compile(m=m, n=n, k=k, target=target)  # type: ignore[attr-defined, no-any-return]
+    return ops.matmul.compile(m=m, n=n, k=k, target=target)
 
 
 def _layer(weight: str, m: int, activations: str | None = None) -> Case:
@@ -129,7 +129,7 @@ def _layer(weight: str, m: int, activations: str | None = None) -> Case:
 def _compiled(
     weight: str, m: int, activations: str | None, schedule: Weighted | None, target: str
 ) -> tc.Compiled:
-    return ops.linear.compile(  # type: ignore[attr-defined, no-any-return]
+    return ops.linear.compile(
         m=m, n=4096, k=4096, weight=weight, group_size=128, activations=activations, schedule=schedule,
         target=target,
     )  # fmt: skip
@@ -139,7 +139,7 @@ def _sparse_layer(weight: str, m: int) -> Case:
     """Weights that keep two of each four: a product does the work of two."""
 
     def made(target: str) -> tc.Compiled:
-        return ops.linear.compile(  # type: ignore[attr-defined, no-any-return]
+        return ops.linear.compile(
             m=m, n=4096, k=4096, weight=weight, group_size=128, sparsity="2:4", target=target
         )
 

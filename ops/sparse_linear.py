@@ -167,10 +167,18 @@ def _half(group: int, most: int) -> int:
     return next((bk // 2 for bk in (128, 64) if bk <= most and group % bk == 0), most // 2)
 
 
+def suited(weight: SparseWeight, compute: DType) -> Any:
+    """The weight as the target multiplies it best: the CPU with its zeros written out, where codes have them.
+    Raises TilecError for weights of floats that are not of `compute`.
+    """
+    _check_dtype(weight.dtype, compute)
+    whole = weight.whole if current_target() == "cpu" else None
+    return weight if whole is None else whole
+
+
 def sparse_product(x: Array, weight: SparseWeight, y: Array, given: Extras, epilogue: Epilogue) -> None:
     """y = x @ weight^T, finished: x [M, K], y [M, N]."""
     compute = compute_dtype(find_dtype(x.dtype))
-    _check_dtype(weight.dtype, compute)
     kept, group = weight.kept, whole_group(weight.group_size, weight.shape[1])
     tiling = sparse_tiling(x.shape[0], compute, group, current_target(), weight.dtype.bits, *weight.shape)
     sparse_linear_kernel(

@@ -19,6 +19,7 @@ from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.inst.sparse import GROUP, KEPT, expanded
 from tilec.ir.layout import Layout
+from tilec.ops.arrays import to_numpy
 from tilec.ops.callers import any_arrays
 from tilec.ops.quantize import quantize
 from tilec.ops.weight import QuantizedWeight, code_values, packed_tiles
@@ -71,6 +72,25 @@ class SparseWeight:
     def dequantize(self) -> NDArray[np.float32]:
         """The weight that the codes stand for, f32 [N, K]."""
         return expanded(self.kept.dequantize(), self.places, 1)
+
+    @cached_property
+    def whole(self) -> QuantizedWeight | Array | None:
+        """The weight with its zeros written out, for machines that multiply those as fast: quantised, or an
+        array. None where no code stands for 0.
+        """
+        if not self.is_quantised:
+            return to_numpy(self.dequantize(), self.dtype)
+        kept, k = self.kept, self.shape[1]
+        zeros = np.full((len(self.places), 1), kept.zero) if kept.zeros is None else kept.zeros
+        values = code_values(self.dtype)
+        nearest = np.abs(values - zeros[..., None].astype(np.float32)).argmin(2)
+        if not np.array_equal(values[nearest], zeros):
+            return None
+        run = self.group_size if kept.zeros is not None else k
+        codes = np.repeat(nearest.astype(np.uint8), run, axis=1)[:, :k].copy()
+        groups, places = (x.reshape(len(x), -1, size) for x, size in ((codes, GROUP), (self.places, KEPT)))
+        np.put_along_axis(groups, places.astype(np.intp), kept.codes.reshape(places.shape), axis=2)
+        return QuantizedWeight(codes, kept.scales, kept.zeros, self.dtype, kept.scale_dtype, self.group_size)
 
     def packed_places(self, layout: Layout) -> NDArray[np.uint8]:
         """The bytes of places as QuantizedWeight.packed has those of codes: tiles (bk / 2, bn) of the

@@ -138,9 +138,10 @@ def packed_tiles(
     """The bytes of codes [N, K] as QuantizedWeight.packed gives them; edges are filled with `filler`, again
     and again along K.
     """
-    tiles, source = _tiles(codes, *layout.shape, filler), layout.bytes(dtype)
+    bk, bn = layout.shape
+    tiles, source = _tiles(codes, bk, bn, filler), layout.bytes(dtype)
     k, n = np.moveaxis(layout.points().reshape(-1, 2), -1, 0)
-    held = tiles.reshape(-1, layout.shape[0] * layout.shape[1]).take(n * layout.shape[0] + k, axis=1)
+    held = tiles.reshape(-1, bk * bn).take(n * bk + k, axis=1)
     if placed is not None and is_placed(dtype, layout.slots, placed):
         words = place(held.reshape(len(held), -1, layout.slots), dtype, placed)
         by_thread = words.astype("<u4").view(np.uint8).reshape(len(held), -1)

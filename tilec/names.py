@@ -40,6 +40,7 @@ from tilec.ir.layout import spatial as spatial
 from tilec.ir.packing import pack as _pack
 from tilec.ir.packing import packed as packed
 from tilec.ir.packing import unpack as _unpack
+from tilec.kept import sparse as sparse
 from tilec.kernels import Kernel as Kernel
 from tilec.kernels import kernel as kernel
 from tilec.lang import annotate as annotate
@@ -60,7 +61,6 @@ from tilec.lang import range as range  # noqa: A004
 from tilec.lang import require as require
 from tilec.lang import scan as scan
 from tilec.lang import shared as shared
-from tilec.lang import sparse as sparse
 from tilec.lang import stack as stack
 from tilec.lang import static as static
 from tilec.lang import static_range as static_range

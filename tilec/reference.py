@@ -16,7 +16,7 @@ from typing import Any
 
 GROUPS = {
     "Kernels": "tilec.kernels tilec.compiled tilec.saved tilec.specialise",
-    "Inside a kernel": "tilec.lang",
+    "Inside a kernel": "tilec.lang tilec.kept",
     "Functions of tiles": "tilec.functions",
     "Arrays and tiles": "tilec.arrays tilec.tiles tilec.values",
     "Places and devices": "tilec.places tilec.device tilec.ir.debug",

@@ -74,7 +74,7 @@ class Choice:
         if isinstance(value, Permute):
             held = self._view_of(value.x)
             return held and held.permute(value.axes)
-        return self._viewed.get(self.components.of(value))  # type: ignore[call-overload, no-any-return]
+        return self._viewed.get(self.components.of(value))
 
     def _fix(self, func: Func) -> None:
         for inst in func.walk():

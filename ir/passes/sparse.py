@@ -29,8 +29,8 @@ def sparse(func: Func, target: Target) -> Func:
             case Dot(a=Sparse(axis=1) as a, b=b, c=c) if atom := _atom(a, b, c, target):
                 return SparseDot(a.values, a.places, b, c, atom)
             case Dot(a=a, b=Sparse(axis=0) as b, c=c) if atom := _atom(b, a, c, target):
-                turned = (Permute(v, TURN) for v in (b.values, b.places, a, c))
-                return Permute(SparseDot(*turned, atom), TURN)
+                v, p, left, sums = (Permute(v, TURN) for v in (b.values, b.places, a, c))
+                return Permute(SparseDot(v, p, left, sums, atom), TURN)
         return None
 
     def others(inst: Inst, emit: Emit) -> Rewritten:

@@ -100,6 +100,20 @@ def test_bytes_of_places_are_packed_with_pairs_in_order_at_the_edges():
     assert (found[::2] < found[1::2]).all()
 
 
+@pytest.mark.parametrize("zero_point", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "u4", "i3", "i1", "u8", "f6e3m2", "f8e4m3"])
+def test_with_its_zeros_written_out(dtype: str, zero_point: bool):
+    q = ops.sparsify(pruned(11, 100), dtype, group_size=48, zero_point=zero_point)
+    if dtype == "u1" and not zero_point:  # its codes are -1/2 and 1/2
+        assert q.whole is None
+        return
+    if q.whole is None:
+        assert dtype in ("f6e3m2", "f8e4m3") and zero_point  # a zero may lie between floats
+        return
+    np.testing.assert_array_equal(q.whole.dequantize(), q.dequantize())
+    assert q.whole.group_size == 48 and q.whole.dtype == q.dtype
+
+
 ERRORS = {
     "of 4 weights are not 0 in weight[1, 4:8]: ops.prune_2_4(weight) keeps the larger two": lambda: (
         ops.sparsify(np.array([[0, 1, 2, 0] * 2, [0, 0, 0, 0, 1, 2, 0, 3]], np.float16))
@@ -219,7 +233,7 @@ def test_arrays_of_torch():
     assert isinstance(y, torch.Tensor)
     wanted = torch.from_numpy(normal(3, 32, dtype=np.float16)) @ w.half().T
     torch.testing.assert_close(y, wanted, rtol=2e-3, atol=1e-2)
-    with pytest.raises(TilecError, match="has no 2:4 weights: ops.linear"):
+    with pytest.raises(TilecError, match="has no 2:4 weights"):
         pytest.importorskip("tilec.torch").linear(torch.ones(3, 32), q)
 
 
