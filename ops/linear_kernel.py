@@ -48,6 +48,7 @@ def linear_kernel(
     warps: int = 4,
     split: int = 1,
     blocks: int = 0,
+    direct: bool = False,
     once: bool = False,
 ) -> None:
     """y = x @ w^T, finished as `epilogue` says: `split` blocks compute one tile (bm, bn) of y, each from its
@@ -59,7 +60,7 @@ def linear_kernel(
     """
     if once:
         codes.read_once()
-    form = Form(weight, fragment, group, compute, zero_point, scaled_weights, placed)
+    form = Form(weight, fragment, group, compute, zero_point, scaled_weights, placed, direct)
     given, extras = Weights(codes, scales, zeros), Extras(bias, residual, x_scale, u, v)
     Y, steps, shared = (
         y.tiles((bm, fragment.shape[1])),
@@ -68,7 +69,7 @@ def linear_kernel(
     )
     if blocks == 0:
         i, j, part = tc.blocks(*Y.shape, split)
-        acc = summed(x, given, form, i, j, run_of(steps, part, split), bm, stages)
+        acc = summed(x, given, form, i, j, run_of(steps, part, split, form.steps), bm, stages)
         finish_part(Y, acc, i, j, Turn(tc.block_ticket(), part, split), shared, extras, epilogue)
     else:
         ticket = tc.blocks(blocks)

@@ -14,6 +14,8 @@ from tilec.ops.split import Run
 from tilec.ops.weight import default_zero
 
 WHOLE = 1 << 30  # more weights than a row has
+UNDER_WAY = 128  # bytes of weights that each thread waits for, where no copy is ahead of it
+WORD, WARP, GROUP = 32, 32, 4  # bits; lanes of a warp; warps of a warpgroup
 LONGEST = 1 << 14  # products of bytes whose sum an i32 holds: 2^14 * 127 * 255 < 2^31
 
 
@@ -37,6 +39,73 @@ class Form(NamedTuple):
     zero_point: bool
     scaled_weights: bool
     placed: DType | None
+    direct: bool = False
+
+    @property
+    def warps(self) -> int:
+        return self.fragment.threads // WARP
+
+    @property
+    def steps(self) -> int:
+        """How many steps are written out in a row, so that so many loads are under way."""
+        bits = self.fragment.slots * self.weight.bits
+        return max(1, min(4, UNDER_WAY * 8 // bits)) if self.direct else 1
+
+
+def rows_of(x: tc.Array, i: Any, s: Any, bm: int, form: Form) -> tc.Tile:
+    """Tile (i, s) of x; without shared memory (`direct`) in the fragment that goes with the weights'."""
+    tile, (bk, _), compute = x.tiles((bm, form.fragment.shape[0]))[i, s], form.fragment.shape, form.compute
+    if form.direct and is_left(form):
+        tile = tc.annotate(tile, tc.layouts.mma_b(compute, (bk, bm), (form.warps, 1)).permute((1, 0)))
+    elif form.direct:
+        tile = tc.annotate(tile, tc.layouts.mma_a(compute, (bm, bk), (1, form.warps)))
+    return tile.to(compute)
+
+
+def product(xs: tc.Tile, w: tc.Tile, acc: tc.Tile, form: Form) -> tc.Tile:
+    """xs @ w + acc. Weights that warpgroups hold as a left operand stay it without them: their columns come
+    in the order in which warps have them.
+    """
+    if not (form.direct and is_left(form)):
+        return tc.dot(xs, w, acc)
+    turned = by_warps(acc.T, form.warps)
+    turned = tc.annotate(turned, tc.layouts.mma_c(turned.dtype, turned.shape, (form.warps, 1)))
+    return by_groups(tc.dot(by_warps(w.T, form.warps), xs.T, turned), form.warps).T
+
+
+def by_warps(rows: tc.Tile, warps: int) -> tc.Tile:
+    """Rows that warpgroups hold, 16 of each warp in turn, so that each warp's are neighbours."""
+    groups, columns = warps // GROUP, rows.shape[1]
+    return rows.reshape((groups, -1, GROUP, 16, columns)).permute((0, 2, 1, 3, 4)).reshape(rows.shape)
+
+
+def by_groups(rows: tc.Tile, warps: int) -> tc.Tile:
+    """The way back."""
+    groups, columns = warps // GROUP, rows.shape[1]
+    return rows.reshape((groups, GROUP, -1, 16, columns)).permute((0, 2, 1, 3, 4)).reshape(rows.shape)
+
+
+def is_left(form: Form) -> bool:
+    """Are weights held as the left operand of warpgroups?"""
+    return form.fragment != tc.layouts.mma_b(form.compute, form.fragment.shape, form.warps)
+
+
+def words_of(form: Form) -> Layout:
+    """Who holds a tile of weights as words of 32 bits: the threads that hold them as bytes."""
+    count = form.fragment.slots * form.weight.bits // WORD
+    unit = gcd(count, 4)
+    return (
+        tc.layouts.local(count // unit) * tc.layouts.spatial(form.fragment.threads) * tc.layouts.local(unit)
+    )
+
+
+def packed(W: Any, j: Any, s: Any, form: Form) -> tc.Tile:
+    """The bytes of tile (j, s) of the weights; those that are waited for while others are used, as words."""
+    held = W[j, s, 0]
+    if not form.direct:
+        return held
+    source = form.fragment.bytes(form.weight)
+    return tc.view(held.reshape(source.shape), tc.u32, words_of(form), source)
 
 
 def summed(
@@ -45,7 +114,7 @@ def summed(
     """The sums (bm, bn) f32 of tile (i, j), over the steps of a run along K."""
     (bk, bn), group, compute, zero_point = form.fragment.shape, form.group, form.compute, form.zero_point
     weight, scales, zeros, placed = form.weight, given.scales, given.zeros, form.placed
-    X, W = x.tiles((bm, bk)), given.codes.tiles((1, 1, form.fragment.nbytes(weight)))
+    W = given.codes.tiles((1, 1, form.fragment.nbytes(weight)))
     acc = tc.zeros((bm, bn), tc.f32)
     sums = tc.i32 if compute.is_integer else tc.f32
     part = tc.zeros((bm, bn), sums)  # those of the group under way
@@ -54,24 +123,32 @@ def summed(
     held = weight.all_numbers if weight.exponent < compute.exponent else weight  # no code is special
     plain = group % bk == 0 and not (apart or form.scaled_weights)
     worth = unit(weight, compute, zero_point, placed) if plain else 1.0
-    for s in tc.range(run.first, run.last, stages=stages):
-        xs, w = X[i, s].to(compute), tc.view(W[j, s, 0], held, form.fragment, placed=placed)
-        if group % bk == 0 and not apart:
-            at = (s * bk // group if group else 0, j * bn)
-            if form.scaled_weights:
-                w = floats(w, zeros, at, compute, zero_point) * scales.load(at, (1, bn)).to(compute)
-                acc = tc.dot(xs, w, acc)
-            else:
-                part = tc.dot(xs, factors(w, zeros, at, compute, zero_point, placed), part)
-            if not form.scaled_weights and span and ends_group(s, run.last, bk, span):
-                acc = tc.fma(part.to(tc.f32), scales.load(at, (1, bn)).to(tc.f32), acc)
-                part = tc.zeros((bm, bn), sums)
-        else:  # groups end within a step: each weight gets its own scale
-            g, n = (s * bk + tc.arange(bk)[:, None]) // (group or WHOLE), j * bn + tc.arange(bn)[None, :]
-            zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
-            scaled = (w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)
-            exact = tc.f32 if compute.is_integer else compute
-            acc = tc.dot(xs.to(exact), scaled.to(exact), acc)
+    steps = 1 if run.share is None else form.steps  # runs of several tiles end anywhere
+    source = words_of(form) if form.direct else None
+    coming = [packed(W, j, run.first + q, form) for q in range(steps)] if form.direct else []
+    for first in tc.range(run.first, run.last, steps, stages=stages):
+        ahead = steps if form.direct else 0
+        there = [packed(W, j, first + ahead + q, form) for q in range(steps)]
+        here, coming = (coming, there) if form.direct else (there, [])
+        for q in range(steps):
+            s = first + q
+            xs, w = rows_of(x, i, s, bm, form), tc.view(here[q], held, form.fragment, source, placed=placed)
+            if group % bk == 0 and not apart:
+                at = (s * bk // group if group else 0, j * bn)
+                if form.scaled_weights:
+                    w = floats(w, zeros, at, compute, zero_point) * scales.load(at, (1, bn)).to(compute)
+                    acc = product(xs, w, acc, form)
+                else:
+                    part = product(xs, factors(w, zeros, at, compute, zero_point, placed), part, form)
+                if not form.scaled_weights and span and ends_group(s, run.last, bk, span):
+                    acc = tc.fma(part.to(tc.f32), scales.load(at, (1, bn)).to(tc.f32), acc)
+                    part = tc.zeros((bm, bn), sums)
+            else:  # groups end within a step: each weight gets its own scale
+                g, n = (s * bk + tc.arange(bk)[:, None]) // (group or WHOLE), j * bn + tc.arange(bn)[None, :]
+                zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
+                scaled = (w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)
+                exact = tc.f32 if compute.is_integer else compute
+                acc = product(xs.to(exact), scaled.to(exact), acc, form)
     if not span and not form.scaled_weights:
         acc = part * scales.load((0, j * bn), (1, bn)).to(tc.f32)
     if worth != 1:

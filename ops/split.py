@@ -57,9 +57,9 @@ class Run(NamedTuple):
     share: Any = None
 
 
-def run_of(steps: Any, part: Any, parts: int) -> Run:
-    """One of `parts` even runs of all the steps; the last ones may be short, or empty."""
-    share = tc.cdiv(steps, parts)
+def run_of(steps: Any, part: Any, parts: int, multiple: int = 1) -> Run:
+    """One of `parts` even runs of all the steps, `multiple` at a time; the last may be short, or empty."""
+    share = tc.cdiv(steps, parts * multiple) * multiple
     first = part * share
     return Run(first, tc.minimum(first + share, steps), share)
 

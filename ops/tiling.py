@@ -13,7 +13,7 @@ from tilec.device import device
 from tilec.estimate import NOMINAL
 from tilec.ir.boards import BOARDS, Rates
 from tilec.ir.digits import Digit
-from tilec.ir.dtype import DType, f32
+from tilec.ir.dtype import DType, f16, f32
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout, column_local, local, register, spatial
 from tilec.ir.layouts import mma_b, wgmma_a
@@ -30,6 +30,7 @@ BLOCKS_PER_SM = 2  # whose copies are under way at once
 MOST_PARTS = 8  # of K: the last block waits for each
 LEAST_STEPS = 4  # in a part: fewer than these a pipeline does not fill
 WIDE = 1024  # columns for each of the CPU's cores, from which tiles are wider
+FEW_ROWS = 4  # of x, whose weights threads read past shared memory
 WORD = 32  # bits of the lanes that weights are unpacked in
 
 
@@ -53,7 +54,8 @@ class Weighted(NamedTuple):
     applied to weights instead of sums. `placed`: what codes are cast to, if their bits lie where that
     takes fewest instructions.
     `split`: blocks that share one tile's sums, each with a part of K. `blocks`, where it is not 0: so many
-    share all tiles' steps, each a run of them. `producer` as in Dense.
+    share all tiles' steps, each a run of them. `producer` as in Dense. `direct`: threads read what they
+    multiply themselves, past shared memory.
     """
 
     bm: int
@@ -65,6 +67,7 @@ class Weighted(NamedTuple):
     split: int = 1
     blocks: int = 0
     producer: bool = False
+    direct: bool = False
 
 
 def has_threads(target: str) -> bool:
@@ -122,10 +125,22 @@ def linear_tiling(
     one fragment for every m.
     """
     if has_threads(target) and dtype.bits == 16:
-        return _modelled(m, dtype, group, known(target), bits, n, k, finished, _board(target))
+        found = _modelled(m, dtype, group, known(target), bits, n, k, finished, _board(target))
+        return direct(found) if isinstance(m, int) and 0 < m <= FEW_ROWS else found
     wide = isinstance(n, int) and n >= WIDE * _cores()
     found = _linear_tiling(m, dtype, group, known(target), bits, wide)
     return found._replace(split=split(found, m, n, k, known(target))) if has_threads(target) else found
+
+
+def direct(tiling: Weighted) -> Weighted:
+    """The same bytes of weights, for few rows: read by the threads that multiply them. As a left operand they
+    take 8 rows of x, else 16. Where threads have no whole words of them, the tiling as it is.
+    """
+    held = tiling.fragment
+    if held.slots % WORD:
+        return tiling
+    left = held != mma_b(f16, held.shape, tiling.warps)
+    return tiling._replace(bm=8 if left else 16, stages=1, producer=False, direct=True)
 
 
 def _board(target: str) -> Rates:

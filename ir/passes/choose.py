@@ -42,6 +42,7 @@ class Choice:
         self._chained = results & {components.of(dot.factors[0]) for dot in self._dots}
         self._viewed = {components.of(v): v.layout for v in func.walk() if isinstance(v, View)}
         self._splits: dict[Component | None, anchors.Split] = {}
+        self._asked = {inst.x for inst in func.walk() if isinstance(inst, Annotate)}
         self._rounds = _rounds(func.body, 1.0)
         self._fix(func)
         self._spread()
@@ -197,7 +198,7 @@ class Choice:
 
     def access(self, inst: mem.Load | mem.Store, layout: Layout) -> tuple[float, Layout]:
         """The cheaper of reaching memory in this layout, and in the widest one with a conversion; and that
-        layout.
+        layout. What is annotated where it is loaded is loaded so.
         """
         kind = inst.array.array_type
         if kind.space != "global":
@@ -205,7 +206,7 @@ class Choice:
         wide = anchors.wide(inst, layout.shape, self.threads, self.facts)
         limit = max(1, 16 * 8 // max(8, kind.dtype.bits))
         direct = anchors.access_cost(layout, kind, limit)
-        if wide == layout:
+        if wide == layout or inst in self._asked:
             return direct, layout
         if kind.packed and isinstance(inst, mem.Store):
             return anchors.access_cost(wide, kind, limit) + anchors.conversion_cost(layout, wide), wide

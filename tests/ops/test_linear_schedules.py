@@ -2,6 +2,8 @@
 the same every time.
 """
 
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from tilec.ir import dtype as dt
 from tilec.ops.epilogue import finishing
 from tilec.ops.linear import quantised_product
 from tilec.ops.reference import linear_reference, relative_error
-from tilec.ops.tiling import Weighted, linear_tiling
+from tilec.ops.tiling import Weighted, direct, linear_tiling
 
 needs_ptxas = pytest.mark.skipif(find("ptxas") is None, reason="no ptxas")
 TARGETS = ("cpu", "emulator:sm_80", "emulator:sm_90a")
@@ -64,6 +66,39 @@ def test_as_many_blocks_as_processors(m, n, k, weight, group, zero_point, kind, 
     q = ops.quantize(normal(n, k), weight, group_size=group, zero_point=zero_point)
     x = normal(m, k, dtype=kind[0])
     assert run(x, q, target, own(x, q, target)._replace(blocks=2 if m < 20 else 7))[1] < kind[1]
+
+
+@pytest.mark.parametrize("target", TARGETS[1:])
+@pytest.mark.parametrize(
+    ("weight", "group", "zero_point"),
+    [
+        ("u4", 64, False),
+        ("i3", 32, True),
+        ("f6e3m2", None, False),
+        ("u1", 24, False),
+        ("u8", 128, True),
+        ("f8e5m2", 96, True),
+    ],
+)
+@pytest.mark.parametrize("m", [1, 3])
+def test_rows_past_shared_memory(m, weight, group, zero_point, target):
+    """Few rows, of the bytes that serve many: no shared memory, no barrier in the loop."""
+    q, x = (
+        ops.quantize(normal(130, 200), weight, group_size=group, zero_point=zero_point),
+        normal(m, 200, dtype=np.float16),
+    )
+    schedule = direct(own(x, q, target))
+    assert run(x, q, target, schedule._replace(split=2))[1] < 1.5e-3
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+def test_few_rows_need_no_shared_memory_and_no_other_weights(target: str):
+    few, many = (linear_tiling(m, dt.f16, 128, target, 4, 4096, 4096) for m in (4, 5))
+    assert few.direct and not many.direct and few.fragment == many.fragment
+    made = ops.linear.compile(m=1, n=4096, k=4096, target=target)
+    assert not re.search(r"cp\.async|st\.shared|ld\.shared", made.ptx)
+    loop = made.ptx[: made.ptx.rindex("mma.sync")]
+    assert "ld.global.nc.L1::no_allocate.L2::cache_hint.v4.b32" in loop and "bar.sync" not in loop
 
 
 def test_parts_without_work():

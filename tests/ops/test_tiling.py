@@ -59,7 +59,7 @@ def test_rows_fit_m(target: str):
     for tiling in (dense_tiling, lambda m, *rest: linear_tiling(m, rest[1], 128, target)):
         rows = [tiling(m, 4096, dt.dtype("f16"), target).bm for m in ROWS]
         assert rows == sorted(rows) and rows[-1] == rows[-2] >= 32
-        assert rows[0] == (16 if has_threads(target) else 1)
+        assert rows[0] in ((8, 16) if has_threads(target) else (1,))
 
 
 def test_a_producer_where_tma_can_bring_both_operands() -> None:
