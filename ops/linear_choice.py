@@ -7,12 +7,15 @@ one that over MS, small ms as many as large ones, is least behind the best for e
 at once, as numpy's arrays.
 """
 
+import json
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
+from tilec import cache
 from tilec.cost import Number, times
 from tilec.device import device
 from tilec.ir.boards import BOARDS, Rates, rates
@@ -88,16 +91,51 @@ def peak(board: Rates, machine: Target) -> float:
 
 @lru_cache(4096)
 def chosen(p: Problem, board: Rates, shared: bool = True) -> Tiles:
-    """The fastest tiles with the fragment that serves every m; `shared`: blocks may share a tile. From MS[0]
-    to MS[-1] rows m counts as the next power of two, so that kernels are few.
+    """The tiles that were fastest when they were measured, else the model's best, with the fragment that
+    serves every m; `shared`: blocks may share a tile.
     """
+    machine, key = target(board.target), fragment(p.n, p.k, p.bits, p.group, board)
+    fastest = measured(board.board).get(rounded(p)) if shared else None
+    if fastest and fragment_of(fastest) == key and not any(refusals(fastest, p, machine).values()):
+        return fastest
+    every = of_fragment(p, board)
+    found = priced(rounded(p)._replace(finished=p.finished), board, every)
+    one = np.where(shared | (every.split == 1), found.seconds, np.inf)
+    return found.at(int(np.argmin(one)))
+
+
+def rounded(p: Problem) -> Problem:
+    """The problem that stands for p: from MS[0] to MS[-1] rows m counts as the next power of two, so that
+    kernels are few."""
+    return p._replace(m=1 << (min(max(p.m, MS[0]), MS[-1]) - 1).bit_length(), finished=False)
+
+
+def of_fragment(p: Problem, board: Rates) -> Tiles:
+    """The candidates with the fragment that serves every m."""
     machine = target(board.target)
-    rows = 1 << (min(max(p.m, MS[0]), MS[-1]) - 1).bit_length()
-    every = candidates(machine, p.group)
-    bk, bn, warps = fragment(p.n, p.k, p.bits, p.group, board)
-    same = (every.bk == bk) & (every.bn == bn) & (every.warps == warps) & (shared | (every.split == 1))
-    found = priced(p._replace(m=rows), board, Tiles(*(x[same] for x in every)))
-    return found.at(int(np.argmin(found.seconds)))
+    where = fragments(machine, p.group)[fragment(p.n, p.k, p.bits, p.group, board)]
+    return Tiles(*(x[where] for x in candidates(machine, p.group)))
+
+
+@lru_cache
+def measured(board: str) -> dict[Problem, Tiles]:
+    """What was measured on a board and kept, by the problem that stands for others; read once."""
+    held = cache.fetch(_entry(board))
+    rows = json.loads(held["tiles"]) if held else []
+    return {Problem(*p): Tiles(*tiles) for p, tiles in rows}
+
+
+def keep_measured(p: Problem, board: str, tiles: Tiles) -> None:
+    """The fastest tiles for p, from now on."""
+    measured.cache_clear()  # another process may have kept some
+    found = measured(board)
+    found[rounded(p)] = tiles
+    cache.keep(_entry(board), {"tiles": json.dumps(list(found.items())).encode()})
+    chosen.cache_clear()
+
+
+def _entry(board: str) -> str:
+    return cache.key("tiles of linear", board)
 
 
 @lru_cache(1024)
@@ -106,14 +144,21 @@ def fragment(n: int, k: int, bits: int, group: int, board: Rates) -> tuple[int, 
     every = candidates(target(board.target), group)
     ms = np.array(MS)[:, None]
     found = priced(Problem(ms, n, k, bits, group), board, every).seconds
-    keys, which = np.unique(np.stack([every.bk, every.bn, every.warps]), axis=1, return_inverse=True)
-    best = np.stack([found[:, which == i].min(1) for i in range(keys.shape[1])], 1)
-    behind = np.log(best / best.min(1, keepdims=True)).mean(0)
-    bk, bn, warps = map(int, keys[:, np.argmin(behind)])
-    return bk, bn, warps
+    keys = fragments(target(board.target), group)
+    best = np.stack([found[:, where].min(1) for where in keys.values()])
+    behind = np.log(best / best.min(0)).mean(1)
+    return list(keys)[int(np.argmin(behind))]
 
 
-def fragment_of(tiles: Tiles) -> tuple[int, int, int]:
+@lru_cache
+def fragments(machine: Target, group: int) -> dict[tuple[int, int, int], Number]:
+    """(bk, bn, warps) of all candidates, and the places of those that have them."""
+    every = candidates(machine, group)
+    keys = list(zip(*(x.tolist() for x in fragment_of(every)), strict=True))
+    return {key: np.array([i for i, other in enumerate(keys) if other == key]) for key in dict.fromkeys(keys)}
+
+
+def fragment_of(tiles: Tiles) -> tuple[Number, Number, Number]:
     return tiles.bk, tiles.bn, tiles.warps
 
 
@@ -128,4 +173,11 @@ def board_of(name: str | None) -> Rates:
     if place.target is None:
         found: Rates = device(place.device).rates
         return found
-    return place.target.rates or BOARDS["H100"]
+    machine = place.target
+    return _made_for(machine.rates, machine.name) if machine.rates else BOARDS["H100"]
+
+
+@lru_cache
+def _made_for(board: Rates, name: str) -> Rates:
+    """The board with code for a target that is not its own, sm_90 on an H100."""
+    return replace(board, target=name)

@@ -20,10 +20,21 @@ from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.target import target
-from tilec.ops.linear_choice import board_of, candidates, chosen, fragment_of, peak, priced, refusals
+from tilec.ops.linear_choice import (
+    board_of,
+    candidates,
+    chosen,
+    fragment_of,
+    measured,
+    peak,
+    priced,
+    refusals,
+    rounded,
+)  # fmt: skip
 from tilec.ops.linear_cost import Problem, Tiles, work
 from tilec.ops.op import Op, P, Q, R
 from tilec.ops.quantize import weight_dtype
+from tilec.tuning import Tuned
 
 SHOWN = 6
 WORDS = "{:>4}{:>5}{:>5}{:>7}{:>8}{:>7}{:>8}{:>8}"
@@ -62,6 +73,7 @@ class Plan:
     chosen: Row  # what is taken where nothing was tuned: its fragment serves every m
     tried: int
     dropped: tuple[tuple[str, int], ...]  # why, and how many
+    tuned: bool = False  # was what is taken measured?
 
     @property
     def seconds(self) -> float:
@@ -116,7 +128,8 @@ def _table(plan: Plan) -> Iterator[str]:
     dropped = "".join(f", {count} {why}" for why, count in plan.dropped)
     yield f"{plan.tried} tried{dropped}"
     behind = f"{100 * plan.loss:.0f} % behind the first" if plan.loss >= 0.005 else "no slower than the first"
-    yield f"* is taken: weights packed for it serve every m; {behind}"
+    why = "measured fastest" if plan.tuned else "weights packed for it serve every m"
+    yield f"* is taken: {why}; {behind}"
 
 
 def _most(row: Row) -> str:
@@ -157,7 +170,8 @@ def plan(
     whys = refusals(found.tiles, p, machine)
     dropped = tuple((why, int(where.sum())) for why, where in whys.items() if where.any())
     taken = row(p, board, chosen(p, board))
-    return Plan(p, weight_dtype(weight), kind, board, rows, taken, len(order), dropped)
+    tuned = rounded(p) in measured(board.board)
+    return Plan(p, weight_dtype(weight), kind, board, rows, taken, len(order), dropped, tuned)
 
 
 def _problem(m: int, n: int, k: int, weight: Any, x: Any, group_size: int | None) -> tuple[Problem, DType]:
@@ -178,9 +192,22 @@ def row(p: Problem, board: Rates, tiles: Tiles) -> Row:
 
 
 class Planned(Op[P, Q, R]):
-    """An operator that also says beforehand what tiles would take: `print(linear.plan(m=1, n=8, k=8))`."""
+    """An operator that also says beforehand what tiles would take, `print(linear.plan(m=1, n=8, k=8))`, and
+    measures them: `linear.tune(x, weight)`.
+    """
 
     plan = staticmethod(plan)
+
+    @staticmethod
+    def tune(x: Any, weight: Any, *, tries: int = 12) -> Tuned:
+        """Runs the `tries` tiles that `plan` thinks best for x [..., K] in f16 or bf16 and a QuantizedWeight,
+        on the GPU of x or of the current target, and keeps the fastest: `linear` takes it from then on for
+        this problem, in later processes too. Raises TilecError where there is no GPU, and for other x and
+        weights.
+        """
+        from tilec.ops.linear_tuning import tune  # which calls the layer
+
+        return tune(x, weight, tries=tries)
 
 
 def planned(compile: Callable[Q, Compiled]) -> Callable[[Callable[P, R]], Planned[P, Q, R]]:  # noqa: A002

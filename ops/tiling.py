@@ -21,7 +21,7 @@ from tilec.ir.signature import describable
 from tilec.ir.target import parse_target
 from tilec.ir.tile import ArrayType, Dim
 from tilec.ops.linear_choice import board_of, chosen
-from tilec.ops.linear_cost import Problem
+from tilec.ops.linear_cost import Problem, Tiles
 
 Extent = int | str | Dim  # names and Dims: known at the launch
 WARPS = 4
@@ -125,7 +125,7 @@ def linear_tiling(
     one fragment for every m.
     """
     if has_threads(target) and dtype.bits == 16:
-        found = _modelled(m, dtype, group, known(target), bits, n, k, finished, _board(target))
+        found = _modelled(m, dtype, group, target, known(target), bits, n, k, finished)
         return direct(found) if isinstance(m, int) and 0 < m <= FEW_ROWS else found
     wide = isinstance(n, int) and n >= WIDE * _cores()
     found = _linear_tiling(m, dtype, group, known(target), bits, wide)
@@ -155,17 +155,26 @@ def _modelled(
     m: Extent,
     dtype: DType,
     group: int,
+    place: str,
     target: str,
     bits: int,
     n: Extent,
     k: Extent,
     finished: bool,
-    board: Rates,
 ) -> Weighted:
     """Blocks share tiles only where all extents are known, and there is something to do."""
     exact = all(isinstance(extent, int) and extent > 0 for extent in (m, n, k))
     p = Problem(_nominal(m), _nominal(n), _nominal(k), bits, group, finished)
-    tiles = chosen(p, board, exact)
+    return weighted(chosen(p, _board(place), exact), dtype, target)
+
+
+def forget() -> None:
+    """Tiles were measured: what was chosen before counts no more."""
+    _modelled.cache_clear()
+
+
+def weighted(tiles: Tiles, dtype: DType, target: str) -> Weighted:
+    """The tiles as a kernel for this target takes them."""
     shape, warps = (tiles.bk, tiles.bn), tiles.warps
     if has_warpgroups(target):
         fragment = wgmma_a(dtype, shape[::-1], (warps // WARPS, 1)).permute((1, 0))

@@ -29,7 +29,6 @@ TURN = 1.0e-6  # from one block's end to the next one's, through L2
 MEMORY_SHARE, PRODUCTS_SHARE = 0.88, 0.82  # of their peaks
 SHARED_BYTES, ISSUES, INTEGERS = 128, 4, 2  # of an SM in a clock: bytes, instructions, those of integers
 ALONE = 0.35  # instructions that a warp issues in a clock where nothing else runs: each waits for others
-NORM = 3
 
 Number = Any  # int, float, numpy's array of them, sympy's expression
 
@@ -72,7 +71,7 @@ class Times(NamedTuple):
     @property
     def seconds(self) -> Number:
         """Of the launch."""
-        return sum(unit**NORM for unit in self.units.values()) ** (1 / NORM) + self.fixed
+        return sum(unit * unit * unit for unit in self.units.values()) ** (1 / 3) + self.fixed
 
     @property
     def units(self) -> dict[str, Number]:
