@@ -29,8 +29,7 @@ def product_dtype(x: DType, weight: DType, zeros: DType | None, group: int, targ
     if x.is_integer and weight.is_integer:
         wide = zeros is not None and zeros.is_integer and weight.bits == 8  # differences of 9 bits
         return dt.f16 if wide and has_threads(target) and sums_bytes(group, target) else x
-    small = x.bits == 8 and zeros is None and sums_bytes(group, target)
-    if small and multiplies(target, x) and held_by(weight, x):
+    if x.bits == 8 and sums_bytes(group, target) and multiplies(target, x) and held_by(weight, x, zeros):
         return x
     return compute_dtype(x)
 
@@ -44,15 +43,18 @@ def multiplies(target: str, dtype: DType) -> bool:
     return any(each.a == each.b == dtype.name for each in (*warps, *machine.wgmma))
 
 
-def held_by(weight: DType, into: DType) -> bool:
-    """Whether a small float holds every number of a weight without zeros of its own exactly."""
+def held_by(weight: DType, into: DType, zeros: DType | None = None) -> bool:
+    """Whether a small float holds every number of a weight exactly, less its type's zero or a code."""
+    if zeros is not None:
+        return weight.is_integer and zeros.is_integer and 1 << weight.bits <= 2 << into.mantissa
     values = (code_values(weight) - default_zero(weight)) * (2 if is_halved(weight, False) else 1)
     return np.array_equal(codec.round_to(values, into), values)
 
 
 def placed_for(tiling: Weighted, zero_point: bool) -> Weighted:
     """With bytes less zeros made of codes that lie at the foot of bytes."""
-    return tiling._replace(placed=dt.u8) if tiling.placed == dt.i8 and zero_point else tiling
+    of_bytes = tiling.placed is not None and tiling.placed.bits == 8
+    return tiling._replace(placed=dt.u8) if of_bytes and zero_point else tiling
 
 
 def unit(weight: DType, compute: DType, zero_point: bool, placed: DType | None) -> float:

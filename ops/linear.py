@@ -7,7 +7,7 @@ units (`QuantizedWeight.packed`), so that `tc.view` costs nothing; a group's sca
 
 from typing import Any
 
-from tilec.ir.dtype import DType
+from tilec.ir.dtype import DType, f8e4m3
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ops.activations import CLASSES, check_bytes, check_class, rounded
@@ -51,10 +51,11 @@ def linear(
     `out_dtype` says otherwise; `out` is written in place. Raises TilecError for what does not fit.
 
     An i8 x is multiplied as bytes with weights quantised to integers: a group's products are summed exactly.
-    An f8e4m3 x is multiplied as that where the target can (sm_89 and up) and f8e4m3 holds every weight:
-    u1 to u5, i1 to i5, floats of at most 4 exponent and 3 mantissa bits, without zeros of their own. All
-    other products are of f16, which holds both: exact as well, and summed in f32. (sm_90a's own sums of
-    f8e4m3 may keep fewer bits than f32.)
+    An f8e4m3 x is multiplied as that where the target can (sm_89, sm_90a, sm_120) and f8e4m3 holds every
+    weight: u1 to u5, i1 to i5, floats of at most 4 exponent and 3 mantissa bits; with zeros that are codes
+    u1 to u4, i1 to i4. All other products are of f16, which holds both: exact as well, and summed in f32.
+    (sm_90a's own sums of f8e4m3 may keep fewer bits. Groups that no step of 16 divides have scaled weights
+    rounded to f16.)
 
     `activations` names another class of accuracy: x is rounded row by row while the layer runs, unless it
     comes in that dtype (ops/activations.py), and then multiplied as above.
@@ -109,6 +110,8 @@ def quantised_product(
     group, place = whole_group(weight.group_size, weight.shape[1]), current_target()
     zeros = None if weight.zeros is None else find_dtype(weight.zeros.dtype)
     compute = product_dtype(find_dtype(x.dtype), weight.dtype, zeros, group, place)
+    if compute == f8e4m3 and not weight.zeros_in_reach:
+        compute = compute_dtype(compute)
     apart = compute.is_integer and zeros is not None and zeros.is_float
     summed = find_dtype("f32") if apart else compute
     size, finished = (weight.dtype.bits, *weight.shape), epilogue != PLAIN

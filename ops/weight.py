@@ -111,6 +111,14 @@ class QuantizedWeight(Checkpoints):
         """The zeros likewise."""
         return NOTHING if self.zeros is None else np.ascontiguousarray(self.zeros.T)
 
+    @cached_property
+    def zeros_in_reach(self) -> bool:
+        """Do all zeros lie within 16 of every code, as codes of up to 4 bits do? A GPU's are not asked."""
+        if not isinstance(self.zeros, np.ndarray) or not self.zeros.size:
+            return True
+        low, high = int(self.dtype.max) - 16, int(self.dtype.min) + 16
+        return bool(low <= self.zeros.min() and self.zeros.max() <= high)
+
     def packed(self, layout: Layout, placed: DType | None = None) -> NDArray[np.uint8]:
         """The bytes uint8 [ceil(N / bn), ceil(K / bk), layout.nbytes(dtype)] of the weight's transpose in
         tiles (bk, bn) = layout.shape, cached. `tc.view(bytes of a tile, dtype, layout, placed=placed)` is

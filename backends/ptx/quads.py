@@ -54,7 +54,7 @@ def recipe(v: Value) -> Recipe | None:
             return replace(found, into=v.dtype) if found and found.into.is_integer else None
         case Shl(a, b) | Sub(a, b) | Mul(a, b) if v.tile.dtype.bits == LANE:
             found = recipe(a)
-            return _further(found, v, b) if found and found.less is None else None
+            return _further(found, v, b) if found else None
     return None
 
 
@@ -65,6 +65,8 @@ def _further(found: Recipe, v: Value, b: Value) -> Recipe | None:
     if isinstance(v, Mul) or found.into.is_float:
         fits = isinstance(v, Mul) and found.into.is_float and n is not None
         return replace(found, times=found.times * float(n or 0)) if fits else None
+    if found.less is not None:
+        return None
     if n is None:
         return replace(found, less=b) if isinstance(v, Sub) and not found.more else None
     if isinstance(v, Sub):
@@ -149,6 +151,8 @@ def _spread(e: Emitter, byte: str, sign: int) -> tuple[str, str]:
 
 def _floats(e: Emitter, found: Recipe) -> Quad | None:
     source, into, lanes = found.view.dtype, found.into, _lanes(found.view)
+    if found.less is not None and lanes.is_integer and found.times == into.smallest_subnormal:
+        return _differences(e, found, wanted(source, lanes)[0] - found.up)
     if lanes != into:
         return None
     if source.is_float:
@@ -161,17 +165,23 @@ def _floats(e: Emitter, found: Recipe) -> Quad | None:
         return lambda code, _: _masked(e, _gathered(e, found, code), TOP, TOP | 1)
     if found.up or found.more != (0 if source.is_signed else 256 - (1 << source.bits - 1)):
         return None
-    return lambda code, _: _sign_and_magnitude(e, _gathered(e, found, code), source)
+    low = source.code_mask >> 1
+    return lambda code, _: _sign_and_magnitude(e, _gathered(e, found, code), low, source.is_signed)
 
 
-def _sign_and_magnitude(e: Emitter, word: str, source: DType) -> str:
-    """-x = ~x + 1: the lower bits turned over where the sign is set (of unsigned codes, where the top bit is
-    not), and 1 added with the sign.
+def _differences(e: Emitter, found: Recipe, down: int) -> Quad | None:
+    """Codes less bytes that four slots share, of at most 16 units."""
+    make = _less_a_tile(e, found, down)
+    return make and (lambda code, first: _sign_and_magnitude(e, make(code, first), FULL >> 1, True))
+
+
+def _sign_and_magnitude(e: Emitter, word: str, low: int, is_signed: bool) -> str:
+    """-x = ~x + 1: the bits `low` turned over where the top one is set (of unsigned codes, where it is not),
+    and 1 added with the sign.
     """
     signs = e.call("llvm.nvvm.prmt", "i32", f"i32 {word}", "i32 0", f"i32 {SIGNS}")
-    low = (source.code_mask >> 1) * EACH
-    turned = lop3(e, word, signs, low, XOR_AND if source.is_signed else XNOR_AND)
-    minus = signs if source.is_signed else e.let(f"xor i32 {signs}, -1")
+    turned = lop3(e, word, signs, low * EACH, XOR_AND if is_signed else XNOR_AND)
+    minus = signs if is_signed else e.let(f"xor i32 {signs}, -1")
     return e.let(f"add i32 {turned}, {e.let(f'and i32 {minus}, {signed((TOP | 1) * EACH)}')}")
 
 

@@ -46,6 +46,14 @@ def as_floats(x: tc.Array, y: tc.Array, *, source, fragment, up, less, times, la
     y.store((0, 0), w.to(tc.f8e4m3) * times)
 
 
+@tc.kernel
+def differences(x: tc.Array, zeros: tc.Array, y: tc.Array, *, source, fragment, lanes, warps=1):
+    """(w - zero) as a float, a zero for each row."""
+    w = tc.view(x.load(0, fragment.nbytes(source)), source, fragment, placed=lanes).to(tc.i8)
+    w = w - zeros.load((0, 0), (fragment.shape[0], 1))
+    y.store((0, 0), w.to(tc.f8e4m3) * 2.0**-9)
+
+
 def fragment(kind: DType) -> Layout:
     """Eight rows, each thread a unit of one of them."""
     return spatial(8, 4) * local(1, 32 // gcd(kind.bits, 8))
@@ -67,7 +75,7 @@ def wrapped(x: float) -> int:
 
 def judge(kernel: tc.Kernel, arrays: list, lanes: DType, more: float = 0, **constants) -> None:
     """All runners agree, and a code takes what its placement says, and `more` for further arithmetic."""
-    into = lanes if lanes.is_float else dt.i8
+    into = constants.pop("into", lanes if lanes.is_float else dt.i8)
     specs = *arrays[:-1], tc.Spec(into, arrays[-1].shape)
     check(kernel.compile(*specs, target="reference", lanes=lanes, **constants).traced, arrays)
     ptx = kernel.compile(*specs, target="sm_80", lanes=lanes, **constants).ptx
@@ -111,6 +119,15 @@ def test_small_floats(kind: DType, full: bool) -> None:
     arrays = [every_code(kind, shape, dt.f8e4m3), out(shape.shape, dt.f8e4m3)]
     more = 0.75 * (kind.is_integer and not halves)
     judge(as_floats, arrays, dt.f8e4m3, more, source=kind, fragment=shape, up=halves, less=less, times=times)
+
+
+@pytest.mark.parametrize("kind", [d for d in INTEGERS if d.bits <= 4], ids=str)
+def test_small_floats_less_zeros(kind: DType, full: bool) -> None:
+    sampled(kind, full)
+    shape, least = fragment(kind), int(kind.max) - 16
+    zeros = np.resize(np.array([0, kind.min, kind.max, least, int(kind.min) + 16], np.int8), (8, 1))
+    arrays = [every_code(kind, shape, dt.u8), zeros, out(shape.shape, dt.f8e4m3)]
+    judge(differences, arrays, dt.u8, 1.75, into=dt.f8e4m3, source=kind, fragment=shape)
 
 
 @pytest.mark.skipif(not find("ptxas"), reason="there is no ptxas")
