@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 import tilec as tc
+from tilec.device import WIDEST, bounds_of
+from tilec.ir.addresses import address
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
+from tilec.ir.signature import describable
 from tilec.ops.arrays import Array, broadcast, flat, operand, result, result_dtype, written_flat
 from tilec.ops.callers import there
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras, finish
@@ -17,6 +20,8 @@ from tilec.ops.op import op
 from tilec.ops.tiling import Extent, dense_tiling
 from tilec.places import current_target, element_strides
 from tilec.specialise import array_type
+
+REMEMBERED = 4096
 
 
 @tc.kernel
@@ -53,9 +58,22 @@ def product(a: Array, b: Array, c: Array, given: Extras = Extras(), epilogue: Ep
     """c = a @ b for a [B, M, K], b [B, K, N], c [B, M, N]; what finishes it belongs to a batch of one."""
     (_, m, n), along = c.shape, element_strides(b)[1] == 1
     tiling = dense_tiling(m, n, find_dtype(b.dtype), current_target(), epilogue != PLAIN, along)
-    if tiling.producer:
-        tiling = tiling.reading(array_type(a, "a"), array_type(b, "b"))
+    if tiling.producer and not (_brought(a) and _brought(b)):
+        tiling = tiling._replace(producer=False)
     matmul_kernel(a, b, c, *map(there, given), epilogue=epilogue, **tiling._asdict())
+
+
+_known: dict[Any, bool] = {}  # by all that it hangs on: asking takes longer than a small launch
+
+
+def _brought(x: Array) -> bool:
+    """Whether TMA can bring an operand."""
+    key = x.shape, element_strides(x), x.dtype, address(bounds_of(x)) % WIDEST
+    if key not in _known:
+        if len(_known) >= REMEMBERED:
+            _known.clear()
+        _known[key] = describable(array_type(x, "x"))
+    return _known[key]
 
 
 def compile_matmul(

@@ -46,7 +46,7 @@ def late_waits(func: Func, target: Target) -> Func:
         items = [emit(Item(loop, i)) for i in range(len(inst.init))]
         found = tuple(emit(GroupWait(item)) if i in carried else item for i, item in enumerate(items))
         for done in _told(inst.body) if emit.old not in once else []:
-            after = items[inst.body.args.index(done.slot) - 1]  # type: ignore[arg-type]
+            after = items[inst.body.args.index(done.slot) - 1]
             _tell_of(done, after, Compare("lt", inst.start, inst.stop), emit)
         return found
 

@@ -358,3 +358,11 @@ def test_the_loop_of_a_large_product_is_short() -> None:
                           warps=8, producer=True)  # fmt: skip
     assert done.hot_loop is not None and done.hot_loop.products == 4 and done.hot_loop.instructions <= 52
     assert done.resources.registers == 168 and not done.resources.spill_bytes
+
+
+def test_it_can_be_tuned() -> None:
+    a, b, c = (x[1] for x in pair(128, 64, 64))
+    tuned = matmul.tune(
+        a, b, c, target="sm_90a", tile=[(128, 32, 64)], stages=[2], warps=[8], producer=[False, True]
+    )
+    assert sorted(str(candidate.constants["producer"]) for candidate in tuned.candidates) == ["False", "True"]
