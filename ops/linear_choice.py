@@ -24,6 +24,7 @@ from tilec.ir.target import Target, parse_target, target
 from tilec.ops.linear_cost import Problem, Tiles, registers, shared_bytes, sums, work
 from tilec.places import current_target
 
+FEW_ROWS = 4  # of x, whose weights threads read past shared memory
 MS = (16, 32, 128, 512, 4096)
 STEPS = (128, 64, 32, 16)
 LEAST = 4  # steps of a block that shares a tile: fewer do not fill a pipeline
@@ -105,9 +106,11 @@ def chosen(p: Problem, board: Rates, shared: bool = True) -> Tiles:
 
 
 def rounded(p: Problem) -> Problem:
-    """The problem that stands for p: from MS[0] to MS[-1] rows m counts as the next power of two, so that
-    kernels are few."""
-    return p._replace(m=1 << (min(max(p.m, MS[0]), MS[-1]) - 1).bit_length(), finished=False)
+    """The problem that stands for p, so that kernels are few: m counts as FEW_ROWS, or as the next power of
+    two from MS[0] to MS[-1].
+    """
+    power = 1 << (min(max(p.m, MS[0]), MS[-1]) - 1).bit_length()
+    return p._replace(m=FEW_ROWS if p.m <= FEW_ROWS else power, finished=False)
 
 
 def of_fragment(p: Problem, board: Rates) -> Tiles:

@@ -21,6 +21,7 @@ from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.target import target
 from tilec.ops.linear_choice import (
+    FEW_ROWS,
     board_of,
     candidates,
     chosen,
@@ -130,6 +131,8 @@ def _table(plan: Plan) -> Iterator[str]:
     behind = f"{100 * plan.loss:.0f} % behind the first" if plan.loss >= 0.005 else "no slower than the first"
     why = "measured fastest" if plan.tuned else "weights packed for it serve every m"
     yield f"* is taken: {why}; {behind}"
+    if p.m <= FEW_ROWS:
+        yield "threads read the weights of so few rows past shared memory: the model leaves that out"
 
 
 def _most(row: Row) -> str:

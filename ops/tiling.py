@@ -20,7 +20,7 @@ from tilec.ir.layouts import mma_b, wgmma_a
 from tilec.ir.signature import describable
 from tilec.ir.target import parse_target
 from tilec.ir.tile import ArrayType, Dim
-from tilec.ops.linear_choice import board_of, chosen
+from tilec.ops.linear_choice import FEW_ROWS, board_of, chosen
 from tilec.ops.linear_cost import Problem, Tiles
 
 Extent = int | str | Dim  # names and Dims: known at the launch
@@ -30,7 +30,6 @@ BLOCKS_PER_SM = 2  # whose copies are under way at once
 MOST_PARTS = 8  # of K: the last block waits for each
 LEAST_STEPS = 4  # in a part: fewer than these a pipeline does not fill
 WIDE = 1024  # columns for each of the CPU's cores, from which tiles are wider
-FEW_ROWS = 4  # of x, whose weights threads read past shared memory
 WORD = 32  # bits of the lanes that weights are unpacked in
 
 
@@ -125,8 +124,7 @@ def linear_tiling(
     one fragment for every m.
     """
     if has_threads(target) and dtype.bits == 16:
-        found = _modelled(m, dtype, group, target, known(target), bits, n, k, finished)
-        return direct(found) if isinstance(m, int) and 0 < m <= FEW_ROWS else found
+        return _modelled(m, dtype, group, target, known(target), bits, n, k, finished)
     wide = isinstance(n, int) and n >= WIDE * _cores()
     found = _linear_tiling(m, dtype, group, known(target), bits, wide)
     return found._replace(split=split(found, m, n, k, known(target))) if has_threads(target) else found
@@ -165,7 +163,7 @@ def _modelled(
     """Blocks share tiles only where all extents are known, and there is something to do."""
     exact = all(isinstance(extent, int) and extent > 0 for extent in (m, n, k))
     p = Problem(_nominal(m), _nominal(n), _nominal(k), bits, group, finished)
-    return weighted(chosen(p, _board(place), exact), dtype, target)
+    return weighted(chosen(p, _board(place), exact), m, dtype, target)
 
 
 def forget() -> None:
@@ -173,14 +171,15 @@ def forget() -> None:
     _modelled.cache_clear()
 
 
-def weighted(tiles: Tiles, dtype: DType, target: str) -> Weighted:
-    """The tiles as a kernel for this target takes them."""
+def weighted(tiles: Tiles, m: Extent, dtype: DType, target: str) -> Weighted:
+    """The tiles as a kernel for m rows takes them on this target."""
     shape, warps = (tiles.bk, tiles.bn), tiles.warps
     if has_warpgroups(target):
         fragment = wgmma_a(dtype, shape[::-1], (warps // WARPS, 1)).permute((1, 0))
     else:
         fragment = mma_b(dtype, shape, warps)
-    return Weighted(tiles.bm, fragment, False, dtype, tiles.stages, warps, tiles.split)
+    found = Weighted(tiles.bm, fragment, False, dtype, tiles.stages, warps, tiles.split)
+    return direct(found) if isinstance(m, int) and 0 < m <= FEW_ROWS else found
 
 
 def _nominal(extent: Extent) -> int:
