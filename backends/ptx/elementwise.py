@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tilec.backends import emit
 from tilec.backends.ptx.dequantise import HALVES, folded, partners, widened, widens
 from tilec.backends.ptx.emitter import Fragment
+from tilec.backends.ptx.mma import as_floats
 from tilec.backends.ptx.narrow import narrowed
 from tilec.backends.ptx.quads import from_codes
 from tilec.backends.writer import held
@@ -26,7 +27,7 @@ def elementwise(e: Emitter, inst: Inst) -> Any:
     assert type(inst) in emit.EMITTERS, f"{type(inst).__name__} has no emitter for PTX"
     if inst.tile.rank == 0:
         return emit.elementwise(e.writer, inst, [e.scalar(v) for v in inst.operands])
-    at_once = from_codes(e, inst) or narrowed(e, inst)
+    at_once = from_codes(e, inst) or narrowed(e, inst) or as_floats(e, inst)
     if at_once is not None:
         return at_once
     parts = [e.fragment(v) for v in inst.operands]

@@ -19,13 +19,17 @@ from tilec.backends.writer import held
 from tilec.ir import dtype as dt
 from tilec.ir.atoms import mma_atom
 from tilec.ir.dtype import DType
+from tilec.ir.func import Inst, Value
+from tilec.ir.inst.arith import Cast, Full
 from tilec.ir.inst.mma import Dot
+from tilec.ir.inst.shape import Broadcast
 from tilec.ir.layout import Layout
 
 if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
 
 Slots = Mapping[tuple[int, ...], int]
+SHIFTED = 0x4B400000  # 1.5 * 2^23 as f32: integers of 22 bits added to its bits are added to the number
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,38 @@ def dot(e: Emitter, inst: Dot) -> Fragment:
     m, n, k = inst.atom
     if a.layout.shape[1] % k:
         a, b = _zero_padded(e, a, 1), _zero_padded(e, b, 0)
+    if becomes_floats(e, inst):
+        c = Fragment(c.dtype, c.layout, [str(SHIFTED)] * len(c.slots))
     atom = mma_atom(m, n, k, a.dtype.bits)
     return multiplied(e, (a, b, c), (m, n, k), (offsets(atom.a), offsets(atom.b), offsets(atom.c)))
+
+
+def becomes_floats(e: Emitter, x: Value) -> bool:
+    """Whether a product is sums of few bytes, of at most 2^22, that are only cast to f32. They start from the
+    bits of 1.5 * 2^23 then, and are that float plus the sums: a subtraction makes the cast, which takes a
+    quarter of a conversion's time before sm_90.
+    """
+    if not isinstance(x, Dot) or not x.atom or x.tile.dtype != dt.i32 or not is_zero(x.c):
+        return False
+    kinds = x.a.tile.dtype, x.b.tile.dtype
+    most = x.a.tile.shape[1] << sum(kind.bits - kind.is_signed for kind in kinds)
+    users = e.users.get(x, [])
+    return most <= 1 << 22 and bool(users) and all(isinstance(u, Cast) and u.dtype == dt.f32 for u in users)
+
+
+def is_zero(x: Value) -> bool:
+    """Is it the number 0 everywhere?"""
+    constant = x.x if isinstance(x, Broadcast) else x
+    return isinstance(constant, Full) and constant.value == 0
+
+
+def as_floats(e: Emitter, inst: Inst) -> Fragment | None:
+    """The cast of such a product; None for others."""
+    if not isinstance(inst, Cast) or not becomes_floats(e, inst.x):
+        return None
+    x, shift = e.fragment(inst.x), e.writer.constant(1.5 * 2.0**23, dt.f32)
+    wide = [e.let(f"bitcast i32 {slot} to float") for slot in x.slots]
+    return Fragment(dt.f32, x.layout, [e.writer.op("fsub", "float", w, shift) for w in wide])
 
 
 def offsets(layout: Layout) -> list[tuple[int, ...]]:

@@ -224,3 +224,22 @@ def test_heads(seed: int) -> None:
     options = {"tile": tuple(int(x) for x in draw.choice([7, 16, 32], 2)), "width": width, "bound": 0.01}
     options |= {"step": 1 + seed % 3, "stages": 1 + seed % 4, "warps": int(draw.choice([1, 2, 4]))}
     check_kernel(heads, q, k, (dt.f32, out(shape, dt.f32)), **options)
+
+
+@tc.kernel
+def sums_as_floats(a: tc.Array, b: tc.Array, y: tc.Array, *, m=16, n=16, k=64, warps=1):
+    """Products of bytes, summed exactly, and only then floats."""
+    sums = tc.dot(a.load((0, 0), (m, k)), b.load((0, 0), (k, n)), tc.zeros((m, n), tc.i32))
+    y.store((0, 0), sums.to(tc.f32) * 0.5)
+
+
+@pytest.mark.parametrize(("kind", "k"), [(dt.i8, 256), (dt.u8, 64), (dt.i8, 288), (dt.u8, 96)])
+def test_sums_of_few_bytes_need_no_conversion(kind: DType, k: int) -> None:
+    """At their largest and smallest too; of more they are converted."""
+    both = np.tile((kind.min, kind.max), (16, k // 2))
+    ends = np.full((16, k), kind.min), np.full((16, k), kind.max), both
+    for a in (*ends, values(kind, (16, k), 1)):
+        b = np.concatenate([np.full((k, 8), kind.min), np.full((k, 8), kind.max)], axis=1)
+        held = (kind, a.astype(kind.storage)), (kind, b.astype(kind.storage)), (dt.f32, out((16, 16), dt.f32))
+        done = check_kernel(sums_as_floats, *held, k=k)
+        assert ("cvt.rn.f32.s32" in done.ptx) == (k * kind.max**2 > 1 << 22)
