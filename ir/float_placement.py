@@ -65,7 +65,9 @@ def unit(source: DType, into: DType) -> Turns:
     wanted = places(source, into)
     words = next(n for n in range(1, 9) if n * HALF % source.bits == 0)
     starts = (0,) if source.bits % 2 else range(HALF)  # odd units are long: fewer are tried
-    found = [_filled(wanted, words, turns) for start in starts for turns in _side_by_side(wanted, start)]
+    sets = [turns for start in starts for turns in _side_by_side(wanted, start)]
+    most = max(map(len, sets))  # codes of a word that turns show whole; one fewer may leave better room
+    found = [_filled(wanted, words, turns) for turns in sets if len(turns) >= most - 1]
     best = min(found, key=lambda each: each.instructions)
     merged = _merged(wanted) if source.bits == 4 and best.instructions > 9 else None
     return merged or best
@@ -91,10 +93,11 @@ def _side_by_side(wanted: tuple[int, ...], start: int) -> Iterator[tuple[int, ..
 def _filled(wanted: tuple[int, ...], words: int, turns: tuple[int, ...]) -> Turns:
     """Whole codes that `turns` show in each word, then others of what is left."""
     size, count = len(wanted), words * HALF // len(wanted)
-    taken = [((word, by, (1 << size) - 1),) for word in range(words) for by in turns][:count]
     rest = _Rest(wanted, words)
-    for code in taken:
-        rest.take(code)
+    taken: list[tuple[Seen, ...]] = []
+    for word, by in [(word, by) for word in range(words) for by in turns][:count]:
+        taken.append(((word, by, (1 << size) - 1),))
+        rest.take(taken[-1])
     while len(taken) < count:
         taken.append(rest.next())
     return Turns(words, tuple(taken))

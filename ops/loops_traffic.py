@@ -86,4 +86,5 @@ def hot_lines(ptx: str) -> set[int]:
         elif (jump := JUMP.search(line)) and jump[1] in labels:
             loops.append(range(labels[jump[1]], number + 1))
     products = {loop: sum(bool(PRODUCT.search(lines[i - 1])) for i in loop) for loop in loops}
-    return set(max(loops, key=lambda loop: (products[loop], -len(loop)), default=range(0)))
+    best: range = max(loops, key=lambda loop: (products[loop], -len(loop)), default=range(0))
+    return set(best)

@@ -203,8 +203,8 @@ def turned_word(e: Emitter, word: str, by: int, mask: int) -> str:
 
 def merged_word(e: Emitter, words: list[str], merge: Merge) -> str:
     """A word that placed floats are read from besides their own."""
-    both = [turned_word(e, words[merge.word], by, WHOLE) for by in (merge.first, merge.second)]
-    return lop3(e, *both, merge.mask * BOTH, SELECT)
+    first, second = (turned_word(e, words[merge.word], by, WHOLE) for by in (merge.first, merge.second))
+    return lop3(e, first, second, merge.mask * BOTH, SELECT)
 
 
 def _upper_halves(e: Emitter, pair: Pair, source: DType, into: DType) -> str:
