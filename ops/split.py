@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tilec as tc
-from tilec.device import DeviceArray, to_device
 from tilec.ir.dtype import f32
 from tilec.ops.arrays import NOTHING, Array, empty
-from tilec.ops.callers import caller_stream
+from tilec.ops.callers import caller_stream, there
 
 LOCKS = 4096  # at least so many at once: calls of all sizes share them
 
@@ -27,7 +26,7 @@ class Shared(NamedTuple):
     locks: Any = NOTHING
 
 
-_locks: dict[tuple[int, int], DeviceArray] = {}  # zeros, by device and stream
+_locks: dict[tuple[int, int], Array] = {}  # zeros, by device and stream; their copies there are the locks
 
 
 def shared(blocks: int, bm: int, bn: int) -> Shared:
@@ -37,13 +36,13 @@ def shared(blocks: int, bm: int, bn: int) -> Shared:
     return Shared(empty((blocks * bm, bn), f32), _zeroed(blocks))
 
 
-def _zeroed(count: int) -> Array | DeviceArray:
+def _zeroed(count: int) -> Any:
     at = caller_stream()
     if at is None:
         return np.zeros(count, np.int32)
     if at not in _locks or len(_locks[at]) < count:
-        _locks[at] = to_device(np.zeros(max(LOCKS, 1 << (count - 1).bit_length()), np.int32), at[0])
-    return _locks[at]
+        _locks[at] = np.zeros(max(LOCKS, 1 << (count - 1).bit_length()), np.int32)
+    return there(_locks[at])
 
 
 # In kernels.

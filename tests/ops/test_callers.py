@@ -294,6 +294,21 @@ def test_arrays_of_a_gpu(name: str, stub: StubDriver, full: bool, monkeypatch: p
     assert gpu.close(gpu.CASES[name](), wanted)
 
 
+def test_blocks_that_share_tiles_find_zeroed_locks(stub: StubDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One set for a stream: each launch leaves them as it found them."""
+    from tilec.ops import split, tiling
+
+    chosen = tiling.linear_tiling
+    module = sys.modules["tilec.ops.linear"]
+    monkeypatch.setattr(module, "linear_tiling", lambda *problem: chosen(*problem)._replace(split=2))
+    x, q = normal(5, 300, dtype=np.float16), ops.quantize(normal(70, 300), "u4", group_size=32)
+    found = [ops.linear(tc.to_device(x), q).numpy() for _ in range(2)]
+    np.testing.assert_allclose(found[0], x @ q.dequantize().T, rtol=2e-3, atol=5e-2)
+    assert np.array_equal(*found)
+    copies = [held.numpy() for _, held in callers._there.values() if held.dtype.name == "i32"]
+    assert len(copies) == 1 and copies[0].size == split.LOCKS and not copies[0].any()
+
+
 def library(name: str, **more: Any) -> Any:
     """A stand-in for torch or cupy: arrays that show what those show, and an allocator."""
     made: Any = ModuleType(name)
