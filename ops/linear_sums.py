@@ -69,7 +69,7 @@ def product(xs: tc.Tile, w: tc.Tile, acc: tc.Tile, form: Form) -> tc.Tile:
     if not (form.direct and is_left(form)):
         return tc.dot(xs, w, acc)
     turned = by_warps(acc.T, form.warps)
-    turned = tc.annotate(turned, tc.layouts.mma_c(turned.dtype, turned.shape, (form.warps, 1)))
+    turned = tc.annotate(turned, tc.layouts.mma_c(acc.dtype, (acc.shape[1], acc.shape[0]), (form.warps, 1)))
     return by_groups(tc.dot(by_warps(w.T, form.warps), xs.T, turned), form.warps).T
 
 
@@ -87,7 +87,8 @@ def by_groups(rows: tc.Tile, warps: int) -> tc.Tile:
 
 def is_left(form: Form) -> bool:
     """Are weights held as the left operand of warpgroups?"""
-    return form.fragment != tc.layouts.mma_b(form.compute, form.fragment.shape, form.warps)
+    bk, bn = form.fragment.shape
+    return form.fragment != tc.layouts.mma_b(form.compute, (bk, bn), form.warps)
 
 
 def words_of(form: Form) -> Layout:
@@ -101,7 +102,7 @@ def words_of(form: Form) -> Layout:
 
 def packed(W: Any, j: Any, s: Any, form: Form) -> tc.Tile:
     """The bytes of tile (j, s) of the weights; those that are waited for while others are used, as words."""
-    held = W[j, s, 0]
+    held: tc.Tile = W[j, s, 0]
     if not form.direct:
         return held
     source = form.fragment.bytes(form.weight)

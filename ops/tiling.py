@@ -137,7 +137,8 @@ def direct(tiling: Weighted) -> Weighted:
     held = tiling.fragment
     if held.slots % WORD:
         return tiling
-    left = held != mma_b(f16, held.shape, tiling.warps)
+    bk, bn = held.shape
+    left = held != mma_b(f16, (bk, bn), tiling.warps)
     return tiling._replace(bm=8 if left else 16, stages=1, producer=False, direct=True)
 
 
