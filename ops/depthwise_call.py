@@ -88,7 +88,7 @@ def _fitted(
         raise TilecError(f"x and weight are of one dtype: {found}; cast one")
     n, c, h, w = (given[axis] for axis in ((0, 3, 1, 2) if layout == "NHWC" else (0, 1, 2, 3)))
     _check_weight(held, c, given, layout)
-    return (n, c, h, w), held[0] // c, geometry_of((h, w), held[2:], stride, padding, dilation)
+    return (n, c, h, w), held[0] // c, geometry_of((h, w), (held[2], held[3]), stride, padding, dilation)
 
 
 def axes_of(layout: str) -> str:

@@ -119,16 +119,15 @@ class CpuKernel:
         worth = self.operations * blocks // FEW
         return max(1, min(_cores(), blocks, worth))
 
-    def _run(self, words: Words, state: State, tables: Words) -> None:
+    def _run(self, words: Words, state: Words, tables: Words) -> None:
         if self._function is None:
             self._function = Blocks(self._address())
         self._function(words, state, self._scratch(), tables)
 
     def _job(self, words: Words, tables: Words, helpers: int) -> Job:
         """What all such launches have in common."""
-        arenas = self._arenas(helpers)
-        where = (ctypes.addressof(each) for each in (words, tables, arenas))
-        return Job(self._address(), *where, helpers)
+        at = ctypes.addressof
+        return Job(self._address(), at(words), at(tables), at(self._arenas(helpers)), helpers)
 
     def _address(self) -> int:
         return self.module.address(NAME)

@@ -116,7 +116,7 @@ class Crew:
             self._helpers.append(Helper(self, len(self._helpers)))
         now = time.perf_counter()
         patience = self._pauses if now - self._ended < SOON and now > self._crowded else 0
-        self._words[at.FUNCTION : at.PATIENCE + 1] = *job, state, patience
+        self._words[at.FUNCTION : at.PATIENCE + 1] = [*job, state, patience]
         self._offer(self._board)
         for helper in self._helpers[: job.helpers]:
             if helper.asleep:

@@ -66,7 +66,8 @@ def _filling(lo: Lowering, window: Window, inst: memory.Load, order: tuple[int, 
     permuted = tuple(strides[axis] for axis in order)
     into = Ref(lo.array(target).base, inst.tile.dtype, window.shape, permuted)
     back = [order.index(axis) for axis in range(len(order))]
-    source, plain = (permute(ref, back) for ref in (window.ref(inst.array), into))
+    source, plain = permute(window.ref(inst.array), back), permute(into, back)
+    assert isinstance(source, Ref) and isinstance(plain, Ref), "memory stays memory"
     if window.plain and window.inside == "true" and lies_across(source) and plain.strides[-1] == 1:
         turned(lo, source, plain)
     else:
