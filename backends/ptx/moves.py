@@ -130,7 +130,8 @@ def view(e: Emitter, inst: moves.View) -> Fragment | Remade:
         return Fragment(dtype, inst.layout, _placed(e, words, dtype, inst.layout.slots, inst.placed))
     slots = [_field(e, words, i * dtype.bits, dtype) for i in range(inst.layout.slots)]
     if dtype.bits == BYTE and not dtype.is_bool:
-        e.words.update((tuple(slots[4 * i : 4 * i + 4]), word) for i, word in enumerate(words))
+        whole = len(slots) // 4  # a word that is not full is no i32
+        e.words.update((tuple(slots[4 * i : 4 * i + 4]), word) for i, word in enumerate(words[:whole]))
     if dtype.bits <= BYTE:
         for i, slot in enumerate(slots):
             word, low = divmod(i * dtype.bits, WORD)
