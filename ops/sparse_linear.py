@@ -23,7 +23,7 @@ from tilec.ops.linear_kernel import NOTHING, finish_part, whole_group
 from tilec.ops.linear_sums import Weights, ends_group
 from tilec.ops.sparse_weight import SparseWeight
 from tilec.ops.split import Run, Shared, Turn, run_of, shared
-from tilec.ops.tiling import MMA_ROWS, WARPS, Extent, Weighted, _rows, columns, has_threads, known
+from tilec.ops.tiling import MMA_ROWS, WARPS, Extent, Weighted, columns, has_threads, known, rows_of
 from tilec.ops.tiling import split as parts
 from tilec.ops.weight import default_zero
 from tilec.places import current_target
@@ -151,11 +151,11 @@ def sparse_tiling(
 def _tiling(m: Extent, dtype: DType, group: int, target: str, bits: int) -> Sparse:
     if not has_threads(target):
         shape = _half(group, 128), 128
-        return Sparse(_rows(m, 1, 128), columns(shape, bits), columns(shape, u2.bits))
+        return Sparse(rows_of(m, 1, 128), columns(shape, bits), columns(shape, u2.bits))
     if dtype.bits == 32:  # no matrix instruction is exact enough
         fragment = mma_b(dtype, (16, 64), WARPS)
-        return Sparse(_rows(m, MMA_ROWS, 32), fragment, fragment)
-    bm = _rows(m, LEAST_ROWS, 64)
+        return Sparse(rows_of(m, MMA_ROWS, 32), fragment, fragment)
+    bm = rows_of(m, LEAST_ROWS, 64)
     shape = 128, _half(group, 128 if bm <= MMA_ROWS else 64)  # a warp's 32 rows fill its registers
     fragment, spots = (of(dtype, shape, (WARPS, 1)).permute((1, 0)) for of in (mma_a, mma_places))
     return Sparse(bm, fragment, spots, None if bits > 8 else dtype)

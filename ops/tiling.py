@@ -97,16 +97,16 @@ def dense_tiling(
     """
     target = known(target)
     if not has_threads(target):
-        bm = _rows(m, 1, 256)
+        bm = rows_of(m, 1, 256)
         few = 32 if along else 128  # columns, where vectors lie along them or across
-        return Dense(bm, _rows(n, 8, 256 if bm > MMA_ROWS else few), 128)
+        return Dense(bm, rows_of(n, 8, 256 if bm > MMA_ROWS else few), 128)
     if dtype.bits >= 32:  # no matrix instruction is exact enough
-        return Dense(_rows(m, MMA_ROWS, 64), 64, 16)
-    if _rows(m, MMA_ROWS, 128) == 128 and _large(n):
+        return Dense(rows_of(m, MMA_ROWS, 64), 64, 16)
+    if rows_of(m, MMA_ROWS, 128) == 128 and _large(n):
         if has_warpgroups(target):
             return Dense(128, 128 if finished else 256, 64, 4, 2 * WARPS, producer=True)
         return Dense(128, 128, 32, warps=2 * WARPS if finished else WARPS)
-    return Dense(_rows(m, MMA_ROWS, 64), 128 if _large(n) else 64, 64 if _rows(m, 16, 64) < 64 else 32)
+    return Dense(rows_of(m, MMA_ROWS, 64), 128 if _large(n) else 64, 64 if rows_of(m, 16, 64) < 64 else 32)
 
 
 def linear_tiling(
@@ -214,18 +214,19 @@ def _linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int, 
     if dtype.is_integer and not sums_bytes(group, target):
         dtype = f32
     if not has_threads(target):
-        bm = _rows(m, 1, 128)
+        bm = rows_of(m, 1, 128)
         many = 512 if wide and not dtype.is_integer else 256  # the more columns, the less often x is copied
         shape = _steps(group, 128), many if bm > MMA_ROWS else 128
         if dtype.is_integer:
             return Weighted(bm, quads(shape, bits))
         return Weighted(bm, columns(shape, bits), dtype.bits == 32 and bm > MMA_ROWS)
     if dtype.bits == 32:  # no matrix instruction is exact enough
-        bm = _rows(m, MMA_ROWS, 32)
+        bm = rows_of(m, MMA_ROWS, 32)
         return Weighted(bm, mma_b(dtype, (_steps(group, 512 // bm), 64), WARPS))
     if not has_warpgroups(target):
-        return Weighted(_rows(m, MMA_ROWS, 64), mma_b(dtype, (_steps(group, 128), 128), WARPS), placed=dtype)
-    bm = _rows(m, MMA_ROWS, 128)
+        fragment = mma_b(dtype, (_steps(group, 128), 128), WARPS)
+        return Weighted(rows_of(m, MMA_ROWS, 64), fragment, placed=dtype)
+    bm = rows_of(m, MMA_ROWS, 128)
     warps = 2 * WARPS if bm > 32 else WARPS
     rows = wgmma_a(dtype, (128, _steps(group, 128)), (warps // WARPS, 1))
     return Weighted(bm, rows.permute((1, 0)), placed=dtype, warps=warps)
@@ -259,7 +260,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _rows(m: Extent, least: int, most: int) -> int:
+def rows_of(m: Extent, least: int, most: int) -> int:
     """The power of two that is as large as m, between bounds; an extent known at the launch is large."""
     rows = least
     while rows < most and (not isinstance(m, int) or rows < m):
