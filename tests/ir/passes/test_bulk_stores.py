@@ -173,8 +173,10 @@ def test_no_fence_barrier_or_wait_can_go() -> None:
     spare = []
     for mutant in mutants:
         found = False
-        for seed in (None, 1, 2):
+        for seed in (None, 1):
             left = copies(given)
+            if found:
+                break
             report = emulate(replace(kernel, ptx=mutant.text), left, seed)
             found |= bool(report.findings) or not report.completed
             found |= not np.array_equal(left[-1], wanted)
