@@ -104,15 +104,16 @@ class SparseWeight:
 @any_arrays
 def prune_2_4(weight: Any) -> Any:
     """The weight [N, K] with the two smallest magnitudes of each four neighbours along K set to 0; of equals
-    the first is kept. Raises TilecError where K is no multiple of 4.
+    the first is kept, and a NaN before all others. Raises TilecError where K is no multiple of 4.
 
     Source: Mishra et al. 2021, the magnitude-based one-shot pruning of its section 4.
     """
     given = _matrix(weight)
     groups = given.reshape(len(given), -1, GROUP)
-    order = np.argsort(-np.abs(groups.astype(np.float32)), axis=2, kind="stable")
+    backwards = np.abs(groups[:, :, ::-1].astype(np.float64))  # equals' first is last there; so are NaNs
+    order = GROUP - 1 - np.argsort(backwards, axis=2, kind="stable")
     kept = np.zeros(groups.shape, np.bool_)
-    np.put_along_axis(kept, order[:, :, :KEPT], True, axis=2)
+    np.put_along_axis(kept, order[:, :, -KEPT:], True, axis=2)
     return np.where(kept, groups, np.zeros((), given.dtype)).reshape(given.shape)
 
 

@@ -53,6 +53,16 @@ def test_pruning_keeps_the_dtype(dtype):
     assert found.dtype == w.dtype and ((found == w) | (found == 0)).all() and (found != 0).sum() == 12
 
 
+def test_pruning_compares_what_f32_does_not_tell_apart():
+    w = np.array([[1e-60, 3e-60, 2e-60, 0], [1, 1 + 1e-12, 1, 1 + 2e-12], [1e300, 3e300, 2e300, -4e300]])
+    assert ((ops.prune_2_4(w) != 0) == [[0, 1, 1, 0], [0, 1, 0, 1], [0, 1, 0, 1]]).all()
+
+
+def test_pruning_hides_no_nan():
+    w = np.array([[np.nan, 1, 2, 3], [np.inf, -np.inf, 1, np.nan]], np.float16)
+    np.testing.assert_array_equal(ops.prune_2_4(w), np.array([[np.nan, 0, 0, 3], [np.inf, 0, 0, np.nan]]))
+
+
 @pytest.mark.parametrize("dtype", ["u4", "i3", "u1", "f6e3m2", "f8e5m2"])
 def test_what_is_kept_is_quantised_alone(dtype: str):
     w = pruned(9, 96)
