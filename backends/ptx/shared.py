@@ -122,14 +122,17 @@ def moved(e: Emitter, buffer: Value, at: Sequence[Value]) -> tuple[ArrayRef, lis
 
 
 def run_length(offsets: Offsets, bits: int, static: Mask) -> int:
-    """Slots that one instruction moves: next to each other and aligned in every thread, used alike."""
+    """Slots that one instruction moves: used alike, and next to each other and aligned in threads that use
+    them.
+    """
     size, slots = bits // 8, offsets.shape[1]
     length: int = min(16 // size, slots & -slots)
     while length > 1:
         grouped = offsets.reshape(len(offsets), -1, length)
-        near = (grouped == grouped[..., :1] + np.arange(length) * size).all()
-        alike = (static.reshape(grouped.shape) == static[:, ::length][..., None]).all()
-        if near and alike and (grouped[..., 0] % (length * size) == 0).all():
+        used = static[:, ::length]
+        near = (grouped == grouped[..., :1] + np.arange(length) * size).all(axis=2)
+        alike = (static.reshape(grouped.shape) == used[..., None]).all()
+        if alike and (near & (grouped[..., 0] % (length * size) == 0) | ~used).all():
             break
         length //= 2
     return length
