@@ -37,7 +37,7 @@ SOME = (
 )
 # Another instruction by then; only on GPUs; nothing at all on the CPU.
 OF_GPUS = {"gates", "bulk_copy", "bulk_wait", "group_dot", "held_dot", "group_wait", "proxy_fence",
-           "sparse_dot"}
+           "sparse_dot", "bulk_store", "bulk_stored", "bulk_room", "bulk_done", "roles"}
 ELSEWHERE = {"math", "inline_ptx", "sparse", "partial", "convert", "annotate", *OF_GPUS}
 
 
