@@ -72,7 +72,7 @@ def test_a_box_is_one_panel() -> None:
 def test_rows_come_in_words(weight: str, boxes: int) -> None:
     """Quantised weights: one row of bytes for each tile, in pieces of 256 words of 8 bytes."""
     ptx = ops.linear.compile(m=16, n="n", k=4096, weight=weight, target="sm_90a").ptx
-    codes = maps_of(ptx)[1].box
+    codes = next(m.box for m in maps_of(ptx) if m.param == 1)
     assert codes is not None and (codes.axes, codes.span, codes.unit) == ((2, 2, 1, 0), 16, 8)
     assert codes.extents == (256, boxes, 1, 1) and CP_ASYNC not in ptx
     stages = linear_tiling(16, dt.f16, 128, "sm_90a", dt.dtype(weight).bits, "n", 4096).stages
