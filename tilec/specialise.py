@@ -196,8 +196,11 @@ def _strides(x: np.ndarray[Any, Any], name: str, shape: Extents) -> Extents:
 
 
 def _stride(x: np.ndarray[Any, Any], axis: int, size: int, dense: Extent, name: str) -> Extent:
-    """0 and 1 are constants, and so is what known extents decide."""
+    """0 and 1 are constants, and so is what known extents decide. An axis of one element takes no step: its
+    stride may be anything."""
     in_bytes = x.strides[axis]
+    if x.shape[axis] == 1:
+        return 1 if axis == x.ndim - 1 else 0
     if in_bytes % size:
         raise TilecError(
             f"{name} has a stride of {in_bytes} bytes, which is no multiple of its elements' {size}: copy it"
@@ -208,8 +211,6 @@ def _stride(x: np.ndarray[Any, Any], axis: int, size: int, dense: Extent, name: 
             "assign it back where the kernel writes it"
         )
     stride = in_bytes // size
-    if x.shape[axis] == 1:
-        return 1 if axis == x.ndim - 1 else 0
     if stride == 0 or dense == stride:
         return stride
     return 1 if stride == 1 else Dim(f"{name}.{axis}.stride", power_of_two(stride))

@@ -68,6 +68,16 @@ def test_wrong_calls(call: Callable[[Any, Array], None], message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_an_axis_of_one_element_has_any_stride() -> None:
+    """Numpy leaves a stride that nobody takes as it was made, and ascontiguousarray does not copy for it."""
+    backwards = np.ascontiguousarray(ones(1)[::-1])
+    askew = np.lib.stride_tricks.as_strided(ones(4), (1,), (5,))
+    for x in (backwards, askew):
+        y = ones(1)
+        axpy.meaning(x, y, 2.0)
+        assert y.tolist() == [3.0]
+
+
 def one_for_all(n: int) -> Array:
     return np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (n,), (0,))
 
