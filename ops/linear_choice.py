@@ -169,6 +169,8 @@ def board_of(name: str | None) -> Rates:
     """The board of this name, that which a target stands for, or a GPU that is there; None: of the current
     target, and a CPU's is an H100."""
     text = current_target() if name is None else name
+    if not isinstance(text, str):
+        raise TilecError(f"device names a board, a target or cuda:0, found {text!r}")
     try:
         place = parse_target(text)
     except TilecError:

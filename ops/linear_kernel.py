@@ -15,7 +15,7 @@ from tilec.ops.epilogue import PLAIN, Epilogue, Extras, check_activation, finish
 from tilec.ops.factors import compute_dtype, placed_for, product_dtype, zeros_dtype
 from tilec.ops.linear_sums import Form, Weights, summed
 from tilec.ops.matmul import matmul_kernel
-from tilec.ops.quantize import weight_dtype
+from tilec.ops.quantize import check_group_size, weight_dtype
 from tilec.ops.split import Run, Shared, Turn, gathered, run_of
 from tilec.ops.tiling import Extent, Weighted, dense_tiling, linear_tiling
 
@@ -145,6 +145,7 @@ def compile_linear(
         dense = a, b, tc.Spec(out.dtype, (1, m, n))
         tiles = dense_tiling(m, n, compute, target, epilogue != PLAIN, along=True).reading(a.type, b.type)
         return matmul_kernel.compile(*dense, *extras, target=target, epilogue=epilogue, **tiles._asdict())
+    check_group_size(group_size)
     held, group = weight_dtype(weight), whole_group(group_size, k)
     if activations == "int8":
         check_bytes(held)

@@ -34,7 +34,7 @@ from tilec.ops.linear_choice import (
 )  # fmt: skip
 from tilec.ops.linear_cost import Problem, Tiles, work
 from tilec.ops.op import Op, P, Q, R
-from tilec.ops.quantize import weight_dtype
+from tilec.ops.quantize import check_group_size, weight_dtype
 from tilec.tuning import Tuned
 
 SHOWN = 6
@@ -182,8 +182,9 @@ def _problem(m: int, n: int, k: int, weight: Any, x: Any, group_size: int | None
     if kind.name not in ("f16", "bf16"):
         raise TilecError(f"plan ranks the tiles of an x in f16 or bf16, found {kind}")
     for name, extent in (("m", m), ("n", n), ("k", k)):
-        if not isinstance(extent, int) or extent < 1:
+        if not isinstance(extent, int) or isinstance(extent, bool) or extent < 1:
             raise TilecError(f"plan needs extents that are numbers from 1 on, found {name}={extent!r}")
+    check_group_size(group_size)
     group = 0 if group_size is None or group_size >= k else group_size
     return Problem(m, n, k, weight_dtype(weight).bits, group), kind
 

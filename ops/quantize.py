@@ -90,13 +90,16 @@ def _floats(weight: ArrayLike) -> Floats:
 
 
 def _group_size(group_size: int | None, k: int) -> int:
-    if group_size is None:
-        return k
-    if not isinstance(group_size, int | np.integer) or group_size < 1:
+    check_group_size(group_size)
+    return k if group_size is None else int(group_size)
+
+
+def check_group_size(group_size: int | None) -> None:
+    """Raises TilecError for what is no number of columns, nor None."""
+    if group_size is not None and (not isinstance(group_size, int | np.integer) or group_size < 1):
         raise TilecError(
             f"expected a group_size of 1 or more, or None for the whole row, found {group_size!r}"
         )
-    return int(group_size)
 
 
 def _equal_groups(weight: Floats, size: int) -> Iterator[Floats]:

@@ -21,7 +21,7 @@ from tilec.ops.epilogue import PLAIN, Epilogue, Extras
 from tilec.ops.factors import compute_dtype, factors, unit, zeros_dtype
 from tilec.ops.linear_kernel import NOTHING, finish_part, whole_group
 from tilec.ops.linear_sums import Weights, ends_group
-from tilec.ops.sparse_weight import SparseWeight
+from tilec.ops.sparse_weight import SparseWeight, check_columns, kept_of
 from tilec.ops.split import Run, Shared, Turn, run_of, shared
 from tilec.ops.tiling import MMA_ROWS, WARPS, Extent, Weighted, columns, has_threads, known, rows_of
 from tilec.ops.tiling import split as parts
@@ -229,6 +229,9 @@ def compile_sparse(p: Problem, out: tc.Spec, extras: Extras, epilogue: Epilogue,
     """The kernel of compile_linear for weights of which two of each four are kept."""
     _check_dtype(p.weight, p.compute)
     quantised = p.weight.bits <= 8
+    kept_of(p.group_size)
+    if isinstance(p.k, int):
+        check_columns(p.k)
     group = whole_group(p.group_size, p.k) if quantised else 0
     tiling = sparse_tiling(p.m, p.compute, group, target, p.weight.bits, p.n, p.k)
     (half, bn), groups = tiling.fragment.shape, _count(p.k, group, "groups") if group else 1

@@ -139,7 +139,7 @@ def sparsify(
     kept = _taken(floats, places)
     if dtype is None:
         return SparseWeight(_unchanged(kept), places)
-    size = _half(group_size)
+    size = kept_of(group_size)
     made = quantize(kept, dtype, group_size=size, zero_point=zero_point, scale_dtype=scale_dtype)
     return SparseWeight(made, places)
 
@@ -148,11 +148,12 @@ def _matrix(weight: Any) -> Array:
     found = weight.numpy() if hasattr(weight, "numpy") else np.asarray(weight)
     if found.ndim != 2 or found.size == 0 or not find_dtype(found.dtype).is_float:
         raise TilecError(f"expected a weight [N, K] of floats, found {found.dtype}{list(found.shape)}")
-    _check_columns(found.shape[1])
+    check_columns(found.shape[1])
     return found
 
 
-def _check_columns(k: int) -> None:
+def check_columns(k: int) -> None:
+    """Raises TilecError unless fours of columns are whole."""
     if k % GROUP:
         raise TilecError(f"2:4 weights have a multiple of {GROUP} columns, found {k}")
 
@@ -177,15 +178,15 @@ def _taken(x: Array, places: NDArray[np.uint8]) -> Array:
     return np.take_along_axis(groups, at, axis=2).reshape(len(x), -1)
 
 
-def _half(group_size: int | None) -> int | None:
-    """How many of a group are kept."""
+def kept_of(group_size: int | None) -> int | None:
+    """How many of a group are kept; TilecError for a size that is no multiple of 4."""
     if group_size is None:
         return None
-    if not isinstance(group_size, int) or group_size < GROUP or group_size % GROUP:
+    if not isinstance(group_size, int | np.integer) or group_size < GROUP or group_size % GROUP:
         raise TilecError(
             f"expected a group_size that is a multiple of 4, or None for the whole row, found {group_size!r}"
         )
-    return group_size * KEPT // GROUP
+    return int(group_size) * KEPT // GROUP
 
 
 def _unchanged(kept: Array) -> QuantizedWeight:
@@ -202,7 +203,7 @@ def _of_codes(weight: QuantizedWeight, dtype: object) -> SparseWeight:
     if dtype is not None:
         raise TilecError(f"this weight is quantised to {weight.dtype} already: leave the dtype out")
     k = weight.shape[1]
-    _check_columns(k)
+    check_columns(k)
     if weight.order is not None:
         raise TilecError("a weight whose columns have an order of their own is not 2:4 along x's columns")
     size = min(weight.group_size, k)

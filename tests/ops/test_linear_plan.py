@@ -188,6 +188,13 @@ def test_what_plan_refuses():
         plan_of(device="H20")
     with pytest.raises(TilecError, match="u9"):
         plan_of(weight="u9")
+    with pytest.raises(TilecError, match="found m=True"):
+        plan_of(m=True)
+    with pytest.raises(TilecError, match="device names a board, a target or cuda:0, found 3"):
+        plan_of(device=3)
+    for call in (plan_of, lambda **other: ops.linear.compile(m=16, n=64, k=64, target="sm_80", **other)):
+        with pytest.raises(TilecError, match=r"expected a group_size of 1 or more, or None .* found -5"):
+            call(group_size=-5)
 
 
 def plan_of(**other: object) -> object:

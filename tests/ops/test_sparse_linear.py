@@ -159,6 +159,15 @@ ERRORS = {
     "expected sparsity None or '2:4', found '1:4'": lambda: (
         ops.linear.compile(m=1, n=64, k=64, sparsity="1:4", target="sm_80")
     ),
+    "2:4 weights have a multiple of 4 columns, found 62": lambda: (
+        ops.linear.compile(m=1, n=64, k=62, sparsity="2:4", target="sm_80")
+    ),
+    "expected a group_size that is a multiple of 4, or None for the whole row, found -4": lambda: (
+        ops.linear.compile(m=1, n=64, k=64, sparsity="2:4", group_size=-4, target="sm_80")
+    ),
+    "expected a group_size that is a multiple of 4, or None for the whole row, found 'row'": lambda: (
+        ops.linear.compile(m=1, n=64, k=64, sparsity="2:4", group_size="row", target="sm_80")
+    ),
 }
 
 
