@@ -39,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(128) matmul(const __grid_constant__
 }
 
 // Warp-specialised: warpgroup 0 produces (one thread), warpgroup 1 computes and signals one arrival per warp.
-extern "C" __global__ void __launch_bounds__(256) specialised(const __grid_constant__ Map a,
+extern "C" __global__ void __launch_bounds__(256, 2) specialised(const __grid_constant__ Map a,
         const __grid_constant__ Map b, __half *c, int n, int k) {
     constexpr int STAGES = 3;
     __shared__ __align__(1024) __half sa[STAGES][64 * 64], sb[STAGES][64 * 64];
@@ -61,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(256) specialised(const __grid_const
                 tma_load(sb[i], &b, s * 64, col, &full[i]);
             }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
         t -= 128;
         float d[32] = {};
         for (int s = 0; s < steps; s++) {
