@@ -15,7 +15,8 @@ import numpy as np
 from tilec.ops.reference import relative_error
 
 REPEATS = 10  # calls of each in one run
-WARMING = 2  # calls that are not counted
+WARMING = 0.02  # seconds of calls that are not counted
+PAUSE = 0.05  # seconds until threads of the one before, which look for more to do, have gone to sleep
 WRONG = 1e-4  # relative error from which a peer has computed something else
 Call = Callable[[], Any]
 
@@ -48,8 +49,16 @@ def measured(calls: dict[str, Call], runs: int) -> dict[str, tuple[float, float]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for _ in range(runs):
         for name, call in calls.items():
-            times[name] += [_timed(call) for _ in range(REPEATS + WARMING)][WARMING:]
+            time.sleep(PAUSE)
+            _warm(call)
+            times[name] += [_timed(call) for _ in range(REPEATS)]
     return {name: (median(w for w, _ in each), median(c for _, c in each)) for name, each in times.items()}
+
+
+def _warm(call: Call) -> None:
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < WARMING:
+        call()
 
 
 def _timed(call: Call) -> tuple[float, float]:
