@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tilec.ops.beside import PAUSE
 from tilec.ops.linear import linear
 from tilec.ops.quantize import quantize
 from tilec.ops.weight import QuantizedWeight
@@ -69,7 +70,8 @@ def compare(problem: Problem, runs: int) -> Iterator[str]:
         widths = {f"tilec {name}": _ours(x, weights[name], activations) for name in WIDTHS}
         yield from lines(f"{activations or 'f32'} activations, widths", {**ours, **widths}, runs)
     dense = weights["u4"].dequantize()
-    yield from lines("dense f32", {"tilec": lambda: linear(x, dense), "numpy": lambda: x @ dense.T}, runs)
+    both: dict[str, Call] = {"tilec": lambda: linear(x, dense), "numpy": lambda: x @ dense.T}
+    yield from lines("dense f32", both, runs, PAUSE)
 
 
 def weight(dtype: str, size: int) -> QuantizedWeight:
@@ -84,11 +86,12 @@ def _ours(x: Array, held: QuantizedWeight, activations: str | None) -> Call:
     return lambda: linear(x, held, activations=activations)
 
 
-def lines(title: str, calls: dict[str, Call], runs: int) -> Iterator[str]:
-    """Each call's times, and their ratio to the first's."""
+def lines(title: str, calls: dict[str, Call], runs: int, pause: float = 0) -> Iterator[str]:
+    """Each call's times, and their ratio to the first's; with `pause` seconds between calls."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(runs + 1):
         for name, call in calls.items():
+            time.sleep(pause)
             start = time.process_time()
             call()
             if round_:
