@@ -21,7 +21,7 @@ from tilec.ops.linear_plan import planned
 from tilec.ops.matmul import product
 from tilec.ops.sparse_linear import sparse_product, suited
 from tilec.ops.sparse_weight import SparseWeight
-from tilec.ops.split import Shared, shared
+from tilec.ops.split import room
 from tilec.ops.tiling import Weighted, linear_tiling
 from tilec.ops.weight import QuantizedWeight
 from tilec.places import current_target
@@ -124,7 +124,7 @@ def quantised_product(
         there(weight.kernel_zeros),
         y,
         *map(there, given),
-        *map(there, _shared(y.shape, tiling)),
+        *map(there, room(y.shape, tiling.bm, tiling.fragment.shape[1], tiling.split, tiling.blocks)),
         weight=weight.dtype,
         group=group,
         compute=compute,
@@ -133,15 +133,6 @@ def quantised_product(
         once=x.shape[0] <= tiling.bm,
         **tiling._asdict(),
     )
-
-
-def _shared(shape: tuple[int, ...], tiling: Weighted) -> Shared:
-    """Room for the sums of y's tiles, if blocks share them."""
-    if tiling.split == 1 and not tiling.blocks:
-        return Shared()
-    bn = tiling.fragment.shape[1]
-    tiles = -(-shape[0] // tiling.bm) * -(-shape[1] // bn)
-    return shared(tiling.blocks or tiles * tiling.split, tiling.bm, bn)
 
 
 def _of_class(

@@ -22,7 +22,7 @@ from tilec.ops.factors import compute_dtype, factors, unit, zeros_dtype
 from tilec.ops.linear_kernel import NOTHING, finish_part, whole_group
 from tilec.ops.linear_sums import Weights, ends_group
 from tilec.ops.sparse_weight import SparseWeight, check_columns, kept_of
-from tilec.ops.split import Run, Shared, Turn, run_of, shared
+from tilec.ops.split import Run, Shared, Turn, room, run_of
 from tilec.ops.tiling import MMA_ROWS, WARPS, Extent, Weighted, columns, has_threads, known, rows_of
 from tilec.ops.tiling import split as parts
 from tilec.ops.weight import default_zero
@@ -188,7 +188,7 @@ def sparse_product(x: Array, weight: SparseWeight, y: Array, given: Extras, epil
         there(kept.kernel_zeros),
         y,
         *map(there, given),
-        *map(there, _lent(y.shape, tiling)),
+        *map(there, room(y.shape, tiling.bm, tiling.fragment.shape[1], tiling.split)),
         weight=weight.dtype,
         group=group,
         compute=compute,
@@ -197,13 +197,6 @@ def sparse_product(x: Array, weight: SparseWeight, y: Array, given: Extras, epil
         once=x.shape[0] <= tiling.bm,
         **tiling._asdict(),
     )
-
-
-def _lent(shape: tuple[int, ...], tiling: Sparse) -> Shared:
-    """Room for the sums of y's tiles, if blocks share them."""
-    bn = tiling.fragment.shape[1]
-    tiles = -(-shape[0] // tiling.bm) * -(-shape[1] // bn)
-    return Shared() if tiling.split == 1 else shared(tiles * tiling.split, tiling.bm, bn)
 
 
 def _check_dtype(weight: DType, compute: DType) -> None:

@@ -1,7 +1,7 @@
 """Blocks that share the sums of one tile: each has a part of them, and the last adds them up in their order.
 
     acc = gathered(acc, Shared(partial, locks), Turn(ticket, part, parts))   # whole in the last's block
-    linear_kernel(..., *shared(blocks, bm, bn))                              # what the host lends it
+    linear_kernel(..., *room(y.shape, bm, bn, split))                        # what the host lends it
 The order is the same every time, so the result is; who waits is a block, for blocks that started before it.
 """
 
@@ -29,11 +29,15 @@ class Shared(NamedTuple):
 _locks: dict[tuple[int, int], Array] = {}  # zeros, by device and stream; their copies there are the locks
 
 
-def shared(blocks: int, bm: int, bn: int) -> Shared:
-    """Room for tiles (bm, bn), where the caller's arrays are: one set of locks for each stream, whose kernels
-    follow each other.
+def room(y: tuple[int, ...], bm: int, bn: int, split: int, blocks: int = 0) -> Shared:
+    """Room for the sums of y [M, N], in tiles (bm, bn) of `split` parts or for `blocks` blocks, where the
+    caller's arrays are: one set of locks for each stream, whose kernels follow each other. None where each
+    tile is one block's.
     """
-    return Shared(empty((blocks * bm, bn), f32), _zeroed(blocks))
+    if split == 1 and not blocks:
+        return Shared()
+    count = blocks or -(-y[0] // bm) * -(-y[1] // bn) * split
+    return Shared(empty((count * bm, bn), f32), _zeroed(count))
 
 
 def _zeroed(count: int) -> Any:

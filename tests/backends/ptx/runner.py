@@ -163,6 +163,22 @@ def emulate(kernel: PtxKernel, args: Sequence[Any], seed: int | None = None) -> 
     )
 
 
+def tells(
+    kernel: PtxKernel, args: Sequence[Any], wanted: Array, seeds: Sequence[int | None], atol: float | None
+) -> bool:
+    """Does any of these runs find something, hang, or leave in the last array another result than `wanted`?
+    None for `atol`: equal bits.
+    """
+    for seed in seeds:
+        given = copies(args)
+        report = emulate(kernel, given, seed)
+        found = given[-1]
+        same = np.array_equal(found, wanted) if atol is None else np.allclose(found, wanted, atol=atol)
+        if report.findings or not report.completed or not same:
+            return True
+    return False
+
+
 def compare(func: Func, wanted: Sequence[Any], found: Sequence[Any], bound: float | None, when: str) -> None:
     """Asserts equal arrays; the first difference is told."""
     written = written_arrays(func)
