@@ -84,7 +84,9 @@ def sparse_atom(operand_bits: int) -> SparseAtom:
 
 @dataclass(frozen=True)
 class WgmmaAtom:
-    """What 128 threads hold of a wgmma: accumulator c (64, n), and a (64, k) if it comes from registers."""
+    """What 128 threads hold of a wgmma: accumulator c (64, n), and a (64, k) if it comes from registers. Of a
+    sparse one, of twice the depth, a are the values, and each warp's places are those of mma.sp.
+    """
 
     a: Layout
     c: Layout

@@ -25,7 +25,7 @@ from tilec.ir.layout import (
 __all__ = [
     "blocked", "column_local", "column_spatial", "full_mma_atom", "ldmatrix_atom", "local",
     "mma_a", "mma_atom", "mma_b", "mma_c", "mma_places", "mma_sparse_b", "replicas", "sparse_atom",
-    "spatial", "wgmma_a", "wgmma_atom", "wgmma_c",
+    "spatial", "wgmma_a", "wgmma_atom", "wgmma_c", "wgmma_places",
 ]  # fmt: skip
 
 Warps = int | tuple[int, int]
@@ -85,6 +85,15 @@ def wgmma_a(dtype: DType, shape: tuple[int, int], groups: tuple[int, int] = (1, 
     (m-subtile, k-step, atom).
     """
     atom = wgmma_atom(8, dtype.bits).a
+    rows, steps = _repeats(shape, (groups[0], 1), atom)
+    return (spatial(groups[0], 1) * replicas(2, groups[1]) * local(rows, steps) * atom).with_shape(shape)
+
+
+def wgmma_places(dtype: DType, shape: tuple[int, int], groups: tuple[int, int] = (1, 1)) -> Layout:
+    """The places (m, k / 2) of a sparse left operand whose values have the layout wgmma_a(dtype, shape,
+    groups); slots as those of mma_places.
+    """
+    atom = spatial(4, 1) * sparse_atom(dtype.bits).places
     rows, steps = _repeats(shape, (groups[0], 1), atom)
     return (spatial(groups[0], 1) * replicas(2, groups[1]) * local(rows, steps) * atom).with_shape(shape)
 

@@ -75,6 +75,7 @@ class Target:
     mma_sparse: tuple[Mma, ...] = ()  # mma.sp, the larger k of each dtype; a keeps two of each four
     slow_mma: frozenset[str] = frozenset()  # operands that mma.sync multiplies no faster than f16
     wgmma: tuple[Mma, ...] = ()  # for four warps: n is the step of its own, up to WGMMA_COLUMNS
+    wgmma_sparse: tuple[Mma, ...] = ()
     atomic_add: frozenset[str] = frozenset()  # dtypes with an add of their own in global memory
     warp_size: int = 1
     max_threads: int = 1  # of a block
@@ -161,6 +162,13 @@ _WGMMA = (
     *_products(64, 8, 32, _F8, "f32"),
 )
 
+_SPARSE_WGMMA = (
+    *_products(64, 8, 32, "f16", "f32", "f16"),
+    *_products(64, 8, 32, "bf16", "f32"),
+    *_products(64, 8, 64, "i8 u8 i8*u8 u8*i8", "i32"),
+    *_products(64, 8, 64, _F8, "f32"),
+)
+
 _80 = frozenset(("cp_async", "ldmatrix", "mma", "mbarrier", "bf16_fma", "redux", "cvt_tf32", "cvt_bf16x2"))
 _89 = _80 | {"cvt_f8"}
 _90 = _89 | {"stmatrix", "tma", "mbarrier_wait", "clusters", "elect"}
@@ -229,7 +237,14 @@ SM_90 = replace(
     shared_bytes_per_sm=228 * KIB,
     rates=BOARDS["H100"],
 )
-SM_90A = replace(SM_90, name="sm_90a", oldest_ptx_version=80, features=_90A, wgmma=_WGMMA)
+SM_90A = replace(
+    SM_90,
+    name="sm_90a",
+    oldest_ptx_version=80,
+    features=_90A,
+    wgmma=_WGMMA,
+    wgmma_sparse=_SPARSE_WGMMA,
+)
 SM_100A = replace(
     SM_90,
     name="sm_100a",

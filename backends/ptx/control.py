@@ -39,7 +39,7 @@ from tilec.ir.inst import mma as products
 from tilec.ir.inst import reduce as reductions
 from tilec.ir.inst import turn as turns
 from tilec.ir.inst.inline import InlinePtx
-from tilec.ir.inst.sparse import SparseDot
+from tilec.ir.inst.sparse import HeldSparseDot, SparseDot
 from tilec.ir.tile import TileType, TokenType, Type
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ HANDLERS: dict[type[Inst], Callable[..., Any]] = {
     reductions.Reduce: reduce.reduce, reductions.Partial: reduce.reduce,
     reductions.ArgReduce: reduce.arg_reduce, reductions.Scan: reduce.scan, products.Dot: mma.dot,
     SparseDot: mma_sparse.dot,
-    products.GroupDot: wgmma.group_dot, products.HeldDot: wgmma.group_dot,
+    products.GroupDot: wgmma.group_dot, products.HeldDot: wgmma.group_dot, HeldSparseDot: wgmma.group_dot,
     products.GroupWait: wgmma.group_wait,
     mem.Size: _size, mem.ArraySlice: memory.array_slice, mem.Alloc: _alloc, mem.Stage: _stage,
     mem.ArrayReshape: _array_reshape, mem.Load: memory.load, mem.Store: memory.store,

@@ -14,7 +14,6 @@ from tilec.backends.ptx.emitter import Fragment
 from tilec.backends.ptx.mma import Kept, Sparse, by_coordinates, multiplied, offsets
 from tilec.ir.atoms import sparse_atom
 from tilec.ir.inst.sparse import GROUP, KEPT, SparseDot
-from tilec.ir.layout import Layout
 
 if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
@@ -28,12 +27,13 @@ def dot(e: Emitter, inst: SparseDot) -> Fragment:
     a, b, c = (e.fragment(v) for v in (inst.values, inst.b, inst.c))
     atom = sparse_atom(a.dtype.bits)
     parts = offsets(atom.values), offsets(atom.b), offsets(atom.c)
-    kept = _sparse(e, e.fragment(inst.places), inst.atom, atom.places)
+    kept = held_places(e, e.fragment(inst.places), inst.atom, a.dtype.bits)
     return multiplied(e, (a, b, c), inst.atom, parts, kept)
 
 
-def _sparse(e: Emitter, places: Fragment, shape: tuple[int, int, int], atom: Layout) -> Sparse:
-    m, _, k = shape
+def held_places(e: Emitter, places: Fragment, shape: tuple[int, int, int], bits: int) -> Sparse:
+    """Places of a left operand with elements of `bits`, as instructions of this shape (m, n, k) take them."""
+    (m, _, k), atom = shape, sparse_atom(bits).places
     form = "sp::ordered_metadata" if e.target.ptx_version >= ORDERED else "sp"
     at, wide = by_coordinates(places.layout), atom.shape[1]
     registers: dict[tuple[int, int], str] = {}

@@ -9,18 +9,21 @@ Operands in shared memory are told by descriptors (PTX ISA, "Matrix descriptor")
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tilec.backends.ptx.emitter import Fragment
-from tilec.backends.ptx.mma import ptx_type
+from tilec.backends.ptx.mma import Kept, ptx_type
+from tilec.backends.ptx.mma_sparse import held_places
 from tilec.backends.ptx.threads import Table, per_thread
 from tilec.ir.dtype import DType
 from tilec.ir.func import Value
 from tilec.ir.inst.arith import Full
-from tilec.ir.inst.mma import GroupDot, GroupWait, HeldDot
+from tilec.ir.inst.mma import GroupDot, GroupProduct, GroupWait, HeldDot
+from tilec.ir.inst.sparse import GROUP as FOUR
+from tilec.ir.inst.sparse import KEPT, HeldSparseDot
 from tilec.ir.panels import GROUP as ROWS_TOGETHER
 from tilec.ir.panels import Panels, match_panels
 from tilec.ir.passes.anchors import GROUP, ROWS, WARP, split
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 UNIT = 16  # bytes that a descriptor counts in
 WINDOW = 1 << 18  # bytes of shared memory that a descriptor can tell apart
-DEPTH = 32  # bytes along k of one instruction
+DEPTH = 32  # bytes along k of one instruction, of those that are kept
 SWIZZLES = {128: 1, 64: 2, 32: 3, 16: 0}
 
 
@@ -43,6 +46,7 @@ class _Source:
     lies: Panels
     inner: bool
     bytes: int  # of an element
+    depth: int  # bytes along k of one instruction
     start: str
     high: int
 
@@ -53,7 +57,8 @@ class _Source:
 
     def offset(self, row: int, step: int) -> int:
         """Bytes from the operand's start to there."""
-        along, across = (step * DEPTH, row) if self.inner else (row * self.bytes, step * DEPTH // self.bytes)
+        deep = step * self.depth
+        along, across = (deep, row) if self.inner else (row * self.bytes, deep // self.bytes)
         panel, within = divmod(along, self.lies.span)
         return panel * self.lies.nbytes + across * self.lies.span + within
 
@@ -62,7 +67,7 @@ def _plus(e: Emitter, start: str, units: int) -> str:
     return e.let(f"add i32 {start}, {units}") if units else start
 
 
-def _source(e: Emitter, array: Value, inner_is_columns: bool, first: Table) -> _Source:
+def _source(e: Emitter, array: Value, inner_is_columns: bool, first: Table, depth: int = DEPTH) -> _Source:
     """An operand whose part for each thread's warpgroup starts at row first[thread]. `inner_is_columns`: k
     runs along its last axis."""
     kind = array.array_type
@@ -70,7 +75,7 @@ def _source(e: Emitter, array: Value, inner_is_columns: bool, first: Table) -> _
     lies = match_panels(kind.layout, shape, kind.dtype.bytes)
     assert lies is not None, "operands of warpgroups lie in panels"
     inner = (lies.axis == kind.rank - 1) == inner_is_columns
-    draft = _Source(lies, inner, kind.dtype.bytes, "", 0)
+    draft = _Source(lies, inner, kind.dtype.bytes, depth, "", 0)
     moved = np.array([draft.offset(int(row), 0) // UNIT for row in first])
     address = e.let(f"ptrtoint ptr addrspace(3) {e.array(array).base} to i32")
     units = e.let(f"lshr i32 {e.let(f'and i32 {address}, {WINDOW - UNIT}')}, 4")
@@ -81,7 +86,7 @@ def _source(e: Emitter, array: Value, inner_is_columns: bool, first: Table) -> _
         leading, stride = stride, leading
     start = e.let(f"or disjoint i32 {units}, {leading << 16}")
     high = (stride | SWIZZLES[lies.span] << 30) << 32
-    return _Source(lies, inner, kind.dtype.bytes, start, high - (high >> 63 << 64))
+    return _Source(lies, inner, kind.dtype.bytes, depth, start, high - (high >> 63 << 64))
 
 
 def uniform(e: Emitter, x: str) -> str:
@@ -108,24 +113,26 @@ class _Shape:
     times: tuple[int, int, int]
 
 
-def _shape(shape: tuple[int, int, int], groups: tuple[int, int], dtype: DType, whole: int) -> _Shape:
-    """`whole`: columns have to come in multiples of this many."""
+def _shape(shape: tuple[int, int, int], groups: tuple[int, int], deep: int, whole: int) -> _Shape:
+    """`deep`: how much of k an instruction takes; `whole`: columns have to come in multiples of this many."""
     m, n, k = shape
-    mine, deep = n // groups[1], DEPTH // dtype.bytes
+    mine = n // groups[1]
     columns = next(c for c in range(min(mine, WGMMA_COLUMNS), 0, -8)
                    if mine % c == 0 and (c % whole == 0 or c == mine))  # fmt: skip
     return _Shape(columns, deep, (m // (ROWS * groups[0]), mine // columns, k // deep))
 
 
-def group_dot(e: Emitter, inst: GroupDot | HeldDot) -> Fragment:
+def group_dot(e: Emitter, inst: GroupDot | HeldDot | HeldSparseDot) -> Fragment:
     """Starts the product: k outermost, so that sums are worked on in turn and fragments made in time."""
     groups = split(inst.shape[0], e.threads // (GROUP * WARP))
     number = np.arange(e.threads) // (GROUP * WARP)
     c, b_type = e.fragment(inst.c), inst.b.array_type.dtype
-    right = _source(e, inst.b, inst.turned[1], number % groups[1] * (inst.shape[1] // groups[1]))
-    shape = _shape(inst.shape, groups, b_type, 8 if right.inner else right.lies.span // b_type.bytes)
+    depth = DEPTH * FOUR // KEPT if isinstance(inst, HeldSparseDot) else DEPTH
+    right = _source(e, inst.b, inst.turned[1], number % groups[1] * (inst.shape[1] // groups[1]), depth)
+    whole = 8 if right.inner else right.lies.span // b_type.bytes
+    shape = _shape(inst.shape, groups, depth // b_type.bytes, whole)
     sums = _Sums(e, c, shape.times[0] * shape.times[1], isinstance(inst.c, Full) and inst.c.value == 0)
-    if isinstance(inst, HeldDot):
+    if not isinstance(inst, GroupDot):
         _held(e, inst, shape, sums, right)
     else:
         left = _source(e, inst.a, not inst.turned[0], number // groups[1] * (shape.times[0] * ROWS))
@@ -140,22 +147,36 @@ def group_dot(e: Emitter, inst: GroupDot | HeldDot) -> Fragment:
     return Fragment(c.dtype, c.layout, sums.slots())
 
 
-def _keep(e: Emitter, inst: GroupDot | HeldDot) -> str | None:
+def _keep(e: Emitter, inst: GroupProduct) -> str | None:
     return e.let(f"zext i1 {e.scalar(inst.keep)} to i32") if inst.keep is not None else None
 
 
-def _held(e: Emitter, inst: HeldDot, shape: _Shape, sums: _Sums, right: _Source) -> None:
-    """With the left operand in registers: each step's fragments are fenced as it begins."""
+def _held(e: Emitter, inst: HeldDot | HeldSparseDot, shape: _Shape, sums: _Sums, right: _Source) -> None:
+    """With the left operand in registers: each step's fragments are fenced as it begins, all places first."""
     rows, columns, steps = shape.times
     a = e.fragment(inst.a)
     words = _words(e, a, rows * steps)
     types, keep = (sums.dtype, a.dtype, inst.b.array_type.dtype), _keep(e, inst)
+    places = _places(e, inst, shape) if isinstance(inst, HeldSparseDot) else {}
+    unfenced, fenced = list(dict.fromkeys(each.register for each in places.values())), dict[str, str]()
     for step in range(steps):
-        fresh = sums.fence([word for i in range(rows) for word in words(i * steps + step)], step == 0)
+        mine = [word for i in range(rows) for word in words(i * steps + step)]
+        fresh = sums.fence([*mine, *unfenced], step == 0)
+        fenced, unfenced = fenced | dict(zip(unfenced, fresh[len(mine) :], strict=True)), []
         for i, j in np.ndindex(rows, columns):
             b = right.at(e, j * shape.columns, step)
-            call = _Call(shape, types, fresh[4 * i : 4 * i + 4], b, (not right.inner,))
+            kept = places and replace(places[i, step], register=fenced[places[i, step].register])
+            call = _Call(shape, types, fresh[4 * i : 4 * i + 4], b, (not right.inner,), kept or None)
             sums.multiply(i * columns + j, call, keep if step == 0 else None)
+
+
+def _places(e: Emitter, inst: HeldSparseDot, shape: _Shape) -> dict[tuple[int, int], Kept]:
+    """For each row of instructions and step: whose register has the places."""
+    places = e.fragment(inst.places)
+    if inst.turned[0]:
+        places = replace(places, layout=places.layout.permute((1, 0)))
+    kept = held_places(e, places, (ROWS, shape.columns, shape.k), inst.a.tile.dtype.bits)
+    return {at: kept.places(*at) for at in np.ndindex(shape.times[0], shape.times[2])}
 
 
 def _words(e: Emitter, tile: Fragment, count: int) -> Callable[[int], list[str]]:
@@ -172,13 +193,15 @@ def _words(e: Emitter, tile: Fragment, count: int) -> Callable[[int], list[str]]
 
 @dataclass(frozen=True)
 class _Call:
-    """One instruction's operands: registers of a or its descriptor, b's descriptor, which are MN-major."""
+    """One instruction's operands: registers of a or its descriptor, b's descriptor, which are MN-major, and
+    what it is told of a sparse a."""
 
     shape: _Shape
     types: tuple[DType, DType, DType]
     a: Sequence[str]
     b: str
     across: tuple[bool, ...]
+    kept: Kept | None = None
 
 
 class _Sums:
@@ -218,17 +241,17 @@ class _Sums:
         a = "{" + ", ".join(f"${at + i}" for i in range(4)) + "}" if in_registers else f"${at}"
         b = f"${at + len(call.a)}"
         last = at + len(call.a) + 1
+        if call.kept:
+            b, last = f"{b}, ${last}, {call.kept.selector}", last + 1
         scale = f"setp.ne.b32 p, {f'${last}' if keep else 1 if old else 0}, 0;"
         text = f"{{ .reg .pred p; {scale} {_name(call)} {outs}, {a}, {b}, p{_immediates(call)}; }}"
         kinds = [("r", "i32") if in_registers else ("l", "i64")] * len(call.a) + [("l", "i64")]
-        kinds += [("r", "i32")] if keep else []
+        others = [x for x in (call.kept and call.kept.register, keep) if x]
+        kinds += [("r", "i32")] * len(others)
         ties = [str(i) for i in range(n)] if old else []
         constraints = ",".join([f"={self.register}"] * n + ties + [k for k, _ in kinds] + ["~{memory}"])
         given = [f"{self.kind} {x}" for x in old]
-        given += [
-            f"{kind} {x}"
-            for (_, kind), x in zip(kinds, (*call.a, call.b, *([keep] if keep else [])), strict=True)
-        ]
+        given += [f"{kind} {x}" for (_, kind), x in zip(kinds, (*call.a, call.b, *others), strict=True)]
         self.words[part] = _call(self.e, text, constraints, given, [self.kind] * n)
 
     def slots(self) -> list[str]:
@@ -239,8 +262,8 @@ class _Sums:
 
 
 def _name(call: _Call) -> str:
-    names = ".".join(ptx_type(t) for t in call.types)
-    return f"wgmma.mma_async.sync.aligned.m64n{call.shape.columns}k{call.shape.k}.{names}"
+    form, names = ".sp" if call.kept else "", ".".join(ptx_type(t) for t in call.types)
+    return f"wgmma.mma_async{form}.sync.aligned.m64n{call.shape.columns}k{call.shape.k}.{names}"
 
 
 def _immediates(call: _Call) -> str:

@@ -93,12 +93,12 @@ def matrix_shape(shape: tuple[Any, ...], turned: bool) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, eq=False)
-class _GroupDot(Inst):
+class GroupProduct(Inst):
     """Starts a @ b + c: the sums are there, and what is read may be overwritten, after GroupWait.
 
-    a (m, k) and b (k, n) are shared arrays whose last axis are the columns; of each operand, and c, `turned`
-    says whether it is held as its transpose. The sums are held as c is. Where `keep` (a scalar) is false, c
-    counts as zeros.
+    a (m, k) and b (k, n): shared arrays whose last axis are the columns, or `held`, in registers; of each
+    operand, and c, `turned` says whether it is held as its transpose. The sums are held as c is. Where `keep`
+    (a scalar) is false, c counts as zeros.
     """
 
     a: Value
@@ -106,6 +106,12 @@ class _GroupDot(Inst):
     c: Value
     turned: Turned = (False, False, False)
     keep: Value | None = None
+    held: ClassVar[tuple[str, ...]] = ()  # the factors that are in registers
+
+    @property
+    def factors(self) -> tuple[Value, ...]:
+        """What is multiplied from registers."""
+        return tuple(getattr(self, name) for name in self.held)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -132,7 +138,7 @@ def _extents(v: Value) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class GroupDot(_GroupDot):
+class GroupDot(GroupProduct):
     """wgmma with both operands in shared memory."""
 
     effects: ClassVar[Effects] = Effects(reads=("a", "b"))
@@ -142,10 +148,11 @@ class GroupDot(_GroupDot):
 
 
 @dataclass(frozen=True, eq=False)
-class HeldDot(_GroupDot):
+class HeldDot(GroupProduct):
     """wgmma with a in registers."""
 
     effects: ClassVar[Effects] = Effects(reads=("b",))
+    held: ClassVar[tuple[str, ...]] = ("a",)
 
     def meaning(self, state: State, a: Array, b: Memory, *rest: Array) -> Array:
         return self._product(a, matrix(b.read(...)), *rest)

@@ -7,16 +7,16 @@ Networks".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tilec.ir import dtype as dt
 from tilec.ir.errors import Loc, TilecError
-from tilec.ir.func import Inst, Value
-from tilec.ir.inst.mma import product
-from tilec.ir.run import State
+from tilec.ir.func import Effects, Inst, Value
+from tilec.ir.inst.mma import GroupProduct, matrix, matrix_shape, product
+from tilec.ir.run import Memory, State
 from tilec.ir.tile import TileType
 
 Array = np.ndarray[Any, Any]
@@ -95,3 +95,24 @@ class SparseDot(Inst):
 
     def meaning(self, state: State, values: Array, places: Array, b: Array, c: Array) -> Array:
         return product(expanded(values, places, 1, self.loc), b, c, self.c.tile.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldSparseDot(GroupProduct):
+    """HeldDot whose left operand is sparse(a, places): a and places (m, k / 2) are held alike."""
+
+    places: Value = field(kw_only=True)
+    effects: ClassVar[Effects] = Effects(reads=("b",))
+    held: ClassVar[tuple[str, ...]] = ("a", "places")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        m, half = matrix_shape(self.a.tile.shape, self.turned[0])
+        k, n = matrix_shape(self.b.array_type.shape, self.turned[1])
+        assert self.places.tile.shape == self.a.tile.shape and k * KEPT == half * GROUP, "half of a is kept"
+        return m, n, k
+
+    def meaning(self, state: State, a: Array, b: Memory, *rest: Array) -> Array:
+        *others, places = rest
+        whole = expanded(a, places, int(not self.turned[0]), self.loc)
+        return self._product(whole, matrix(b.read(...)), *others)

@@ -16,10 +16,20 @@ from tilec.ir.digits import Digit
 from tilec.ir.dtype import DType
 from tilec.ir.facts import Facts
 from tilec.ir.inst.memory import Load, Store
-from tilec.ir.inst.mma import Dot, GroupDot, HeldDot
+from tilec.ir.inst.mma import Dot, GroupProduct, matrix_shape
 from tilec.ir.inst.sparse import SparseDot
 from tilec.ir.layout import Layout, local, register, spatial
-from tilec.ir.layouts import blocked, mma_a, mma_b, mma_c, mma_places, mma_sparse_b, wgmma_a, wgmma_c
+from tilec.ir.layouts import (
+    blocked,
+    mma_a,
+    mma_b,
+    mma_c,
+    mma_places,
+    mma_sparse_b,
+    wgmma_a,
+    wgmma_c,
+    wgmma_places,
+)
 from tilec.ir.tile import ArrayType
 
 WARP, SECTOR, SECTORS = 32, 32, 2  # threads; bytes; that come from L2 in a cycle
@@ -80,13 +90,16 @@ def _fma_layouts(shape: tuple[int, int, int], threads: int) -> Trio:
     return a, b, c
 
 
-def layouts_of_group_dot(dot: GroupDot | HeldDot, threads: int) -> tuple[Layout, Layout]:
-    """What threads hold of the left operand, if they do, and of the sums."""
-    (m, n, k), groups = dot.shape, split(dot.shape[0], threads // (WARP * GROUP))
-    dtype = dot.a.array_type.dtype if isinstance(dot, GroupDot) else dot.a.tile.dtype
-    found = wgmma_a(dtype, (m, k), groups), wgmma_c((m, n), groups)
-    a, c = (x.permute((1, 0)) if t else x for x, t in zip(found, dot.turned[::2], strict=True))
-    return a, c
+def layouts_of_group(dot: GroupProduct, threads: int) -> tuple[Layout, ...]:
+    """Of what threads hold of the factors, then of the sums."""
+    (m, n, _), groups = dot.shape, split(dot.shape[0], threads // (WARP * GROUP))
+    sums, factors = wgmma_c((m, n), groups), list[Layout]()
+    if dot.held:
+        left = dot.a.tile
+        shape = matrix_shape(left.shape, dot.turned[0])
+        factors = [made(left.dtype, shape, groups) for made in (wgmma_a, wgmma_places)[: len(dot.held)]]
+    turned = [dot.turned[0]] * len(factors) + [dot.turned[2]]
+    return tuple(x.permute((1, 0)) if t else x for x, t in zip((*factors, sums), turned, strict=True))
 
 
 def split(m: int, groups: int) -> Split:
@@ -118,7 +131,7 @@ def wide(inst: Load | Store, shape: tuple[int, ...], threads: int, facts: Facts)
     """The layout of the widest coalesced access to a tile of an array that alignment proves."""
     kind = inst.array.array_type
     axis = next((a for a in reversed(range(kind.rank)) if kind.strides[a] == 1), kind.rank - 1)
-    vector = _vector(inst, shape, axis, facts, max(1, prod(shape) // threads))
+    vector = proven_vector(inst, shape, axis, facts, max(1, prod(shape) // threads))
     if axis == kind.rank - 1:
         return blocked(shape, threads, vector)
     order = (*(a for a in range(kind.rank) if a != axis), axis)
@@ -126,7 +139,9 @@ def wide(inst: Load | Store, shape: tuple[int, ...], threads: int, facts: Facts)
     return turned.permute(tuple(order.index(a) for a in range(kind.rank)))
 
 
-def _vector(inst: Load | Store, shape: tuple[int, ...], axis: int, facts: Facts, most: int) -> int:
+def proven_vector(
+    inst: Load | Store, shape: tuple[int, ...], axis: int, facts: Facts, most: int = 16
+) -> int:
     """Elements per access: a power of two that divides tile, alignment and, where masked, the extent."""
     kind, at = inst.array.array_type, inst.at
     if kind.packed and isinstance(inst, Store):
@@ -228,9 +243,9 @@ def everywhere(shape: tuple[int, ...], threads: int) -> Layout:
 
 
 @lru_cache(maxsize=4096)
-def conversion_cost(a: Layout, b: Layout) -> float:
-    """What it takes to come from a to b."""
-    return 0.0 if a == b else conversion(a, b).cost
+def conversion_cost(a: Layout, b: Layout, bits: int = 32) -> float:
+    """What it takes to come from a to b with elements of so many bits."""
+    return 0.0 if a == b else conversion(a, b, bits).cost
 
 
 def collapsed(layout: Layout, operand: tuple[int, ...]) -> Layout:

@@ -15,7 +15,7 @@ from tilec.ir.func import Block, Func, Inst, Item, Value, memory_of
 from tilec.ir.inst.bulk import BulkCopy, BulkStore, BulkStored, BulkWait, Gates
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Alloc, Atomic, Copy, Wait
-from tilec.ir.inst.mma import GroupDot, GroupWait, HeldDot
+from tilec.ir.inst.mma import GroupProduct, GroupWait
 from tilec.ir.inst.sync import Barrier, ProxyFence
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.target import Target
@@ -27,7 +27,7 @@ def proxy_fences(func: Func, target: Target) -> Func:
     """A fence after what threads write to shared memory that warpgroups or TMA read, or TMA overwrites: these
     do it another way than threads do. A copy's data is fenced at its wait."""
     read = {memory_of(func, getattr(dot, name)) for dot in func.walk() for name in dot.effects.reads
-            if isinstance(dot, GroupDot | HeldDot)}  # fmt: skip
+            if isinstance(dot, GroupProduct)}  # fmt: skip
     read |= {memory_of(func, copy.buffer) for copy in func.walk() if isinstance(copy, BulkCopy | BulkStore)}
     scanner = _Scanner(func, set())
 
@@ -175,7 +175,7 @@ def _of_producer(inst: Inst) -> bool:
 
 def _product(v: Value) -> Inst:
     """The product of warpgroups that sums come from; those of a loop from its last round."""
-    while not isinstance(v, GroupDot | HeldDot):
+    while not isinstance(v, GroupProduct):
         match v:
             case GroupWait(x=x):
                 v = x

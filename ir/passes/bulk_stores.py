@@ -18,7 +18,7 @@ from tilec.ir.inst.arith import Full
 from tilec.ir.inst.bulk import BulkStore, BulkStored, Gates
 from tilec.ir.inst.control import For, While
 from tilec.ir.inst.memory import Alloc, Store
-from tilec.ir.inst.mma import GroupDot, GroupWait, HeldDot
+from tilec.ir.inst.mma import GroupProduct, GroupWait
 from tilec.ir.inst.shape import Permute, Reshape
 from tilec.ir.panels import panels
 from tilec.ir.passes.bulk import box_in_panels
@@ -74,7 +74,7 @@ def _of_products(func: Func, v: Value) -> bool:
             continue
         seen.add(value)
         match value:
-            case GroupDot() | HeldDot():
+            case GroupProduct():
                 return True
             case Arg() if value in carried:
                 todo.append(carried[value])

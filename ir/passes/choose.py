@@ -15,7 +15,7 @@ from tilec.ir.facts import Facts
 from tilec.ir.func import Block, Func, Inst, Value
 from tilec.ir.inst import memory as mem
 from tilec.ir.inst.control import If
-from tilec.ir.inst.mma import Dot, GroupDot, HeldDot
+from tilec.ir.inst.mma import Dot, GroupProduct
 from tilec.ir.inst.reduce import ArgReduce, Reduce, Scan, crosses_warps, reducible
 from tilec.ir.inst.shape import Annotate, Broadcast, Extract, Permute, Reshape, View
 from tilec.ir.inst.sparse import SparseDot
@@ -24,6 +24,7 @@ from tilec.ir.layout_ops import slice_tile
 from tilec.ir.layouts import blocked
 from tilec.ir.passes import anchors
 from tilec.ir.passes.components import ELEMENTWISE, Component, Components
+from tilec.ir.passes.sectors import whole_sectors
 
 IMPOSSIBLE, ACROSS_WARPS, THROUGH_MEMORY = 500.0, 40.0, 60.0  # cycles: see anchors
 ELEMENT = 0.5  # an elementwise instruction of a warp: 64 lanes a cycle
@@ -87,8 +88,8 @@ class Choice:
                 self.of[component] = inst.wanted
             elif isinstance(inst, Dot | SparseDot):
                 self.of.setdefault(component, self.dot_layouts(inst)[-1])
-            elif isinstance(inst, GroupDot | HeldDot):
-                self.of.setdefault(component, anchors.layouts_of_group_dot(inst, self.threads)[1])
+            elif isinstance(inst, GroupProduct):
+                self.of.setdefault(component, anchors.layouts_of_group(inst, self.threads)[-1])
             elif isinstance(inst, View):
                 _check_threads(inst.layout, self.threads)
                 self.of.setdefault(component, inst.layout)
@@ -126,12 +127,8 @@ class Choice:
         """Layouts that an instruction at the border would like; `memory`: loads and stores too."""
         of = self.components.of
         match inst:
-            case Dot() | SparseDot():
-                for operand, layout in zip(inst.factors, self.dot_layouts(inst)[:-1], strict=True):
-                    if of(operand) is c:
-                        yield layout
-            case HeldDot() if of(inst.a) is c:
-                yield anchors.layouts_of_group_dot(inst, self.threads)[0]
+            case Dot() | SparseDot() | GroupProduct():
+                yield from (layout for operand, layout in self._factors(inst) if of(operand) is c)
             case View() if of(inst.x) is c:
                 yield inst.source
             case mem.Load() | mem.Store() if memory:
@@ -142,6 +139,12 @@ class Choice:
                 yield anchors.scanned(c.shape, inst.axis, self.threads)
             case Broadcast() | Permute() | Reshape() | Extract():
                 yield from self._moved(c, inst)
+
+    def _factors(self, dot: Dot | SparseDot | GroupProduct) -> Iterator[tuple[Value, Layout]]:
+        """What a product multiplies from registers, and the layouts that it wants."""
+        if isinstance(dot, GroupProduct):
+            return zip(dot.factors, anchors.layouts_of_group(dot, self.threads)[:-1], strict=True)
+        return zip(dot.factors, self.dot_layouts(dot)[:-1], strict=True)
 
     def _wide(self, c: Component, inst: mem.Load | mem.Store) -> Iterator[Layout]:
         if inst.array.array_type.space == "global":
@@ -176,11 +179,9 @@ class Choice:
     def _step(self, c: Component, inst: Inst, layout: Layout) -> float:
         of = self.components.of
         match inst:
-            case Dot() | SparseDot():
-                wants = zip(inst.factors, self.dot_layouts(inst)[:-1], strict=True)
+            case Dot() | SparseDot() | GroupProduct():
+                wants = self._factors(inst)
                 return sum(anchors.conversion_cost(layout, want) for v, want in wants if of(v) is c)
-            case HeldDot() if of(inst.a) is c:
-                return anchors.conversion_cost(layout, anchors.layouts_of_group_dot(inst, self.threads)[0])
             case View() if of(inst.x) is c:
                 return anchors.conversion_cost(layout, inst.source)
             case mem.Load() | mem.Store():
@@ -197,8 +198,8 @@ class Choice:
         return 0.0
 
     def access(self, inst: mem.Load | mem.Store, layout: Layout) -> tuple[float, Layout]:
-        """The cheaper of reaching memory in this layout, and in the widest one with a conversion; and that
-        layout. What is annotated where it is loaded is loaded so.
+        """The cheapest of reaching memory in this layout, in the widest one with a conversion, and in one that
+        swaps within warps make of this; and that layout. What is annotated where it is loaded is loaded so.
         """
         kind = inst.array.array_type
         if kind.space != "global":
@@ -210,9 +211,23 @@ class Choice:
             return direct, layout
         if kind.packed and isinstance(inst, mem.Store):
             return anchors.access_cost(wide, kind, limit) + anchors.conversion_cost(layout, wide), wide
-        order = (wide, layout) if isinstance(inst, mem.Load) else (layout, wide)
-        detour = anchors.access_cost(wide, kind, limit) + anchors.conversion_cost(*order)
-        return (direct, layout) if direct <= detour else (detour, wide)
+        ways = [(direct, layout)]
+        for other in (self._near(inst, layout), wide):
+            order = (other, layout) if isinstance(inst, mem.Load) else (layout, other)
+            moving = anchors.conversion_cost(*order, max(8, kind.dtype.bits))
+            ways.append((anchors.access_cost(other, kind, limit) + moving, other))
+        return min(ways, key=lambda way: way[0])
+
+    def _near(self, inst: mem.Load | mem.Store, layout: Layout) -> Layout:
+        """What threads hold of whole sectors after swaps within warps. Loads in loops do without: what they read
+        in part stays in the L1 cache for the next, and swaps would take their time in every round.
+        """
+        kind = inst.array.array_type
+        axis = next((a for a in reversed(range(kind.rank)) if kind.strides[a] == 1), None)
+        if axis is None or kind.packed or (isinstance(inst, mem.Load) and self._rounds[inst] > 1):
+            return layout
+        vector = anchors.proven_vector(inst, layout.shape, axis, self.facts)
+        return whole_sectors(layout, axis, max(1, kind.dtype.bits // 8), vector)
 
     def _reduce_price(self, c: Component, inst: Reduce | ArgReduce, layout: Layout) -> float:
         source, result = self.components.of(inst.x), self.components.of(inst)

@@ -16,7 +16,7 @@ from tilec.ir.func import Func, Inst, Item, Value
 from tilec.ir.inst import arith, control
 from tilec.ir.inst.inline import InlinePtx
 from tilec.ir.inst.memory import Atomic, Gather, Scatter
-from tilec.ir.inst.mma import Dot, GroupDot, GroupWait, HeldDot
+from tilec.ir.inst.mma import Dot, GroupProduct, GroupWait
 from tilec.ir.inst.reduce import Scan
 from tilec.ir.inst.shape import Annotate, Broadcast, Permute, Reshape
 from tilec.ir.inst.sparse import SparseDot
@@ -99,7 +99,7 @@ class Components:
 
     def _tie_one(self, inst: Inst) -> None:
         match inst:
-            case Dot(c=c) | SparseDot(c=c) | GroupDot(c=c) | HeldDot(c=c):
+            case Dot(c=c) | SparseDot(c=c) | GroupProduct(c=c):
                 self._join(inst, c)
             case Scan() | Annotate() | GroupWait():
                 self._join(inst, inst.x)

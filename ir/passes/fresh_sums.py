@@ -14,7 +14,7 @@ from tilec.ir import dtype as dt
 from tilec.ir.func import Arg, Block, Func, Inst, Item, Value
 from tilec.ir.inst.arith import Full, Not
 from tilec.ir.inst.control import For, If
-from tilec.ir.inst.mma import GroupDot, GroupWait, HeldDot
+from tilec.ir.inst.mma import GroupProduct, GroupWait
 from tilec.ir.passes.pipeline import rebuilt
 from tilec.ir.rewrite import Emit, Rewritten, rebuild, uses
 from tilec.ir.target import Target
@@ -58,7 +58,7 @@ def _fresh(loop: For, k: int) -> bool:
     if found is None or not _is_zero(loop.init[k]):
         return False
     dot, item = found[2].x, body.results[k]
-    here = isinstance(dot, GroupDot | HeldDot) and dot.c is arg and dot.keep is None and dot in body.body
+    here = isinstance(dot, GroupProduct) and dot.c is arg and dot.keep is None and dot in body.body
     inner = list(body.walk())
     given = [v for inst in inner for block in inst.blocks for v in block.results]
     taken = [v for inst in inner for v in inst.operands] + given + list(body.results)
@@ -70,11 +70,11 @@ def _with_keep(loop: For, k: int) -> For:
     assert found is not None, "the loop has been looked at"
     branch, j, wait = found
     keep, body = Arg(TileType(dt.bool), "keep"), loop.body
-    assert isinstance(wait.x, GroupDot | HeldDot), "the loop has been looked at"
+    assert isinstance(wait.x, GroupProduct), "the loop has been looked at"
     new: dict[Value, Value] = {}
     made: list[Inst] = []
     for inst in body.body:
-        given = replace(inst, keep=keep) if inst is wait.x and isinstance(inst, GroupDot | HeldDot) else inst
+        given = replace(inst, keep=keep) if inst is wait.x and isinstance(inst, GroupProduct) else inst
         new[inst] = moved = rebuilt(given, new)
         made.append(moved)
     kept = new.get(branch.condition, branch.condition)

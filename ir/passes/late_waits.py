@@ -23,7 +23,7 @@ from tilec.ir.inst.arith import Compare, Full, Sub, Where
 from tilec.ir.inst.bulk import BulkCopy, BulkDone, Gates
 from tilec.ir.inst.control import For
 from tilec.ir.inst.memory import Alloc, Wait
-from tilec.ir.inst.mma import GroupDot, GroupWait, HeldDot
+from tilec.ir.inst.mma import GroupDot, GroupProduct, GroupWait
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.target import Target
 
@@ -57,7 +57,7 @@ def _carried(loop: For) -> dict[int, GroupWait]:
     """Which carried values are sums of products that may stay under way, with their waits; {} if not all."""
     body = loop.body
     inner = list(body.walk())
-    dots = [inst for inst in inner if isinstance(inst, GroupDot | HeldDot)]
+    dots = [inst for inst in inner if isinstance(inst, GroupProduct)]
     waits = {i: v for i, v in enumerate(body.results) if isinstance(v, GroupWait)}
     fits = all(_alone(body, i, wait, inner) for i, wait in waits.items())
     written = {root(getattr(inst, name)) for inst in inner for name in inst.effects.writes

@@ -14,7 +14,7 @@ from tilec.ir.facts import analyse
 from tilec.ir.func import Func, Inst, Value
 from tilec.ir.inst import arith, control
 from tilec.ir.inst import memory as mem
-from tilec.ir.inst.mma import Dot, GroupDot, GroupWait, HeldDot
+from tilec.ir.inst.mma import Dot, GroupProduct, GroupWait
 from tilec.ir.inst.reduce import ArgReduce, Partial, Reduce, Scan, crosses_warps, reducible
 from tilec.ir.inst.shape import Annotate, Broadcast, Convert, Extract, Permute, Reshape, Stack, View
 from tilec.ir.inst.sparse import SparseDot
@@ -153,8 +153,8 @@ class _Assignment:
                 return self.settle(replace(inst, x=x), emit)
             case Dot() | SparseDot():
                 return self._dot(inst, emit)
-            case GroupDot() | HeldDot():
-                return self._group_dot(inst, emit)
+            case GroupProduct():
+                return self._group_product(inst, emit)
             case GroupWait():
                 return self.settle(inst, emit)
         return None
@@ -188,11 +188,10 @@ class _Assignment:
         given = [self.adapt(v, want, emit) for v, want in zip(inst.operands, layouts, strict=True)]
         return self.settle(with_parts(inst, given, ()), emit)
 
-    def _group_dot(self, inst: GroupDot | HeldDot, emit: Emit) -> Value:
-        a, c = anchors.layouts_of_group_dot(inst, self.threads)
-        if isinstance(inst, HeldDot):
-            inst = replace(inst, a=self.adapt(inst.a, a, emit))
-        return replace(inst, c=self.adapt(inst.c, c, emit))  # its wait settles: until then nothing is there
+    def _group_product(self, inst: GroupProduct, emit: Emit) -> Value:
+        wants = zip((*inst.held, "c"), anchors.layouts_of_group(inst, self.threads), strict=True)
+        given = {name: self.adapt(getattr(inst, name), want, emit) for name, want in wants}
+        return replace(inst, **given)  # type: ignore[arg-type]  # its wait settles: until then nothing is there
 
     def _reduce(self, inst: Reduce | ArgReduce, emit: Emit) -> Value:
         x, axis = inst.x, inst.axis

@@ -35,7 +35,7 @@ def widen_dots(func: Func, target: Target) -> Func:
     exactly; the product gets its `atom`."""
 
     def visit(inst: Inst, emit: Emit) -> Rewritten:
-        if not isinstance(inst, Dot):
+        if not isinstance(inst, Dot) or inst.atom:
             return None
         a, b = (_operand_dtype(v.tile.dtype, inst.c.tile.dtype, target) for v in (inst.a, inst.b))
         atom = _atom(a, b, inst.c.tile.dtype, target)

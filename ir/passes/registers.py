@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Func, Inst
-from tilec.ir.inst.mma import Dot, GroupDot, HeldDot
+from tilec.ir.inst.mma import Dot, GroupProduct
 from tilec.ir.inst.sparse import SparseDot
 from tilec.ir.passes.components import ELEMENTWISE, is_tile, remade
 from tilec.ir.target import Target
 
 WORD = 32
-PRODUCTS = (*ELEMENTWISE, Dot, SparseDot, GroupDot, HeldDot)
+PRODUCTS = (*ELEMENTWISE, Dot, SparseDot, GroupProduct)
 
 
 def check_registers(func: Func, target: Target) -> Func:

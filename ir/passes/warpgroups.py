@@ -8,8 +8,9 @@ warps, and where those of a do not fit, the columns of b may be the rows of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from tilec.ir import dtype as dt
 from tilec.ir.dead import dce
@@ -20,15 +21,19 @@ from tilec.ir.inst.bulk import BulkCopy
 from tilec.ir.inst.memory import Alloc, Copy, Load, Store
 from tilec.ir.inst.mma import Dot, GroupDot, GroupWait, HeldDot
 from tilec.ir.inst.shape import Annotate, Permute, Reshape, View
+from tilec.ir.inst.sparse import GROUP as FOUR
+from tilec.ir.inst.sparse import KEPT, HeldSparseDot, Sparse
 from tilec.ir.layout import Layout
-from tilec.ir.layouts import mma_a, mma_b, wgmma_a
+from tilec.ir.layouts import mma_a, mma_b, mma_places, wgmma_a, wgmma_places
 from tilec.ir.panels import SPANS, match_panels, panels
 from tilec.ir.passes import anchors
-from tilec.ir.passes.anchors import GROUP, ROWS, split
+from tilec.ir.passes.anchors import GROUP, ROWS, Split, split
 from tilec.ir.passes.components import ELEMENTWISE
 from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.target import Target
 
+Fragment = Callable[[DType, tuple[int, int], Split], Layout]
+Wanted = Callable[[Split], Layout]
 BANKS = 128  # bytes of shared memory in a cycle
 SYNC = 0.62  # of wgmma's rate is what mma.sync reaches on the same machine
 ROUND_TRIP = 60.0  # cycles: what is written to shared memory, fenced, and awaited by all
@@ -40,7 +45,8 @@ ROUND_TRIP = 60.0  # cycles: what is written to shared memory, fenced, and await
 @dataclass(frozen=True)
 class _Way:
     """A product as warpgroups would do it, a @ b or, `turned`, b^T @ a^T. `held`: the left operand comes from
-    registers; `stored`: the right one does, and has to be put into shared memory."""
+    registers; `stored`: the right one does, and has to be put into shared memory. A sparse left operand has
+    half the products."""
 
     shape: tuple[int, int, int]
     dtypes: tuple[DType, DType, DType]
@@ -49,17 +55,24 @@ class _Way:
     stored: bool
     turned: bool
 
+    @property
+    def sparse(self) -> bool:
+        return isinstance(self.left, Sparse) and self.left.axis == (0 if self.turned else 1)
+
 
 def choose(dot: Dot, target: Target, warps: int) -> tuple[int, ...]:
     """The atom of a product by warpgroups: rows of a, columns of b (either is 64), k; () where mma.sync or
     multiply-adds are as good."""
     if warps % GROUP or not target.wgmma or _annotated(dot):
         return ()
-    found = [way for turned in (False, True) if _fits(way := _way(dot, turned), target, warps // GROUP)]
+    ways = [_way(dot, turned) for turned in (False, True)]
+    if any(way.sparse for way in ways):
+        ways = [way for way in ways if way.sparse]
+    found = [way for way in ways if _fits(way, target, warps // GROUP)]
     best = min(found, key=lambda way: _price(way, target, warps), default=None)
-    if best is None or _price(best, target, warps) > _sync_price(dot, target, warps):
+    if best is None or _price(best, target, warps) > _sync_price(dot, best, target, warps):
         return ()
-    k = 256 // best.dtypes[0].bits
+    k = 256 // best.dtypes[0].bits * _times(best)
     return (8, ROWS, k) if best.turned else (ROWS, 8, k)
 
 
@@ -82,7 +95,8 @@ def _way(dot: Dot, turned: bool) -> _Way:
 
 def _fits(way: _Way, target: Target, groups: int) -> bool:
     (m, n, k), (a, b, c) = way.shape, way.dtypes
-    known = next((w for w in target.wgmma if (w.a, w.b, w.acc) == (a.name, b.name, c.name)), None)
+    kinds = target.wgmma_sparse if way.sparse else target.wgmma
+    known = next((w for w in kinds if (w.a, w.b, w.acc) == (a.name, b.name, c.name)), None)
     if known is None or m % ROWS or k % known.k:
         return False
     beside = split(m, groups)[1]
@@ -133,32 +147,59 @@ def _price(way: _Way, target: Target, warps: int) -> float:
     groups = split(m, warps // GROUP)
     reads = k * dtype.bytes * (n * m / ROWS + (0 if way.held else m * groups[1])) / BANKS
     stored = ROUND_TRIP + 2 * n * k * dtype.bytes / BANKS if way.stored else 0.0
-    have = viewed(way.left) if way.held else None
-    brought = anchors.conversion_cost(have, _left(way, groups)) if have else 0.0
-    return max(m * n * k / _rate(dtype, target), reads) + stored + warps * brought
+    brought = _brought(_left(way, (wgmma_a, wgmma_places)), [groups]) if way.held else 0.0
+    return max(m * n * k / _rate(way, target), reads) + stored + warps * brought
 
 
-def _left(way: _Way, groups: tuple[int, int]) -> Layout:
-    made = wgmma_a(way.dtypes[0], (way.shape[0], way.shape[2]), groups)
-    return made.permute((1, 0)) if way.turned else made
+def _left(way: _Way, made: tuple[Fragment, ...]) -> Iterator[tuple[Value, Wanted]]:
+    """The left operand, or the numbers and places of a sparse one, and how each is held."""
+    parts = (way.left.values, way.left.places) if isinstance(way.left, Sparse) else (way.left,)
+    for part, fragment in zip(parts, made, strict=False):
+        yield part, partial(_fragment, fragment, way.dtypes[0], part.tile.shape, way.turned)
 
 
-def _sync_price(dot: Dot, target: Target, warps: int) -> float:
+def _fragment(made: Fragment, dtype: DType, shape: tuple[int, ...], turned: bool, across: Split) -> Layout:
+    rows, columns = shape[::-1] if turned else shape
+    layout = made(dtype, (rows, columns), across)
+    return layout.permute((1, 0)) if turned else layout
+
+
+def _brought(operands: Iterable[tuple[Value, Wanted]], splits: Sequence[Split]) -> float:
+    """What it takes to bring operands that are views to a product."""
+    return sum(
+        min(anchors.conversion_cost(have, wanted(across)) for across in splits)
+        for v, wanted in operands
+        if (have := viewed(v))
+    )
+
+
+def _sync_price(dot: Dot, way: _Way, target: Target, warps: int) -> float:
     (m, k), n, dtype = dot.a.tile.shape, dot.b.tile.shape[1], dot.a.tile.dtype
     splits = anchors.splits(warps)
     lines = min(anchors.traffic((m, n), across, False) for across in splits)[1]
-    work = m * n * k / (SYNC * _rate(dtype, target))
-    brought = [
-        min(anchors.conversion_cost(have, wanted(dtype, shape, across)) for across in splits)
-        for v, shape, wanted in ((dot.a, (m, k), mma_a), (dot.b, (k, n), mma_b))
-        if (have := viewed(v))
-    ]
-    return max(work, warps * lines * k * dtype.bytes / BANKS) + warps * sum(brought)
+    work = m * n * k / (SYNC * _rate(way, target))
+    operands = _left(way, (mma_a, mma_places)) if way.sparse else _both(dot)
+    return max(work, warps * lines * k * dtype.bytes / BANKS) + warps * _brought(operands, splits)
+
+
+def _both(dot: Dot) -> Iterator[tuple[Value, Wanted]]:
+    """The operands of mma.sync, and how each is held."""
+    for v, made in ((dot.a, mma_a), (dot.b, mma_b)):
+        yield v, partial(_fragment, made, dot.a.tile.dtype, v.tile.shape, False)
+
+
+def _times(way: _Way) -> int:
+    """How much deeper instructions are, in the same time."""
+    return FOUR // KEPT if way.sparse else 1
+
+
+def _rate(way: _Way, target: Target) -> float:
+    """Multiply-adds of one SM in a cycle, those with zeros counted."""
+    return _dense_rate(way.dtypes[0], target) * _times(way)
 
 
 @lru_cache(64)
-def _rate(dtype: DType, target: Target) -> float:
-    """Multiply-adds of one SM in a cycle."""
+def _dense_rate(dtype: DType, target: Target) -> float:
     rates = target.rates
     assert rates is not None, "targets with matrix units have rates"
     flops = rates.tensor_tflops(dtype.name) or rates.tensor_tflops("f16") or rates.f32
@@ -193,8 +234,10 @@ def warpgroups(func: Func, target: Target) -> Func:
         a, b = _in_panels(inst.a, 1, copied), _in_panels(inst.b, 0, copied)
         left, right = (b, a or _stored(inst.a, 1, emit)) if turned else (a, b or _stored(inst.b, 0, emit))
         if left is None:
-            held = inst.b if turned else inst.a
-            return GroupWait(HeldDot(held, right[0], inst.c, (turned, turned ^ right[1], turned)))
+            held, way = inst.b if turned else inst.a, (turned, turned ^ right[1], turned)
+            if isinstance(held, Sparse):
+                return GroupWait(HeldSparseDot(held.values, right[0], inst.c, way, places=held.places))
+            return GroupWait(HeldDot(held, right[0], inst.c, way))
         return GroupWait(GroupDot(left[0], right[0], inst.c, (turned ^ left[1], turned ^ right[1], turned)))
 
     done = rebuild(func, visit)

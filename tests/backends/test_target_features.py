@@ -114,6 +114,21 @@ def test_sparse_products_are_the_assemblers(gpu: Target) -> None:
     assert {kind for kind in everyones if accepts(gpu, spelled_sparse(kind))} == set(gpu.mma_sparse)
 
 
+def spelled_group(kind: Mma) -> str:
+    """By warpgroups, a in registers."""
+    acc, a, b = (PTX_NAME.get(dtype, dtype) for dtype in (kind.acc, kind.a, kind.b))
+    sums = registers(kind.acc, 64 * kind.n // 4, 20)
+    signs = "" if acc == "s32" else ", 1, 1, 0" if BITS.get(kind.a, 16) == 16 else ", 1, 1"
+    operands = f"{sums}, {{r0, r1, r2, r3}}, d0, r30, 0, q0{signs}"
+    return f"wgmma.mma_async.sp.sync.aligned.{kind.name}.{acc}.{a}.{b} {operands};"
+
+
+@each_gpu
+def test_sparse_products_of_warpgroups_are_the_assemblers(gpu: Target) -> None:
+    everyones = {kind for t in GPUS for kind in t.wgmma_sparse}
+    assert {kind for kind in everyones if accepts(gpu, spelled_group(kind))} == set(gpu.wgmma_sparse)
+
+
 @each_gpu
 def test_atomics_are_the_assemblers(gpu: Target) -> None:
     assert {dtype for dtype, body in ATOMIC_ADD.items() if accepts(gpu, body)} == gpu.atomic_add

@@ -36,8 +36,8 @@ SOME = (
     dt.f64,
 )
 # Another instruction by then; only on GPUs; nothing at all on the CPU.
-OF_GPUS = {"gates", "bulk_copy", "bulk_wait", "group_dot", "held_dot", "group_wait", "proxy_fence",
-           "sparse_dot", "bulk_store", "bulk_stored", "bulk_room", "bulk_done", "roles"}
+OF_GPUS = {"gates", "bulk_copy", "bulk_wait", "group_dot", "held_dot", "held_sparse_dot", "group_wait",
+           "proxy_fence", "sparse_dot", "bulk_store", "bulk_stored", "bulk_room", "bulk_done", "roles"}
 ELSEWHERE = {"math", "inline_ptx", "sparse", "partial", "convert", "annotate", *OF_GPUS}
 
 

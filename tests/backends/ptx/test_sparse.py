@@ -73,7 +73,7 @@ def test_products(
 ) -> None:
     v, p, b, want = problem(m, n, k, dtype)
     c = out((m, n), sums)
-    name = "sm_89" if dtype.bits == 8 and dtype.is_float else "sm_90a" if right else "sm_80"
+    name = "sm_89" if dtype.bits == 8 and dtype.is_float else "sm_90" if right else "sm_80"
     options = {"tile": tile, "right": right, "sums": sums}
     given = (dtype, v), (dt.u8, p), (dtype, b), (sums, c)
     ptx = check_kernel(product, *given, name=name, bound=0.5, **options).ptx
@@ -91,6 +91,9 @@ def test_every_target_has_its_instruction(gpu: str) -> None:
     kernel = check_kernel(product, (dt.f16, v), (dt.u8, p), (dt.f16, b), (dt.f32, c), name=gpu, bound=0.1)
     product.on(f"emulator:{gpu}")(v, p, b, c)
     np.testing.assert_array_equal(c, want)
+    if TARGETS[gpu].wgmma_sparse:
+        assert "wgmma.mma_async.sp.sync" in kernel.ptx
+        return
     ordered = TARGETS[gpu].ptx_version >= 85
     assert ("mma.sp::ordered_metadata.sync" in kernel.ptx) == ordered
     assert ("mma.sp.sync" in kernel.ptx) != ordered
