@@ -24,7 +24,6 @@ from tilec.ir.layout_ops import slice_tile
 from tilec.ir.layouts import blocked
 from tilec.ir.passes import anchors
 from tilec.ir.passes.components import ELEMENTWISE, Component, Components
-from tilec.ir.passes.sectors import whole_sectors
 
 IMPOSSIBLE, ACROSS_WARPS, THROUGH_MEMORY = 500.0, 40.0, 60.0  # cycles: see anchors
 ELEMENT = 0.5  # an elementwise instruction of a warp: 64 lanes a cycle
@@ -182,6 +181,8 @@ class Choice:
             case Dot() | SparseDot() | GroupProduct():
                 wants = self._factors(inst)
                 return sum(anchors.conversion_cost(layout, want) for v, want in wants if of(v) is c)
+            case HeldDot() if of(inst.a) is c:
+                return anchors.conversion_cost(layout, anchors.layouts_of_group_dot(inst, self.threads)[0])
             case View() if of(inst.x) is c:
                 return anchors.conversion_cost(layout, inst.source)
             case mem.Load() | mem.Store():
@@ -198,8 +199,8 @@ class Choice:
         return 0.0
 
     def access(self, inst: mem.Load | mem.Store, layout: Layout) -> tuple[float, Layout]:
-        """The cheapest of reaching memory in this layout, in the widest one with a conversion, and in one that
-        swaps within warps make of this; and that layout. What is annotated where it is loaded is loaded so.
+        """The cheaper of reaching memory in this layout, and in the widest one with a conversion; and that
+        layout. What is annotated where it is loaded is loaded so.
         """
         kind = inst.array.array_type
         if kind.space != "global":
@@ -211,23 +212,9 @@ class Choice:
             return direct, layout
         if kind.packed and isinstance(inst, mem.Store):
             return anchors.access_cost(wide, kind, limit) + anchors.conversion_cost(layout, wide), wide
-        ways = [(direct, layout)]
-        for other in (self._near(inst, layout), wide):
-            order = (other, layout) if isinstance(inst, mem.Load) else (layout, other)
-            moving = anchors.conversion_cost(*order, max(8, kind.dtype.bits))
-            ways.append((anchors.access_cost(other, kind, limit) + moving, other))
-        return min(ways, key=lambda way: way[0])
-
-    def _near(self, inst: mem.Load | mem.Store, layout: Layout) -> Layout:
-        """What threads hold of whole sectors after swaps within warps. Loads in loops do without: what they read
-        in part stays in the L1 cache for the next, and swaps would take their time in every round.
-        """
-        kind = inst.array.array_type
-        axis = next((a for a in reversed(range(kind.rank)) if kind.strides[a] == 1), None)
-        if axis is None or kind.packed or (isinstance(inst, mem.Load) and self._rounds[inst] > 1):
-            return layout
-        vector = anchors.proven_vector(inst, layout.shape, axis, self.facts)
-        return whole_sectors(layout, axis, max(1, kind.dtype.bits // 8), vector)
+        order = (wide, layout) if isinstance(inst, mem.Load) else (layout, wide)
+        detour = anchors.access_cost(wide, kind, limit) + anchors.conversion_cost(*order)
+        return (direct, layout) if direct <= detour else (detour, wide)
 
     def _reduce_price(self, c: Component, inst: Reduce | ArgReduce, layout: Layout) -> float:
         source, result = self.components.of(inst.x), self.components.of(inst)
