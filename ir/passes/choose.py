@@ -181,8 +181,6 @@ class Choice:
             case Dot() | SparseDot() | GroupProduct():
                 wants = self._factors(inst)
                 return sum(anchors.conversion_cost(layout, want) for v, want in wants if of(v) is c)
-            case HeldDot() if of(inst.a) is c:
-                return anchors.conversion_cost(layout, anchors.layouts_of_group_dot(inst, self.threads)[0])
             case View() if of(inst.x) is c:
                 return anchors.conversion_cost(layout, inst.source)
             case mem.Load() | mem.Store():
