@@ -16,7 +16,6 @@ from tilec.ir.inst.arith import Full
 from tilec.ir.inst.control import For, While
 from tilec.ir.inst.memory import Alloc
 from tilec.ir.inst.sync import BlockIndex
-from tilec.ir.rewrite import with_parts
 
 
 def dce(func: Func, matters: Callable[[Inst], bool] | None = None) -> Func:
@@ -153,7 +152,7 @@ class _Prune:
         self.kept[inst] = keep
         blocks = tuple(self.inner(inst, block, keep) for block in inst.blocks)
         if len(keep) == count:
-            return with_parts(inst, tuple(map(self.new, inst.operands)), blocks)
+            return inst.with_parts(tuple(map(self.new, inst.operands)), blocks)
         return self.narrowed(inst, keep, blocks)
 
     def inner(self, inst: Inst, block: Block, keep: list[int]) -> Block:
@@ -167,7 +166,7 @@ class _Prune:
 
     def narrowed(self, inst: Inst, keep: list[int], blocks: tuple[Block, ...]) -> Inst:
         if not isinstance(inst, For | While):
-            return with_parts(inst, tuple(map(self.new, inst.operands)), blocks)
+            return inst.with_parts(tuple(map(self.new, inst.operands)), blocks)
         init = tuple(self.new(inst.init[i]) for i in keep)
         if isinstance(inst, While):
             return replace(inst, init=init, condition=blocks[0], body=blocks[1])

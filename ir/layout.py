@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import gcd, prod
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tilec.ir.dtype import DType
 
 Shape = tuple[int, ...]
+kept = lru_cache(4096)  # of layouts made from others: the passes ask for the same few again and again
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ class Layout:
 
     # Other layouts from it
 
+    @kept
     def __mul__(self, inner: Layout) -> Layout:
         """Tiling: every element of this layout becomes a tile of `inner`.
 
@@ -216,10 +219,12 @@ class Layout:
     def _keep(self, axes: tuple[int, ...]) -> Layout:
         return self._strides(lambda s: tuple(s[a] for a in axes), tuple(self.shape[a] for a in axes))
 
+    @kept
     def permute(self, axes: tuple[int, ...]) -> Layout:
         """Axis i of the result is axis axes[i]."""
         return self._keep(axes)
 
+    @kept
     def insert_axis(self, axis: int, extent: int = 1) -> Layout:
         """A new axis; with an extent above 1 only its coordinate 0 is held."""
         shape = (*self.shape[:axis], extent, *self.shape[axis:])
@@ -233,6 +238,7 @@ class Layout:
             return self._keep(self._others(axis))
         return self.reshape(self.shape[:axis] + self.shape[axis + 1 :])
 
+    @kept
     def reduce(self, axis: int) -> Layout:
         """Without the axis: who held any part of it holds the reduced element. Threads that differed only
         along it become replicas; slots that did are one.
@@ -257,6 +263,7 @@ class Layout:
         ones[axis] = extent
         return local(*ones) * self
 
+    @kept
     def reshape(self, shape: Shape) -> Layout | None:
         """The row-major reshape with each element where it was; None where digits cannot say it."""
         if prod(shape) != self.size:

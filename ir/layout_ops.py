@@ -12,7 +12,7 @@ import numpy as np
 from tilec.ir import digits as dg
 from tilec.ir.digits import Digit, Digits, Ints
 from tilec.ir.errors import TilecError
-from tilec.ir.layout import Layout, Shape, axis_names, register
+from tilec.ir.layout import Layout, Shape, axis_names, kept, register
 
 
 def divide(a: Layout, b: Layout) -> Layout | None:
@@ -121,6 +121,7 @@ def _gaps(ladder: dg.Ladder, extent: int) -> list[tuple[int, int]]:
     return gaps
 
 
+@kept
 def slice_tile(layout: Layout, start: Shape, shape: Shape) -> Layout | None:
     """The part of the tile at `start` with each element where it was; None where that is not a layout.
 

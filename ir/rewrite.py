@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from tilec.ir.func import Arg, Block, Func, Inst, Item, Value, field_names
+from tilec.ir.func import Arg, Block, Func, Inst, Item, Value, same
 from tilec.ir.inst.control import For, While
 from tilec.ir.tile import Type
 
@@ -35,7 +35,7 @@ class Emit:
         self.old: Inst
         self._env = env
         self._bodies: list[list[Inst]] = []
-        self._placed: list[set[Value]] = []
+        self._visible: set[Value] = set()  # all that stands in open blocks
 
     def __call__(self, value: Node) -> Node:
         for inst in self._new(value):
@@ -47,14 +47,16 @@ class Emit:
         if inst.loc is None:
             object.__setattr__(inst, "loc", self.old.loc)  # fresh: nobody else has seen it
         self._bodies[-1].append(inst)
-        self._placed[-1].add(inst)
+        self._visible.add(inst)
 
     def visible(self, value: Value) -> bool:
         """Whether instructions placed now may use it: it stands in this block, or in one around it."""
-        return not isinstance(value, Inst) or any(value in placed for placed in self._placed)
+        return value in self._visible or not isinstance(value, Inst)
 
     def _new(self, value: Value) -> Iterator[Inst]:
         """The instructions of an expression that stand nowhere yet, operands first; chains may be long."""
+        if self.visible(value):
+            return
         todo = [(value, False)]
         while todo:
             inst, ready = todo.pop()
@@ -70,12 +72,12 @@ class Emit:
     def open(self) -> None:
         """Starts an inner block."""
         self._bodies.append([])
-        self._placed.append(set())
 
     def close(self) -> tuple[Inst, ...]:
         """Ends the innermost block and gives its instructions."""
-        self._placed.pop()
-        return tuple(self._bodies.pop())
+        body = self._bodies.pop()
+        self._visible.difference_update(body)
+        return tuple(body)
 
 
 Visit = Callable[[Inst, Emit], Rewritten]
@@ -126,7 +128,7 @@ class _Rebuilder:
             results = tuple(map(self.emit, self.leave(owner, results, self.emit)))
         made = Block(args, self.emit.close(), results)
         pairs = ((made.args, block.args), (made.body, block.body), (made.results, block.results))
-        return block if all(_same(new, old) for new, old in pairs) else made
+        return block if all(same(new, old) for new, old in pairs) else made
 
     def inst(self, old: Inst) -> None:
         self.emit.old = old
@@ -145,20 +147,18 @@ class _Rebuilder:
     def plain(self, old: Inst) -> Inst:
         if self.take is not None and old.operands:
             taken = self.take(old, tuple(map(self.new, old.operands)), self.emit)
-            return with_parts(old, tuple(map(self.emit, taken)), ())
-        changed = any(self.env.get(v, v) is not v for v in old.operands)
-        return old.mapped(self.new) if changed else old
+            return old.with_parts(tuple(map(self.emit, taken)), ())
+        for v in old.operands:
+            if self.env.get(v, v) is not v:
+                return old.mapped(self.new)
+        return old
 
     def control(self, old: Inst) -> Inst:
         entered = self.enter(old, tuple(map(self.new, old.operands)), self.emit)
         operands = tuple(map(self.emit, entered))
         types = entry_types(old, operands)
         blocks = tuple(self.block(block, _typed(block.args, types), old) for block in old.blocks)
-        return with_parts(old, operands, blocks)
-
-
-def _same(new: Sequence[object], old: Sequence[object]) -> bool:
-    return len(new) == len(old) and all(a is b for a, b in zip(new, old, strict=True))
+        return old.with_parts(operands, blocks)
 
 
 def _typed(args: tuple[Arg, ...], types: tuple[Type, ...]) -> tuple[Arg, ...]:
@@ -174,23 +174,6 @@ def entry_types(inst: Inst, operands: Sequence[Value]) -> tuple[Type, ...]:
         case While():
             return tuple(v.type for v in operands)
     return ()
-
-
-def with_parts(inst: Inst, operands: Sequence[Value], blocks: Sequence[Block]) -> Inst:
-    """The same instruction over other operands and blocks, given in the order of the old ones."""
-    if _same(operands, inst.operands) and _same(blocks, inst.blocks):
-        return inst
-    values, inner = iter(operands), iter(blocks)
-    changes: dict[str, object] = {}
-    for name in field_names(type(inst)):
-        old = getattr(inst, name)
-        if isinstance(old, Value):
-            changes[name] = next(values)
-        elif isinstance(old, Block):
-            changes[name] = next(inner)
-        elif isinstance(old, tuple) and any(isinstance(v, Value) for v in old):
-            changes[name] = tuple(next(values) if isinstance(v, Value) else v for v in old)
-    return replace(inst, **changes)  # type: ignore[arg-type]
 
 
 def inline(block: Block, args: Sequence[Value], emit: Callable[[Inst], object]) -> tuple[Value, ...]:
@@ -215,7 +198,7 @@ def _copy(inst: Inst, env: dict[Value, Value]) -> Inst:
         args = tuple(Arg(arg.type, arg.name) for arg in block.args)
         results = _inline(block, args, env, body.append)
         blocks.append(Block(args, tuple(body), results))
-    copied = with_parts(inst, [env.get(v, v) for v in inst.operands], blocks)
+    copied = inst.with_parts([env.get(v, v) for v in inst.operands], blocks)
     return replace(copied) if copied is inst else copied
 
 

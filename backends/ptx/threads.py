@@ -20,10 +20,11 @@ Table = np.ndarray[Any, Any]
 
 def per_thread(e: Emitter, table: Table) -> str:
     """An i32 value: table[thread]."""
-    key = ("thread", tuple(int(x) for x in table))
+    table = table.astype(np.int64)
+    key = ("thread", table.tobytes())
     if key not in e.once:
         with e.at_entry():
-            e.once[key] = _integers(e, np.array(key[1], np.int64))
+            e.once[key] = _integers(e, table)
     return e.once[key]
 
 
@@ -31,10 +32,11 @@ def predicate(e: Emitter, table: Table) -> str | None:
     """An i1 value: table[thread]; None where it is true for all."""
     if table.all():
         return None
-    key = ("threads", tuple(bool(x) for x in table))
+    table = table.astype(bool)
+    key = ("threads", table.tobytes())
     if key not in e.once:
         with e.at_entry():
-            e.once[key] = _booleans(e, np.array(key[1], bool))
+            e.once[key] = _booleans(e, table)
     return e.once[key]
 
 

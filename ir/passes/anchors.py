@@ -201,6 +201,7 @@ def _contiguous(slots: np.ndarray, run: int, axis: int) -> bool:
 # -- reductions, scans, scalars ---------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024)
 def in_warp(shape: tuple[int, ...], axis: int, warps: int) -> Layout:
     """The axis within one warp, its lanes side by side; the other axes over warps."""
     rest = shape[:axis] + shape[axis + 1 :]
@@ -208,6 +209,7 @@ def in_warp(shape: tuple[int, ...], axis: int, warps: int) -> Layout:
     return _along(outer, axis, -(-shape[axis] // WARP), WARP).with_shape(shape)
 
 
+@lru_cache(maxsize=1024)
 def scanned(shape: tuple[int, ...], axis: int, threads: int) -> Layout:
     """The axis within neighbouring lanes, each with a run of it, the other axes over the other threads: with
     as many lanes as leave a thread the fewest slots.
@@ -246,6 +248,7 @@ def conversion_cost(a: Layout, b: Layout) -> float:
     return 0.0 if a == b else conversion(a, b).cost
 
 
+@lru_cache(maxsize=4096)
 def collapsed(layout: Layout, operand: tuple[int, ...]) -> Layout:
     """The layout of a broadcast's operand that makes it free: the result's, with the repeated axes at 0."""
     kept = tuple(0 if n == 1 and m != 1 else 1 for n, m in zip(operand, layout.shape, strict=True))

@@ -57,10 +57,13 @@ class _Since:
         return _Since(self.reads | other.reads, self.writes | other.writes, self.atomics | other.atomics)
 
 
+NOTHING = _Since()
+
+
 def insert_barriers(func: Func, target: Target) -> Func:
     """Puts barriers where accesses conflict."""
     before: set[Inst] = set()
-    _Scanner(func, before).scan(func.body, _Since())
+    _Scanner(func, before).scan(func.body, NOTHING)
 
     def visit(inst: Inst, emit: Emit) -> Rewritten:
         if emit.old in before:
@@ -77,28 +80,40 @@ class _Scanner:
 
     def __init__(self, func: Func, before: set[Inst]) -> None:
         self.func, self.before = func, before
+        self._busy: dict[Block, tuple[Inst, ...]] = {}
+        self._accesses: dict[Inst, _Since] = {}
         loops = [inst for inst in func.walk() if isinstance(inst, For)]
         self.first: dict[Value, Value] = {
             arg: init for loop in loops for arg, init in zip(loop.body.args[1:], loop.init, strict=True)
         }
 
     def scan(self, block: Block, since: _Since) -> _Since:
-        for inst in block.body:
+        for inst in self.busy(block):
             match inst:
                 case For() | While():
                     since = self.around(inst, since)
                 case If(then=then, orelse=orelse):
                     since = self.scan(then, since) | self.scan(orelse, since)
                 case Barrier():
-                    since = _Since()
+                    since = NOTHING
                 case _:
                     since = self.step(inst, since)
         return since
 
+    def busy(self, block: Block) -> tuple[Inst, ...]:
+        """Its instructions that count here: most of them touch no memory, and loops are walked many times."""
+        if block not in self._busy:
+            self._busy[block] = tuple(filter(self.counts, block.body))
+        return self._busy[block]
+
+    def counts(self, inst: Inst) -> bool:
+        waits = isinstance(inst, Barrier | Wait | BulkStored | GroupWait)
+        return waits or bool(inst.blocks) or self.accesses(inst) != NOTHING
+
     def around(self, inst: For | While, since: _Since) -> _Since:
         """A loop. Where its body needs a barrier only for what was before, one before the loop does."""
         before = set(self.before)
-        after = self.loop(inst.blocks, _Since())
+        after = self.loop(inst.blocks, NOTHING)
         inside = set(self.before)
         if inst in before:
             return after
@@ -134,7 +149,7 @@ class _Scanner:
         mine = self.accesses(inst)
         if inst in self.before or _conflict(since, mine):
             self.before.add(inst)
-            since = _Since()
+            since = NOTHING
         # A copy writes at its wait; until then its buffer is nobody's business but its own.
         return since | (replace(mine, writes=frozenset()) if isinstance(inst, Copy | BulkCopy) else mine)
 
@@ -145,8 +160,13 @@ class _Scanner:
         """What an instruction reads and writes. What comes through a gate is there for all, so that waiting
         at one is no more than reading.
         """
+        if inst not in self._accesses:
+            self._accesses[inst] = self._accessed(inst)
+        return self._accesses[inst]
+
+    def _accessed(self, inst: Inst) -> _Since:
         if _of_producer(inst):
-            return _Since()
+            return NOTHING
         if isinstance(inst, Gates):
             return _Since(writes=frozenset((inst,)))
         if isinstance(inst, BulkWait):

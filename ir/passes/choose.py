@@ -8,6 +8,7 @@ neighbours. `TILEC_DEBUG=1` prints each decision with the prices of the candidat
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
 
 from tilec.ir import debug
 from tilec.ir.errors import TilecError
@@ -94,13 +95,17 @@ class Choice:
                 self.of.setdefault(component, inst.layout)
 
     def _spread(self) -> None:
-        known = {c: self._known(c) for c in self.components.all if c not in self.of}
-        while known:
-            best = max(known, key=lambda c: (known[c], -c.number))
-            del known[best]
+        waiting = [(-self._known(c), c.number, c) for c in self.components.all if c not in self.of]
+        heapify(waiting)
+        while waiting:
+            *_, best = heappop(waiting)
+            if best in self.of:
+                continue  # with what it knew before
             self.of[best] = self._cheapest(best)
             near = {self.components.of(v) for inst in best.border for v in (inst, *inst.operands)}
-            known.update({c: self._known(c) for c in near if c in known})
+            for c in near - self.of.keys():
+                if c is not None:
+                    heappush(waiting, (-self._known(c), c.number, c))
 
     def _known(self, component: Component) -> int:
         """How many border instructions already know what they want."""

@@ -24,7 +24,7 @@ from tilec.ir.layouts import blocked
 from tilec.ir.passes import anchors
 from tilec.ir.passes.choose import Choice, backward
 from tilec.ir.passes.components import ELEMENTWISE, Components, is_tile, remade
-from tilec.ir.rewrite import Emit, Rewritten, rebuild, with_parts
+from tilec.ir.rewrite import Emit, Rewritten, rebuild
 from tilec.ir.target import Target
 
 
@@ -73,7 +73,7 @@ class _Assignment:
                     return replace(again, layout=layout) if isinstance(again, Reshape) else again
         if isinstance(v, ELEMENTWISE) and isinstance(v, Inst) and remade(v):
             operands = [self.adapt(x, layout, emit) for x in v.operands]
-            return with_parts(v, operands, ())
+            return v.with_parts(operands, ())
         return Convert(v, layout)
 
     def broadcast(self, inst: Broadcast, layout: Layout, emit: Emit) -> Value:
@@ -186,7 +186,7 @@ class _Assignment:
         assert isinstance(emit.old, Dot | SparseDot), "a product was a product"
         layouts = self.choice.dot_layouts(emit.old)
         given = [self.adapt(v, want, emit) for v, want in zip(inst.operands, layouts, strict=True)]
-        return self.settle(with_parts(inst, given, ()), emit)
+        return self.settle(inst.with_parts(given, ()), emit)
 
     def _group_product(self, inst: GroupProduct, emit: Emit) -> Value:
         wants = zip((*inst.held, "c"), anchors.layouts_of_group(inst, self.threads), strict=True)
