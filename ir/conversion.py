@@ -3,6 +3,7 @@
 Thread t's slot s of b reads a holder, in a, of the element b(t, s). By growing cost:
     nothing   a(t, s) = b(t, s)
     rename    a(t, slots[s]) = b(t, s) for all threads: registers under other names
+    swap      digits of slots and lanes change places (tilec.ir.swaps), then a rename
     shuffle   a holder in the same warp: lane lanes[s, t], its slot sources[s, t]
     shared    a trip through shared memory (memory_layout.exchange_layout says where to)
     conversion(mma_c(f32, (16, 16)), mma_a(f16, (16, 16))).kind == "rename"     a product as the next operand
@@ -18,6 +19,7 @@ from tilec.ir.digits import Ints
 from tilec.ir.errors import TilecError
 from tilec.ir.holders import Mask, flat_points, frozen
 from tilec.ir.layout import Layout
+from tilec.ir.swaps import Swaps, swapped, swaps_between, travelling
 
 WARP = 32
 # Prices in cycles of one SM for one warp: it shuffles 32 lanes a cycle, selects 64, a bank gives one word.
@@ -34,9 +36,10 @@ class Conversion:
     to the lanes that want it, and they select. shuffles[s] == 0: every lane reads its own.
     """
 
-    kind: Literal["nothing", "rename", "shuffle", "shared"]
+    kind: Literal["nothing", "rename", "swap", "shuffle", "shared"]
     cost: float
     slots: tuple[int, ...] | None = None
+    swaps: Swaps = ()
     lanes: Ints | None = None
     sources: Ints | None = None
     sent: Ints | None = None
@@ -46,8 +49,10 @@ class Conversion:
 
 
 @lru_cache(512)
-def conversion(a: Layout, b: Layout) -> Conversion:
-    """The cheapest kind that comes from a to b; TilecError where a does not hold what b needs."""
+def conversion(a: Layout, b: Layout, bits: int = 32) -> Conversion:
+    """The cheapest kind that comes from a to b, for elements of so many bits in memory; TilecError where a
+    does not hold what b needs.
+    """
     if a.shape != b.shape or a.threads != b.threads:
         raise TilecError(
             f"a conversion keeps the tile and its threads: {a} has {a.threads} threads, "
@@ -62,8 +67,8 @@ def conversion(a: Layout, b: Layout) -> Conversion:
     if slots is not None:
         return Conversion("rename", 0.0, slots)
     shared = Conversion("shared", BARRIER + WAVEFRONT * (a.slots + b.slots))
-    shuffled = _shuffle(a, held, wanted)
-    return shuffled if shuffled is not None and shuffled.cost <= shared.cost else shared
+    ways = (_shuffle(a, held, wanted), _swap(a, b, wanted, bits), shared)
+    return min((way for way in ways if way is not None), key=lambda way: way.cost)
 
 
 def _rename(held: Ints, wanted: Ints) -> tuple[int, ...] | None:
@@ -80,6 +85,15 @@ def _rename(held: Ints, wanted: Ints) -> tuple[int, ...] | None:
         if right.all():
             return tuple(chosen.tolist())
         candidates[slots[~right], chosen[~right]] = False
+
+
+def _swap(a: Layout, b: Layout, wanted: Ints, bits: int) -> Conversion | None:
+    swaps = swaps_between(a, b)
+    slots = _rename(flat_points(swapped(a, swaps)), wanted) if swaps else None
+    if not swaps or slots is None:
+        return None
+    pairs = travelling(a, swaps, min(bits, 32)) // 2 * len(swaps)  # 64 bits take twice as long either way
+    return Conversion("swap", pairs * (SHUFFLE + 3 * SELECT), slots, swaps)
 
 
 def _shuffle(a: Layout, held: Ints, wanted: Ints) -> Conversion | None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from tilec.backends.convert import to_code
 from tilec.backends.ptx.dequantise import merged_word
-from tilec.backends.ptx.emitter import Field, Fragment, Remade
+from tilec.backends.ptx.emitter import Field, Fragment, Remade, memory_bits
 from tilec.backends.ptx.reduce import shuffle
+from tilec.backends.ptx.swaps import swapped
 from tilec.backends.ptx.threads import per_thread, predicate
 from tilec.backends.ptx.words import as_words, from_words
 from tilec.backends.writer import held
@@ -77,9 +78,10 @@ def stack(e: Emitter, inst: moves.Stack) -> Fragment:
 
 def convert(e: Emitter, inst: moves.Convert) -> Fragment:
     x = e.fragment(inst.x)
-    way = conversion(x.layout, inst.layout)
+    way = conversion(x.layout, inst.layout, memory_bits(x.dtype))
     if way.slots is not None:
-        return Fragment(x.dtype, inst.layout, [x.slots[s] for s in way.slots])
+        slots = swapped(e, x, way.swaps) if way.swaps else x.slots
+        return Fragment(x.dtype, inst.layout, [slots[s] for s in way.slots])
     assert way.kind == "shuffle", "the exchange pass has taken what needs shared memory"
     return Fragment(x.dtype, inst.layout, [_shuffled(e, x, way, s) for s in range(inst.layout.slots)])
 

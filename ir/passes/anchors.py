@@ -131,7 +131,7 @@ def wide(inst: Load | Store, shape: tuple[int, ...], threads: int, facts: Facts)
     """The layout of the widest coalesced access to a tile of an array that alignment proves."""
     kind = inst.array.array_type
     axis = next((a for a in reversed(range(kind.rank)) if kind.strides[a] == 1), kind.rank - 1)
-    vector = _vector(inst, shape, axis, facts, max(1, prod(shape) // threads))
+    vector = proven_vector(inst, shape, axis, facts, max(1, prod(shape) // threads))
     if axis == kind.rank - 1:
         return blocked(shape, threads, vector)
     order = (*(a for a in range(kind.rank) if a != axis), axis)
@@ -139,7 +139,9 @@ def wide(inst: Load | Store, shape: tuple[int, ...], threads: int, facts: Facts)
     return turned.permute(tuple(order.index(a) for a in range(kind.rank)))
 
 
-def _vector(inst: Load | Store, shape: tuple[int, ...], axis: int, facts: Facts, most: int) -> int:
+def proven_vector(
+    inst: Load | Store, shape: tuple[int, ...], axis: int, facts: Facts, most: int = 16
+) -> int:
     """Elements per access: a power of two that divides tile, alignment and, where masked, the extent."""
     kind, at = inst.array.array_type, inst.at
     if kind.packed and isinstance(inst, Store):
@@ -243,9 +245,9 @@ def everywhere(shape: tuple[int, ...], threads: int) -> Layout:
 
 
 @lru_cache(maxsize=4096)
-def conversion_cost(a: Layout, b: Layout) -> float:
-    """What it takes to come from a to b."""
-    return 0.0 if a == b else conversion(a, b).cost
+def conversion_cost(a: Layout, b: Layout, bits: int = 32) -> float:
+    """What it takes to come from a to b with elements of so many bits."""
+    return 0.0 if a == b else conversion(a, b, bits).cost
 
 
 @lru_cache(maxsize=4096)

@@ -25,6 +25,7 @@ from tilec.ir.layout_ops import slice_tile
 from tilec.ir.layouts import blocked
 from tilec.ir.passes import anchors
 from tilec.ir.passes.components import ELEMENTWISE, Component, Components
+from tilec.ir.passes.sectors import whole_sectors
 
 IMPOSSIBLE, ACROSS_WARPS, THROUGH_MEMORY = 500.0, 40.0, 60.0  # cycles: see anchors
 ELEMENT = 0.5  # an elementwise instruction of a warp: 64 lanes a cycle
@@ -202,8 +203,8 @@ class Choice:
         return 0.0
 
     def access(self, inst: mem.Load | mem.Store, layout: Layout) -> tuple[float, Layout]:
-        """The cheaper of reaching memory in this layout, and in the widest one with a conversion; and that
-        layout. What is annotated where it is loaded is loaded so.
+        """The cheapest of reaching memory in this layout, in one that swaps within warps make of it, and in
+        the widest with a conversion; and that layout. What is annotated where it is loaded is loaded so.
         """
         kind = inst.array.array_type
         if kind.space != "global":
@@ -215,9 +216,23 @@ class Choice:
             return direct, layout
         if kind.packed and isinstance(inst, mem.Store):
             return anchors.access_cost(wide, kind, limit) + anchors.conversion_cost(layout, wide), wide
-        order = (wide, layout) if isinstance(inst, mem.Load) else (layout, wide)
-        detour = anchors.access_cost(wide, kind, limit) + anchors.conversion_cost(*order)
-        return (direct, layout) if direct <= detour else (detour, wide)
+        ways = [(direct, layout)]
+        for other in (self._near(inst, layout), wide):
+            order = (other, layout) if isinstance(inst, mem.Load) else (layout, other)
+            moving = anchors.conversion_cost(*order, max(8, kind.dtype.bits))
+            ways.append((anchors.access_cost(other, kind, limit) + moving, other))
+        return min(ways, key=lambda way: way[0])
+
+    def _near(self, inst: mem.Load | mem.Store, layout: Layout) -> Layout:
+        """The layout after swaps that make sectors whole. Loads in loops do without: what they read in part
+        stays in the L1 cache for the next, and swaps would take their time in every round.
+        """
+        kind = inst.array.array_type
+        axis = next((a for a in reversed(range(kind.rank)) if kind.strides[a] == 1), None)
+        if axis is None or kind.packed or (isinstance(inst, mem.Load) and self._rounds[inst] > 1):
+            return layout
+        vector = anchors.proven_vector(inst, layout.shape, axis, self.facts)
+        return whole_sectors(layout, axis, max(1, kind.dtype.bits // 8), vector)
 
     def _reduce_price(self, c: Component, inst: Reduce | ArgReduce, layout: Layout) -> float:
         source, result = self.components.of(inst.x), self.components.of(inst)

@@ -26,10 +26,11 @@ def exchange(func: Func, target: Target) -> Func:
             return None
         have = inst.x.tile.layout
         assert have is not None, "layouts are chosen before elements travel"
-        if conversion(have, inst.layout).kind != "shared":
-            return None
         dtype, shape = inst.x.tile.dtype, inst.tile.shape
-        buffer = emit(Alloc(dtype, shape, exchange_layout(have, inst.layout, max(8, dtype.bits))))
+        bits = max(8, dtype.bits)
+        if conversion(have, inst.layout, bits).kind != "shared":
+            return None
+        buffer = emit(Alloc(dtype, shape, exchange_layout(have, inst.layout, bits)))
         at, everything = (Full(0, dt.i32),) * len(shape), tuple(range(len(shape)))
         emit(Store(buffer, at, inst.x, everything))
         return Load(buffer, at, shape, Full(0, dtype), True, everything, inst.layout)

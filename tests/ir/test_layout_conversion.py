@@ -14,6 +14,7 @@ from tilec.ir.digits import Digit, Ints
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout, column_local, local, register, replicas, spatial
 from tilec.ir.layouts import blocked, mma_a, mma_b, mma_c
+from tilec.ir.swaps import Swap
 
 
 def shuffled(held: Ints, how: Conversion, slot: int) -> Ints:
@@ -36,9 +37,21 @@ def shuffled(held: Ints, how: Conversion, slot: int) -> Ints:
     return np.asarray(result)
 
 
+def exchanged(held: Ints, swap: Swap) -> Ints:
+    """What lanes hold after they sent each other what tilec.ir.swaps says."""
+    result, threads = held.copy(), np.arange(len(held))
+    upper = threads // swap.lane % 2
+    for s in (s for s in range(held.shape[1]) if s // swap.slot % 2 == 0):
+        sent = held[threads, np.where(upper, s, s + swap.slot)]
+        result[threads, np.where(upper, s, s + swap.slot)] = sent[threads ^ swap.lane]
+    return result
+
+
 def carried_out(a: Layout, b: Layout, how: Conversion) -> Ints:
     """What b's threads hold after the conversion of numbered elements."""
     held = scatter(a, numbered(a.shape))
+    for swap in how.swaps:
+        held = exchanged(held, swap)
     if how.slots is not None:
         return held[:, how.slots]
     if how.kind == "shuffle":
@@ -66,7 +79,10 @@ def check(a: Layout, b: Layout) -> str:
     how, least = conversion(a, b), cheapest(a, b)
     through_memory = BARRIER + WAVEFRONT * (a.slots + b.slots)
     assert how.cost <= through_memory
-    assert how.kind == least or (least, how.kind, how.cost) == ("shuffle", "shared", through_memory)
+    if how.kind == "swap":
+        assert least == "shuffle" and how.cost == len(how.swaps) * a.slots // 2 * (SHUFFLE + 3 * SELECT)
+    else:
+        assert how.kind == least or (least, how.kind, how.cost) == ("shuffle", "shared", through_memory)
     wanted = scatter(b, numbered(b.shape))
     assert np.array_equal(np.where(wanted >= 0, carried_out(a, b, how), -1), wanted)
     if how.kind == "shuffle":
@@ -81,7 +97,7 @@ def test_small_conversions() -> None:
         if layout.covers():
             by_tile.setdefault((layout.shape, layout.threads), []).append(layout)
     kinds = {check(a, b) for same in by_tile.values() for a in same for b in same[::3]}
-    assert kinds == {"nothing", "rename", "shuffle"}
+    assert kinds == {"nothing", "rename", "swap", "shuffle"}
 
 
 @st.composite
@@ -133,6 +149,8 @@ def test_renames_and_shuffles_by_hand() -> None:
     assert conversion(local(2, 3), column_local(2, 3)).slots == (0, 3, 1, 4, 2, 5)
     turned = conversion(spatial(32) * local(2), local(2) * spatial(32))
     assert turned.kind == "shuffle" and turned.shuffles == (2, 2) and turned.selects == (1, 1)
+    traded = conversion(spatial(32) * local(2), spatial(16) * local(2) * spatial(2))
+    assert traded.kind == "swap" and traded.swaps == (Swap(slot=1, lane=1),) and traded.slots == (0, 1)
     mirrored = conversion(spatial(4, 8), spatial(8, 4).permute((1, 0)))
     assert mirrored.kind == "shuffle" and mirrored.shuffles == (1,) and mirrored.selects == (0,)
     assert conversion(spatial(64) * local(2), local(2) * spatial(64)).kind == "shared"

@@ -14,8 +14,10 @@ import tilec as tc
 from tests.backends.ptx.runner import check_kernel, out, seeds, values
 from tilec.ir import codec, layouts
 from tilec.ir import dtype as dt
+from tilec.ir.conversion import conversion
 from tilec.ir.dtype import ALL, DType
 from tilec.ir.layout import Layout
+from tilec.ir.swaps import Swap, swapped, travelling
 
 Shape = tuple[int, ...]
 MOST = 3000
@@ -219,3 +221,23 @@ def test_weights(dtype: DType) -> None:
         dequantised, (dt.f16, a), (dt.u8, w), c, dtype=dtype, layout=layout, m=m, warps=warps, bound=limit / 8
     )
     assert "shfl" not in kernel.ptx and kernel.ptx.count("mma.sync") > 0
+
+
+# -- swaps of slots' digits with lanes' ---------------------------------------------------------------
+
+
+@tc.kernel
+def converted(x: tc.Array, y: tc.Array, *, first: Layout, then: Layout, warps=2):
+    y.store((0, 0), tc.convert(tc.annotate(x.load((0, 0), first.shape), first), then))
+
+
+@pytest.mark.parametrize("dtype", [dt.u8, dt.f16, dt.f32, dt.i64, dt.bool], ids=str)
+@pytest.mark.parametrize("swaps", [(Swap(4, 1),), (Swap(1, 4),), (Swap(1, 4), Swap(8, 16))])
+def test_swaps(dtype: DType, swaps: tuple[Swap, ...]) -> None:
+    """Elements arrive, and those of 8 and 16 bits share shuffles: two in a register, or four."""
+    first = layouts.mma_c(dt.f32, (32, 64), 2)
+    then = swapped(first, swaps)
+    assert conversion(first, then, max(8, dtype.bits)).kind == "swap"
+    x, y = (dtype, values(dtype, first.shape, 1)), (dtype, out(first.shape, dtype))
+    check_kernel(converted, x, y, first=first, then=then)
+    assert travelling(first, swaps, dtype.bits) == first.slots * min(dtype.bits, 32) // 32
