@@ -13,7 +13,7 @@ from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import NOTHING, Array, empty, flat, operand, result, written_flat
+from tilec.ops.arrays import NOTHING, Array, array, empty, flat, result, written_flat
 from tilec.ops.callers import there
 from tilec.ops.op import op
 from tilec.ops.tiling import Extent
@@ -68,9 +68,10 @@ def quantize_activation(x: Any, dtype: Any = "i8", *, out: Any = None) -> tuple[
     other dtypes, and for an `out` that does not fit.
     """
     into = eight_bits(dtype)
-    held, kind = operand(x, "x")
-    if kind.bits == 64:
-        raise TilecError("x is f64, expected f16, bf16 or f32: x.astype(np.float32)")
+    held = array(x, "x", rank=1)
+    kind = find_dtype(held.dtype)
+    if kind.name not in ("f16", "bf16", "f32"):
+        raise TilecError(f"x is {kind}, expected f16, bf16 or f32: x.astype(np.float32)")
     to_q, to_scale = pair(out)
     q, scale = result(to_q, held.shape, into), result(to_scale, (*held.shape[:-1], 1), dt.f32)
     with written_flat(q, 2) as rows, written_flat(scale, 2) as steps:

@@ -6,7 +6,7 @@ Arrays are numpy's, or DeviceArrays, whose elements only kernels touch: see call
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 import tilec as tc
-from tilec.device import DeviceArray, bounds_of
+from tilec.device import DeviceArray, bounds_of, memory_of
 from tilec.ir import codec
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.callers import check_copies, device_memory, there
+from tilec.ops.callers import check_copies, device_maker, there
 from tilec.places import element_strides
+from tilec.specialise import array_type
+from tilec.tape import current as noted
 
 Array = np.ndarray[Any, Any]
 
@@ -62,9 +64,12 @@ def array(x: object, name: str, *, rank: int) -> Array:
     Copied where it runs backwards, or has strides that are no multiple of its elements.
     """
     held = _array(x, name, rank)
-    if isinstance(held, np.ndarray) and any(s < 0 or s % held.itemsize for s in held.strides):
-        return contiguous(held, name)
-    return held
+    return contiguous(held, name) if _is_askew(held) else held
+
+
+def _is_askew(x: Array) -> bool:
+    """Does it run backwards, or with strides that are no multiple of its elements?"""
+    return isinstance(x, np.ndarray) and any([s < 0 or s % x.itemsize for s in x.strides])
 
 
 def _array(x: object, name: str, rank: int) -> Array:
@@ -126,14 +131,15 @@ def result(out: object, shape: tuple[int, ...], dtype: DType) -> Array:
 
 @contextmanager
 def written_flat(y: Array, rank: int) -> Iterator[Array]:
-    """`y` with its leading axes made one, to be written; what can be no view of it is copied back."""
-    if y.ndim == rank:
-        yield y
-        return
+    """`y` with its leading axes made one, to be written; what can be no view of it is copied back. TilecError
+    where that would run backwards.
+    """
     lead = y.ndim - rank + 1
     shape = (prod(y.shape[:lead]), *y.shape[lead:])
-    if says(y, lead):
-        yield y.reshape(*shape)
+    if lead == 1 or says(y, lead):
+        if _is_askew(y):
+            array_type(y, "out")  # says what kernels do not take
+        yield y if lead == 1 else y.reshape(*shape)
         return
     check_copies(f"out, of strides {list(element_strides(y))}, would be written through a copy")
     work = empty(shape, find_dtype(y.dtype))
@@ -144,10 +150,17 @@ def written_flat(y: Array, rank: int) -> Iterator[Array]:
 # New arrays where the caller's are, and moves between arrays.
 
 
+new_host_array = np.empty
+
+
 def empty(shape: tuple[int, ...], dtype: DType) -> Array:
     """A new array, row-major, where the caller's arrays are."""
-    made: Any = device_memory(shape, dtype)
-    return np.empty(shape, numpy_dtype(dtype)) if made is None else made
+    make = device_maker(shape, dtype) or partial(new_host_array, shape, numpy_dtype(dtype))
+    held: Any = memory_of(make(), "a new array")
+    tape = noted()
+    if tape is not None:
+        tape.makes(make, held)
+    return held  # type: ignore[no-any-return]
 
 
 def empty_like(x: Array) -> Array:
@@ -190,10 +203,12 @@ def copied(x: Array, dtype: DType | None = None) -> Array:
 
 def assign(y: Array, x: Array) -> None:
     """y[...] = x, cast to y's dtype."""
-    to: Any = y
-    if isinstance(to, np.ndarray):
-        to[...] = x
-    elif to.size:
+    tape = noted()
+    if isinstance(y, np.ndarray) and (tape is None or _is_askew(x) or _is_askew(y)):
+        y[...] = x
+        if tape is not None:
+            tape.tears()
+    elif y.size:
         rows = (y[None], x[None]) if y.ndim == 0 else (y, x)
         copy_kernel(*rows)
 

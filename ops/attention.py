@@ -16,8 +16,8 @@ from tilec.ops.attention_gradients import Gradients, backward
 from tilec.ops.attention_kernel import Options, attention_kernel, sums_in
 from tilec.ops.attention_tiling import tiled
 from tilec.ops.attention_windows import Axis
-from tilec.ops.callers import any_arrays
 from tilec.ops.op import op
+from tilec.ops.play import played
 from tilec.ops.tiling import Extent
 
 MANY = 4096  # keys, where the launch decides
@@ -88,7 +88,7 @@ def attention(
     return (out, lse) if return_lse else out
 
 
-@any_arrays
+@played
 def attention_backward(
     query: Any,
     key: Any,
@@ -134,7 +134,7 @@ def merge_kernel(
     lse.store(at, (largest + tc.log(total)).to(lse.dtype))
 
 
-@any_arrays
+@played
 def merge_attentions(outputs: Sequence[Any], lse_tensors: Sequence[Any]) -> tuple[Array, Array]:
     """(out, lse) of attention over all keys, from results over disjoint lists of them: outputs [.., H, D] of
     one shape and dtype, lse [.., H]. Where nothing was seen lse is -inf. Raises TilecError for fewer than two

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import wraps
+from functools import lru_cache, partial, wraps
 from inspect import signature
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -23,6 +23,8 @@ from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.places import element_strides, target
+from tilec.tape import Given
+from tilec.tape import current as noted
 
 Host = np.ndarray[Any, Any]
 KNOWN = frozenset({np.ndarray, int, float, bool, str, type(None)})  # most arguments
@@ -52,6 +54,9 @@ def no_copies() -> Iterator[None]:
         _copies.reset(token)
 
 
+copies = _copies.get
+
+
 def check_copies(what: str) -> None:
     """Raises TilecError where copies are forbidden."""
     if not _copies.get():
@@ -65,7 +70,7 @@ def any_arrays(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def call(*args: P.args, **named: P.kwargs) -> R:
         if not _any_foreign(args) and not _any_foreign(named.values()):
-            return function(*args, **named)
+            return _noted(function(*args, **named), {}, None)
         given = {**dict(zip(names, args, strict=False)), **named}
         if len(given) < len(args) + len(named):
             return function(*args, **named)  # wrong: python says how
@@ -100,10 +105,18 @@ def _called(function: Callable[..., R], given: Mapping[str, Any]) -> R:
     token = _caller.set(caller)
     try:
         with _where(caller.held):
-            result = function(**named)
+            result = _noted(function(**named), taken.as_came(), caller.library)
         return taken.give(result, caller)  # type: ignore[no-any-return]
     finally:
         _caller.reset(token)
+
+
+def _noted(result: R, as_came: dict[int, Any], library: Any) -> R:
+    """The result, on the tape where there is one."""
+    tape = noted()
+    if tape is not None:
+        tape.gives(Given(result, as_came, library))
+    return result
 
 
 def _where(held: Host | DeviceArray) -> Any:
@@ -139,6 +152,10 @@ class Taken:
                 )
         return Caller(x, None if isinstance(x, DeviceArray) else _library(x, name), held)
 
+    def as_came(self) -> dict[int, Any]:
+        """The arrays as they came, by the id of what is held."""
+        return {key: x for key, (_, x, _) in self.came.items()}
+
     def give(self, x: Any, caller: Caller) -> Any:
         """A result as the caller knows it; an array that came in goes out as it came."""
         if isinstance(x, tuple | list):
@@ -148,7 +165,7 @@ class Taken:
             return x
         if id(x) in self.came:
             return self.came[id(x)][1]
-        return x if caller.library is None else caller.library.from_dlpack(exported(x))
+        return x if caller.library is None else handed(x, caller.library)
 
 
 def _device(x: Host | DeviceArray) -> str:
@@ -190,32 +207,47 @@ def exported(x: Host | DeviceArray) -> Any:
     return x if known else Exported(x)
 
 
-def device_memory(shape: tuple[int, ...], dtype: DType) -> DeviceArray | None:
-    """A new array on the caller's GPU; None where the caller's arrays are the host's.
+def handed(x: Host | DeviceArray, library: Any) -> Any:
+    """An array as one of a library's."""
+    if isinstance(x, np.ndarray) and x.flags.writeable and hasattr(library, "from_numpy"):
+        kind = _torch_dtype(x.dtype, library)  # faster than DLPack
+        if kind is not None:
+            return library.from_numpy(x.view(f"i{x.itemsize}")).view(kind)
+    return library.from_dlpack(exported(x))
+
+
+@lru_cache
+def _torch_dtype(dtype: Any, torch: Any) -> Any:
+    """torch's dtype of such arrays; None where it has none."""
+    return next((getattr(torch, each) for each in find_dtype(dtype).aliases if hasattr(torch, each)), None)
+
+
+def device_maker(shape: tuple[int, ...], dtype: DType) -> Callable[[], Any] | None:
+    """What makes a new array on the caller's GPU; None where the caller's arrays are the host's.
 
     Of the allocator of torch or cupy, which know about streams and graphs; the driver's for other libraries.
     """
     caller = _caller.get()
     if caller is None or not isinstance(caller.held, DeviceArray):
         return None
-    made = _by_library(caller, shape, dtype)
-    if made is None:
-        return allocated(shape, dtype, caller.held.device, caller.held.stream)
-    held = memory_of(made, "a new array")
-    assert isinstance(held, DeviceArray), "an array made on a GPU lies there"
-    return held
+    own = partial(allocated, shape, dtype, caller.held.device, caller.held.stream)
+    return _library_maker(caller, shape, dtype) or own
 
 
-def _by_library(caller: Caller, shape: tuple[int, ...], dtype: DType) -> Any:
-    """An array of the caller's library, where others may write it and it has the dtype; else None."""
+def _library_maker(caller: Caller, shape: tuple[int, ...], dtype: DType) -> Callable[[], Any] | None:
+    """What makes an array of the caller's library, where others may write it and it has the dtype."""
     library, array = caller.library, caller.array
     kinds = [getattr(library, name) for name in (*dtype.aliases, dtype.name) if hasattr(library, name)]
     if not kinds or library_of(array) not in ("torch", "cupy"):
         return None
     if library_of(array) == "torch":
-        return library.empty(shape, dtype=kinds[0], device=array.device)
-    with array.device:
-        return library.empty(shape, kinds[0])
+        return partial(library.empty, shape, dtype=kinds[0], device=array.device)
+
+    def made() -> Any:
+        with array.device:
+            return library.empty(shape, kinds[0])
+
+    return made
 
 
 def caller_stream() -> tuple[int, int] | None:
@@ -232,10 +264,13 @@ _there: dict[tuple[int, int], tuple[Any, DeviceArray]] = {}  # constants on GPUs
 def there(constant: Any) -> Any:
     """An array of ours that does not change, where the caller's arrays are: copied there once."""
     caller = _caller.get()
-    if caller is None or not isinstance(caller.held, DeviceArray) or not isinstance(constant, np.ndarray):
-        return constant
-    key = (id(constant), caller.held.device)
-    if key not in _there:
-        forget = weakref.ref(constant, lambda _: _there.pop(key, None))
-        _there[key] = (forget, to_device(constant, caller.held.device))
-    return _there[key][1]
+    if caller is not None and isinstance(caller.held, DeviceArray) and isinstance(constant, np.ndarray):
+        key = (id(constant), caller.held.device)
+        if key not in _there:
+            forget = weakref.ref(constant, lambda _: _there.pop(key, None))
+            _there[key] = (forget, to_device(constant, caller.held.device))
+        constant = _there[key][1]
+    tape = noted()
+    if tape is not None:
+        tape.lends(constant)
+    return constant

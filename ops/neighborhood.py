@@ -15,13 +15,13 @@ from tilec.ops.attention_call import neighborhood_call, windows
 from tilec.ops.attention_gradients import Gradients, backward
 from tilec.ops.attention_kernel import Options, attention_kernel
 from tilec.ops.attention_tiling import group_lengths, tiled
-from tilec.ops.callers import any_arrays
 from tilec.ops.neighborhood_plan import plan
 from tilec.ops.op import Op, P, Q, R
+from tilec.ops.play import played
 from tilec.ops.tiling import Extent
 
 
-@any_arrays
+@played
 def neighborhood_attention_backward(
     query: Any,
     key: Any,

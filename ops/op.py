@@ -9,7 +9,7 @@ from functools import update_wrapper
 from typing import Generic, ParamSpec, TypeVar
 
 import tilec as tc
-from tilec.ops.callers import any_arrays
+from tilec.ops.play import played
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -20,7 +20,7 @@ class Op(Generic[P, Q, R]):
     """Calls `function` with arrays of any library; `.compile(**problem, target=...)` gives a tc.Compiled."""
 
     def __init__(self, function: Callable[P, R], compile: Callable[Q, tc.Compiled]) -> None:  # noqa: A002
-        self._function = any_arrays(function)
+        self._function = played(function)
         self.compile = compile
         update_wrapper(self, function)
 

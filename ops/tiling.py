@@ -9,6 +9,7 @@ from functools import cache, lru_cache
 from math import gcd
 from typing import NamedTuple
 
+from tilec.again import forget_plays
 from tilec.device import device
 from tilec.estimate import NOMINAL
 from tilec.ir.boards import BOARDS, Rates
@@ -170,6 +171,7 @@ def _modelled(
 def forget() -> None:
     """Tiles were measured: what was chosen before counts no more."""
     _modelled.cache_clear()
+    forget_plays()
 
 
 def weighted(tiles: Tiles, m: Extent, dtype: DType, target: str) -> Weighted:

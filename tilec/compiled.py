@@ -7,9 +7,9 @@ Every text is made when it is first asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -310,15 +310,21 @@ class Launch:
     def bound(self, held: Sequence[Any]) -> Again | None:
         """This launch on these very arrays, checked already, which it does not keep; None where the place has
         to see them each time."""
+        moved = self.movable(held, ())
+        return moved and partial(moved, ())
+
+    def movable(self, held: Sequence[Any], moving: Sequence[int]) -> Callable[[Sequence[int]], None] | None:
+        """This launch for arrays like these elsewhere: it takes the addresses of the `moving` parameters."""
         if not self.blocks:
             return _nothing
-        program = self.compiled.program_on(self.place)
-        bind_to = getattr(program, "bound", None)
-        again: Again | None = bind_to and bind_to(held, self.blocks)
-        return again
+        program: Any = self.compiled.program_on(self.place)
+        moved: Callable[[Sequence[int]], None] | None = (
+            program.movable(held, self.blocks, moving) if hasattr(program, "movable") else None
+        )
+        return moved
 
 
-def _nothing() -> None:
+def _nothing(addresses: Sequence[int]) -> None:
     """A grid of zero."""
 
 

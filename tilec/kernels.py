@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 import numpy as np
 
-from tilec.again import Again, keep, seen
+from tilec.again import Again, forget_plays, keep, seen
 from tilec.arguments import Static, argument_type, bind, checked, constant_key, fast_key, place_of
 from tilec.compiled import LAUNCHES, Compiled, Launch
 from tilec.frontend import Definition, constants_of, define, trace
@@ -25,6 +25,7 @@ from tilec.ir.tile import Type
 from tilec.outside import Outside
 from tilec.places import current_target, runner_of
 from tilec.specialise import Spec, agreed, array_type
+from tilec.tape import current as noted
 from tilec.tracing import Respecialise, tracing
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class Kernel:
     def _run(
         self, target: str, args: tuple[Any, ...], constants: dict[str, Any], chosen: bool = False
     ) -> None:
-        facts = seen(args, constants)
+        tape = noted()
+        facts = seen(args, constants) if tape is None else None
         again = None if facts is None else self._again.get((target, chosen, facts))
         if again is not None and not self._outside.changed() and tracing() is None and not debug.inside():
             again()
@@ -134,6 +136,8 @@ class Kernel:
         self._look_around()
         launch, held = self._launch(target, args, constants, chosen)
         launch(held)
+        if tape is not None:
+            tape.launched(launch, held)
         if facts is not None and debug.level() < LAUNCHES and (again := launch.bound(held)) is not None:
             keep(self._again, (target, chosen, facts), again)
 
@@ -162,6 +166,7 @@ class Kernel:
         """Everything that was compiled in this process; what is on disk stays."""
         for kept in (self._static, self._compiled, self._launches, self._again):
             kept.clear()
+        forget_plays()
 
     def _present(self, given: tuple[Any, ...]) -> tuple[Definition, tuple[Any, ...]]:
         """The arguments without optional arrays that are None, and the definition without those."""

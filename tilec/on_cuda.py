@@ -34,7 +34,8 @@ class OnCuda:
     """A kernel on one GPU. `written`: numbers of the parameters that it writes."""
 
     def __init__(self, code: PtxKernel, cubin: bytes | None, written: Sequence[int], number: int) -> None:
-        from tilec.backends.ptx.driver import Parameters, Said
+        from tilec.backends.ptx.arguments import Parameters
+        from tilec.backends.ptx.driver import Said
 
         self.gpu = device(number)
         check_fits_gpu(code.target, self.gpu.target, number)
@@ -70,15 +71,21 @@ class OnCuda:
         for other in streams[1:]:
             self.gpu.wait(other, streams[0])
 
-    def bound(self, args: Sequence[Any], blocks: int) -> Callable[[], None] | None:
-        """A launch on these arrays of the GPU, all of one stream, to be made again and again."""
+    def movable(
+        self, args: Sequence[Any], blocks: int, moving: Sequence[int]
+    ) -> Callable[[Sequence[int]], None] | None:
+        """A launch on arrays of the GPU like these, all of one stream, to be made again and again: it takes
+        the addresses of the `moving` parameters."""
         held = [gpu_of(args[i]) for i in self.arrays]
         streams = {x.stream for x in held if x is not None} or {LEGACY}
         if None in held or len(streams) > 1:
             return None
-        values = self.words(args)
-        again: Callable[[], None] = self.kernel.bound(blocks, self.threads, streams.pop(), values)
-        return again
+        spots = [(n, moving.index(slot.param), encoded(slot, args[slot.param]))
+                 for n, slot in enumerate(self.slots)
+                 if slot.kind in ("pointer", "map") and slot.param in moving]  # fmt: skip
+        how = blocks, self.threads, streams.pop(), self.words(args), spots
+        moved: Callable[[Sequence[int]], None] = self.kernel.movable(*how)
+        return moved
 
     def queue(self, args: Sequence[Any], blocks: int, stream: int) -> None:
         self.kernel.launch(blocks, self.threads, stream, self.words(args))
@@ -130,13 +137,21 @@ def word(slot: Slot, arg: Any) -> Any:
         case "stride":
             return (row_major(arg.shape) if isinstance(arg, PackedArray) else arg.strides)[slot.axis]
         case "map":
-            from tilec.backends.ptx.driver import tensor_map
-
-            assert slot.box is not None, "a tensor map has a box"
-            return tensor_map(arg.address, arg.dtype.bytes, arg.shape, arg.strides, slot.box)
+            return encoded(slot, arg)(arg.address)
     dtype = slot.dtype
     held = arg if dtype.storage == dtype.reference else codec.to_storage(np.asarray(arg), dtype)
     return held.tobytes()
+
+
+def encoded(slot: Slot, arg: Any) -> Callable[[int], Any]:
+    """What goes into the slot of an array's address, or of a map of it, were the array at an address."""
+    if slot.kind == "pointer":
+        return int
+    from tilec.backends.ptx.driver import tensor_map
+
+    assert slot.box is not None, "a tensor map has a box"
+    size, shape, strides, box = arg.dtype.bytes, arg.shape, arg.strides, slot.box
+    return lambda address: tensor_map(address, size, shape, strides, box)
 
 
 def united(spans: Sequence[Span]) -> list[Span]:

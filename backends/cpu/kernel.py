@@ -15,8 +15,8 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, NoReturn
+from functools import cache, cached_property
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -42,6 +42,16 @@ Words = ctypes.Array[ctypes.c_int64]
 PrintCallback = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)
 
 
+class Room(NamedTuple):
+    """What a launch has to itself: its arguments, and the state that its threads share."""
+
+    words: Words
+    state: Words
+    at_words: int
+    at_state: int
+    job: Job
+
+
 @dataclass
 class CpuKernel:
     """Native code for one Func. `text` is the LLVM IR as written, `llvm` after optimisation."""
@@ -57,7 +67,6 @@ class CpuKernel:
 
     def __post_init__(self) -> None:
         self._binding = Binding(self.func)
-        self._function: Any = None
         self._helpers: dict[int, tuple[Words, Any]] = {}  # their arenas, by how many
         self._table_addresses = _passed(np.array([address(t) for t in self.tables] or [0], np.uint64))
         self._callback = PrintCallback(self._print)
@@ -91,22 +100,34 @@ class CpuKernel:
     def launch(self, args: Sequence[Any], blocks: int, threads: int | None = None) -> None:
         """Runs all blocks; arrays are written in place. TilecError where an assertion of the kernel fails."""
         if blocks > 0:
-            self.bound(args, blocks, threads)()
+            self.movable(args, blocks, (), threads)(())
 
-    def bound(self, args: Sequence[Any], blocks: int, threads: int | None = None) -> Callable[[], None]:
-        """That launch with everything decided: each call runs all blocks on the memory of these arrays, whose
-        addresses are all that it keeps."""
-        words, tables, run = _passed(self._binding.words(args)), self._table_addresses, self._run
+    def movable(
+        self, args: Sequence[Any], blocks: int, moving: Sequence[int], threads: int | None = None
+    ) -> Callable[[Sequence[int]], None]:
+        """That launch with everything decided, but for where arrays lie: each call takes the addresses of the
+        `moving` parameters. Of the others it keeps the addresses, and no array."""
+        words = self._binding.words(args)
+        spots = [(n, moving.index(slot.param)) for n, slot in enumerate(self._binding.slots)
+                 if slot.kind == "pointer" and slot.param in moving]  # fmt: skip
         threads = self.threads(blocks) if threads is None else threads
-        start = State(0, blocks, max(1, blocks // (threads * 16)), 0, 0, self._print_address)
-        job = self._job(words, tables, threads - 1)
+        state = 0, blocks, max(1, blocks // (threads * 16)), 0, 0, self._print_address
+        rooms: list[Room] = []  # that no launch is in
+        tables = ctypes.addressof(self._table_addresses)
 
-        def launch() -> None:
-            state = State(*start)
-            if threads == 1 or not crew().run(job, ctypes.addressof(state), self._scratch()):
-                run(words, state, tables)
-            if state[effects.FAILED]:
-                self._raise(state)
+        def launch(addresses: Sequence[int]) -> None:
+            try:
+                room = rooms.pop()
+            except IndexError:
+                room = self._room(words, state, threads - 1)
+            for n, i in spots:
+                room.words[n] = addresses[i]
+            room.state[effects.NEXT] = room.state[effects.FAILED] = 0
+            if threads == 1 or not crew().run(room.job, room.at_state, self._scratch()):
+                self._function(room.at_words, room.at_state, self._scratch(), tables)
+            if room.state[effects.FAILED]:
+                self._raise(room.state)
+            rooms.append(room)
 
         return launch
 
@@ -119,15 +140,16 @@ class CpuKernel:
         worth = self.operations * blocks // FEW
         return max(1, min(_cores(), blocks, worth))
 
-    def _run(self, words: Words, state: Words, tables: Words) -> None:
-        if self._function is None:
-            self._function = Blocks(self._address())
-        self._function(words, state, self._scratch(), tables)
+    @cached_property
+    def _function(self) -> Callable[[int, int, int, int], None]:
+        return Blocks(self._address())
 
-    def _job(self, words: Words, tables: Words, helpers: int) -> Job:
-        """What all such launches have in common."""
-        at = ctypes.addressof
-        return Job(self._address(), at(words), at(tables), at(self._arenas(helpers)), helpers)
+    def _room(self, words: Array, state: Sequence[int], helpers: int) -> Room:
+        """A room with words and a state like these, for so many helping threads."""
+        own, mine, at = _passed(words.copy()), State(*state), ctypes.addressof
+        tables, arenas = at(self._table_addresses), at(self._arenas(helpers))
+        job = Job(self._address(), at(own), tables, arenas, helpers)
+        return Room(own, mine, at(own), at(mine), job)
 
     def _address(self) -> int:
         return self.module.address(NAME)
@@ -144,7 +166,8 @@ class CpuKernel:
         """Where the arenas of helping threads start; they stay, since helpers have one launch at a time."""
         if count not in self._helpers:
             arenas = [self._arena() for _ in range(count)]
-            self._helpers[count] = (ctypes.c_int64 * count)(*(start for _, start in arenas)), arenas
+            made = (ctypes.c_int64 * count)(*(start for _, start in arenas)), arenas
+            self._helpers.setdefault(count, made)  # another thread may have been faster, and jobs know its
         return self._helpers[count][0]
 
     def _arena(self) -> tuple[Array, int]:

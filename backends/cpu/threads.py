@@ -74,7 +74,7 @@ class Crew:
     """The helpers of a process, and the board that they look at."""
 
     def __init__(self) -> None:
-        code = board_code()
+        self._code = code = board_code()  # kept: where two threads asked at once, each has code of its own
         self._offer, self._lead = OFFER(code.address("offer")), LEAD(code.address("lead"))
         self._close, self._serve = CLOSE(code.address("close")), SERVE(code.address("serve"))
         self._memory = (ctypes.c_int64 * (at.SIZE + LINE // 8))()

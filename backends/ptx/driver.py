@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import struct
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
+from tilec.backends.ptx.arguments import MAP_BYTES, Packed, Parameters, Spot
 from tilec.backends.ptx.reports import BUFFER_BYTES, Report, heard
 from tilec.ir.boards import Rates, rates_of
 from tilec.ir.errors import TilecError
-from tilec.ir.signature import Box, Slot
+from tilec.ir.signature import Box
 from tilec.ir.target import Target, of_capability
 
 LEGACY = 1  # the default stream, by a name that means the same with per-thread default streams
@@ -32,7 +33,6 @@ WITHOUT_ASKING = 48 << 10  # bytes of a block's shared memory that need no opt-i
 PORTABLE_CLUSTER = 8  # blocks of a cluster that every GPU with clusters runs without being asked
 MOST_BLOCKS = 2**31 - 1  # along x
 LOG_BYTES = 8192
-MAP_BYTES, MAP_ALIGN = 128, 64  # of an encoded tensor map
 
 LOST = (
     'the same call under tc.target("emulator:sm_80") says where. This process can use the GPU no '
@@ -279,34 +279,6 @@ def _let_go(device: Device, address: int) -> None:
         device.free_pinned(address)
 
 
-class Parameters:
-    """How a kernel's arguments lie in the buffer of a launch: in order, each at a multiple of its size.
-
-    pointer, i32, i64  ->  "<Qi4xq", 24 bytes. Scalars are given as their bytes.
-    """
-
-    def __init__(self, slots: Sequence[Slot]) -> None:
-        self.slots = tuple(slots)
-        layout, at = "<", 0
-        for slot in self.slots:
-            code, size = _code(slot)
-            pad = -at % min(size, MAP_ALIGN)
-            layout += f"{pad}x{code}" if pad else code
-            at += pad + size
-        self.layout = layout
-        self.packer = struct.Struct(layout)
-        self.size = at
-
-
-def _code(slot: Slot) -> tuple[str, int]:
-    if slot.kind == "scalar":
-        size = slot.dtype.storage.itemsize
-        return f"{size}s", size
-    if slot.kind == "map":
-        return f"{MAP_BYTES}s", MAP_BYTES
-    return {"pointer": ("Q", 8), "said": ("Q", 8), "extent": ("i", 4), "stride": ("q", 8)}[slot.kind]
-
-
 @lru_cache(4096)
 def tensor_map(address: int, size: int, shape: tuple[int, ...], strides: tuple[int, ...], box: Box) -> bytes:
     """What tells TMA of an array, encoded by the driver: `size` bytes an element, strides in elements. For an
@@ -336,45 +308,39 @@ def _swizzle(span: int) -> str:
     return "NONE" if span == 16 else f"{span}B"
 
 
-class _Packed:
-    """A buffer of packed arguments, and how cuLaunchKernel is told of it."""
-
-    def __init__(self, parameters: Parameters, values: Sequence[Any]) -> None:
-        self.data = ctypes.create_string_buffer(max(parameters.size, 1))
-        self.size = ctypes.c_size_t(parameters.size)
-        parameters.packer.pack_into(self.data, 0, *values)
-        pointer, length, end = 1, 2, 0  # CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE, _END
-        self.words = (ctypes.c_void_p * 5)(
-            pointer, ctypes.addressof(self.data), length, ctypes.addressof(self.size), end
-        )
-        self.address = ctypes.addressof(self.words)
-
-
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """A loaded kernel."""
 
-    def __init__(
-        self, device: Device, name: str, function: Any, shared_bytes: int, parameters: Parameters
-    ) -> None:
-        self.device = device
-        self.name = name
-        self.function = function
-        self.shared_bytes = shared_bytes
-        self.parameters = parameters
+    device: Device
+    name: str
+    function: Any
+    shared_bytes: int
+    parameters: Parameters
 
     def launch(self, blocks: int, threads: int, stream: int, values: Sequence[Any]) -> None:
         """Queues a launch on the stream. `values`: one per slot, scalars as bytes."""
-        self.bound(blocks, threads, stream, values)()
+        self.movable(blocks, threads, stream, values, ())(())
 
-    def bound(self, blocks: int, threads: int, stream: int, values: Sequence[Any]) -> Callable[[], None]:
-        """That launch with everything decided and packed: each call queues it once, from any thread."""
+    def movable(
+        self, blocks: int, threads: int, stream: int, values: Sequence[Any], spots: Sequence[Spot]
+    ) -> Callable[[Sequence[int]], None]:
+        """That launch with everything decided and packed, but for where arrays lie: each call takes these
+        addresses, and queues it once, from any thread."""
         if blocks > MOST_BLOCKS:
             raise TilecError(f"{self.name} asks for {blocks} blocks, a GPU takes at most {MOST_BLOCKS}")
-        packed, context, driver = _Packed(self.parameters, values), self.device.context, api()
+        context, driver = self.device.context, api()
         home, current, queue = int(context), driver.cuCtxGetCurrent, driver.cuLaunchKernel
         how = (self.function, blocks, 1, 1, threads, 1, 1, self.shared_bytes, stream, 0)
+        buffers = [Packed(self.parameters, values)]  # that no launch is using
 
-        def launch() -> None:
+        def launch(addresses: Sequence[int]) -> None:
+            try:
+                packed = buffers.pop()
+            except IndexError:
+                packed = Packed(self.parameters, values)
+            if spots:
+                packed.put(addresses, spots)
             status, found = current()
             elsewhere = status or int(found or 0) != home
             if elsewhere:
@@ -382,6 +348,7 @@ class Kernel:
             try:
                 (status,) = queue(*how, packed.address)
             finally:
+                buffers.append(packed)
                 if elsewhere:
                     call("cuCtxPopCurrent")
             if status:

@@ -77,7 +77,8 @@ def test_compiled_for_a_problem() -> None:
 
 @pytest.mark.parametrize(("x", "dtype", "out", "message"), [
     (normal(2, 4), "f8e5m2", None, "activations are rounded to i8 or f8e4m3, not to f8e5m2"),
-    (normal(2, 4).astype(np.float64), "i8", None, "x is f64, expected f16, bf16 or f32"),
+    (normal(2, 4).astype(np.float64), "i8", None, "x is f64, expected f16, bf16 or f32: x.astype"),
+    (np.ones((2, 4), np.int32), "i8", None, "x is i32, expected f16, bf16 or f32: x.astype"),
     (normal(2, 4), "i8", np.empty((2, 4), np.int8), r"out is a pair \(q \[..., K\], scale \[..., 1\]\)"),
     (normal(2, 4), "i8", (np.empty((2, 4), np.int8), np.empty(2, np.float32)), "out is f32"),
 ])  # fmt: skip

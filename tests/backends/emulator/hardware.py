@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tilec.backends import emulator
-from tilec.backends.ptx.driver import Parameters
+from tilec.backends.ptx.arguments import Parameters
 from tilec.ir.dtype import dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.signature import Slot

@@ -14,6 +14,7 @@ import pytest
 
 from tests.backends.ptx.stub import StubDriver, installed
 from tilec.backends.ptx import driver
+from tilec.backends.ptx.arguments import Parameters
 from tilec.ir.dtype import ALL, dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.signature import Slot
@@ -82,7 +83,7 @@ def test_a_launch_call_by_call(stub: StubDriver) -> None:
     gpu = driver.device(0)
     at = gpu.allocate(8)
     stub.take()
-    kernel = gpu.load("fill", (PTX.encode(),), 1000, driver.Parameters(SLOTS))
+    kernel = gpu.load("fill", (PTX.encode(),), 1000, Parameters(SLOTS))
     loading = stub.take()
     assert [name for name, *_ in loading] == [
         "cuCtxGetCurrent",
@@ -111,7 +112,7 @@ def test_a_launch_call_by_call(stub: StubDriver) -> None:
 
 def test_a_context_that_is_current_stays(stub: StubDriver) -> None:
     gpu = driver.device(0)
-    kernel = gpu.load("fill", (PTX.encode(),), 0, driver.Parameters(SLOTS))
+    kernel = gpu.load("fill", (PTX.encode(),), 0, Parameters(SLOTS))
     at = gpu.allocate(4)
     stub.contexts.append(0xC0)  # as torch leaves it
     stub.take()
@@ -129,7 +130,7 @@ def test_a_context_is_left_after_an_error(stub: StubDriver) -> None:
 
 
 def test_kernels_are_loaded_once_per_device(stub: StubDriver) -> None:
-    images, parameters = (PTX.encode(),), driver.Parameters(SLOTS)
+    images, parameters = (PTX.encode(),), Parameters(SLOTS)
     first = driver.device(0).load("fill", images, 0, parameters)
     assert driver.device(0).load("fill", images, 0, parameters) is first
     assert driver.device(1).load("fill", images, 0, parameters) is not first
@@ -138,14 +139,14 @@ def test_kernels_are_loaded_once_per_device(stub: StubDriver) -> None:
 
 @pytest.mark.parametrize(("nbytes", "asked"), [(48 << 10, False), ((48 << 10) + 1, True)])
 def test_much_shared_memory_is_asked_for(stub: StubDriver, nbytes: int, asked: bool) -> None:
-    driver.device(0).load("fill", (PTX.encode(),), nbytes, driver.Parameters(SLOTS))
+    driver.device(0).load("fill", (PTX.encode(),), nbytes, Parameters(SLOTS))
     assert (("cuFuncSetAttribute", (0, "fill"), 8, nbytes) in stub.calls) == asked
 
 
 def test_ptx_where_the_driver_refuses_the_cubin(stub: StubDriver) -> None:
     gpu, images = driver.device(0), (b"\x7fELF of another GPU", PTX.encode())
     stub.cubins = False
-    kernel = gpu.load("fill", images, 0, driver.Parameters(SLOTS))
+    kernel = gpu.load("fill", images, 0, Parameters(SLOTS))
     assert [call[1][:4] for call in stub.take() if call[0] == "cuModuleLoadDataEx"] == [b"\x7fELF", b".ver"]
     kernel.launch(1, 1, 1, (at := gpu.allocate(4), 6, 1, b"\0"))
     assert stub.memory[at].view(np.int32)[0] == 6
@@ -155,14 +156,14 @@ def test_the_log_of_ptx_that_does_not_load(stub: StubDriver) -> None:
     gpu = driver.device(0)
     stub.fail["cuModuleLoadDataEx"] = 218
     with pytest.raises(TilecError, match="CUDA_ERROR_INVALID_PTX: a PTX JIT compilation failed"):
-        gpu.load("fill", (b"nonsense",), 0, driver.Parameters(()))
+        gpu.load("fill", (b"nonsense",), 0, Parameters(()))
     stub.fail["cuModuleLoadDataEx"] = 222
     with pytest.raises(TilecError, match=r"toolchain.; update the driver, or pip install 'tilec\[ptxas\]'"):
-        gpu.load("fill", (b"newer",), 0, driver.Parameters(()))
+        gpu.load("fill", (b"newer",), 0, Parameters(()))
 
 
 def test_too_many_blocks(stub: StubDriver) -> None:
-    kernel = driver.device(0).load("fill", (PTX.encode(),), 0, driver.Parameters(()))
+    kernel = driver.device(0).load("fill", (PTX.encode(),), 0, Parameters(()))
     with pytest.raises(TilecError, match="fill asks for 2147483648 blocks, a GPU takes at most 2147483647"):
         kernel.launch(2**31, 1, 1, ())
 
@@ -198,7 +199,7 @@ def test_parameters_lie_at_multiples_of_their_sizes() -> None:
         members = [("p", kinds["Q"]), ("n", kinds["i"]), ("x", scalar), ("s", kinds["q"]), ("y", scalar)]
         struct_ = type("Packed", (ctypes.Structure,), {"_fields_": members})
         raw = bytes(range(1, size + 1))
-        found = driver.Parameters(slots).packer.pack(3, -4, raw, -5, raw)
+        found = Parameters(slots).packer.pack(3, -4, raw, -5, raw)
         want = struct_(3, -4, int.from_bytes(raw, "little"), -5, int.from_bytes(raw, "little"))
         assert found == bytes(want)[: len(found)]
 
