@@ -188,7 +188,20 @@ def attribute(frame: Frame, node: ast.Attribute) -> Any:
 def subscript(frame: Frame, node: ast.Subscript) -> Any:
     value, index = evaluate(frame, node.value), evaluate(frame, node.slice)
     frame.mark(node)
-    return value[index]
+    try:
+        return value[index]
+    except IndexError:
+        if not isinstance(value, tuple | list):
+            raise
+        raise TilecError(_past_the_end(ast.unparse(node.value), len(value), index)) from None
+
+
+def _past_the_end(text: str, count: int, index: Any) -> str:
+    """What is wrong with x.shape[1] where x has one axis; or with an index of any other sequence."""
+    owner, dot, last = text.rpartition(".")
+    if dot and last == "shape":
+        return f"{owner} has {count} {'axis' if count == 1 else 'axes'}, counted from 0: no {text}[{index}]"
+    return f"{text} has {count} item{'s' * (count != 1)}, counted from 0: no {text}[{index}]"
 
 
 @expression(ast.Slice)

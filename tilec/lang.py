@@ -241,11 +241,13 @@ def from_function(shape: Any, f: Callable[..., Any]) -> Tile:
 
     f gets numpy arrays of int64, one per axis, and may use numpy and the language. What depends on constants
     alone is computed in float64 while compiling: the tile is f64 (i32, bool) until `.to` rounds it, which
-    costs nothing when the kernel runs. Array elements at such places are gathered.
+    costs nothing when the kernel runs. 1 / 0 is inf there as in kernels, and 0 / 0 NaN, without a warning.
+    Array elements at such places are gathered.
     """
     extents = constant_shape(shape, "tc.from_function")
     current()
-    made = f(*np.ogrid[tuple(slice(n) for n in extents)])
+    with np.errstate(all="ignore"):
+        made = f(*np.ogrid[tuple(slice(n) for n in extents)])
     if isinstance(made, NUMBERS):
         made = np.asarray(made)
     if not isinstance(made, Tile | np.ndarray):

@@ -5,6 +5,7 @@ load(ptx).launch("scale", grid=4, block=128, args=(x, np.float32(2), np.uint32(l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import Any
@@ -22,8 +23,10 @@ from tilec.backends.emulator.report import KINDS, Report
 from tilec.backends.emulator.schedule import Scheduler
 from tilec.backends.emulator.tensormap import TensorMap
 from tilec.backends.emulator.unread import Unread, warnings
+from tilec.backends.origin import origin
 from tilec.ir.errors import TilecError
 
+LINE = re.compile(r"PTX line (\d+): ")
 LANES = 16384  # lanes of a batch: beyond, the registers leave the cache
 SHADOW_BYTES = 1 << 28
 SHARED_LIMITS = {
@@ -41,8 +44,12 @@ SHARED_LIMITS = {
 
 def load(ptx: str) -> Module:
     """Parses and decodes every kernel of the text; TilecError names the line of what the emulator does not
-    know."""
-    return Module(parse(ptx))
+    know, and the line of the source that it comes from."""
+    try:
+        return Module(parse(ptx))
+    except TilecError as error:
+        line = LINE.match(error.message)
+        raise error.at(origin(ptx, int(line[1])) if line else None) from None
 
 
 class Module:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from tilec.backends.origin import origin
 from tilec.backends.ptx import link
 from tilec.ir.errors import TilecError
 from tilec.ir.target import Target
@@ -108,7 +109,7 @@ def assemble(ptx: str, target: Target, options: tuple[str, ...] = ()) -> Assembl
         if cubin is not None:
             return Assembled(cubin, MappingProxyType(_usage(log)), log)
         if not TOO_OLD.search(log):
-            raise TilecError(f"{_named(tool)} refuses the PTX for {target.name}:\n{_with_lines(log, ptx)}")
+            raise _refused(tool, target, log, ptx)
     raise TilecError(
         f"{_named(tools[0])} is too old for {target.name}, written as PTX "
         f"{target.ptx_version / 10}: pip install 'tilec[ptxas]', or put a newer CUDA toolkit on PATH"
@@ -233,13 +234,13 @@ def _one_usage(text: str) -> Usage:
     )
 
 
-def _with_lines(log: str, ptx: str) -> str:
-    """The first complaints of ptxas, each followed by the line it is about."""
-    lines = ptx.splitlines()
-    shown = []
-    for complaint in re.findall(r".*; error.*", log)[:8]:
-        shown.append(complaint)
-        at = re.search(r"line (\d+)", complaint)
-        if at and int(at[1]) <= len(lines):
-            shown.append(f"    {lines[int(at[1]) - 1].strip()}")
-    return "\n".join(shown or [log.strip()])
+def _refused(tool: Path, target: Target, log: str, ptx: str) -> TilecError:
+    """The first complaints of ptxas, each followed by its line; at the line of the source behind the first."""
+    shown: list[str] = []
+    lines, first = ptx.splitlines(), None
+    for complaint in re.findall(r".*line \d+.*; (?:error|fatal).*", log)[:8]:
+        number = int(re.findall(r"line (\d+)", complaint)[0])
+        shown += [complaint, *(f"    {line.strip()}" for line in lines[number - 1 : number])]
+        first = first or origin(ptx, number)
+    told = "\n".join(shown or [log.strip()])
+    return TilecError(f"{_named(tool)} refuses the PTX for {target.name}:\n{told}", first)

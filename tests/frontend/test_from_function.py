@@ -133,6 +133,13 @@ def test_errors(function: Any, message: str) -> None:
         made((5, 7), function, tc.f32)
 
 
+def test_divisions_by_zero_say_nothing() -> None:
+    """As in kernels; here numpy would warn, and warnings are errors."""
+    found = made((4, 1), lambda x, i, j: 1.0 / (i * 1.0) - np.log(j), tc.f32)
+    np.testing.assert_array_equal(found.ravel(), np.inf)
+    assert np.isnan(made((1, 1), lambda x, i, j: (i * 0.0) / j, tc.f32)).all()
+
+
 def test_outside_a_kernel() -> None:
     with pytest.raises(TilecError, match="kernel"):
         tc.from_function((4, 4), lambda i, j: i)

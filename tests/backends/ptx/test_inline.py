@@ -11,7 +11,10 @@ import pytest
 
 import tilec as tc
 from tests.backends.ptx.runner import check_kernel
+from tilec.backends.origin import origin
+from tilec.backends.ptx.assemble import find
 from tilec.ir import dtype as dt
+from tilec.ir.errors import Loc
 from tilec.ir.parse import parse
 from tilec.ir.text import show
 
@@ -130,3 +133,26 @@ def test_operands_of_another_shape() -> None:
 
     with pytest.raises(tc.TilecError, match=r"f32\[8\] does not broadcast to \[\]"):
         sums.compile(X, target="sm_80")
+
+
+@pytest.mark.parametrize("text", ["neg.f3 $0, $1;", "neg.f32 $0, $1", "negate.f32 $0, $1;"])
+def test_wrong_syntax_is_the_users_line(text: str) -> None:
+    """Whoever reads the PTX: the emulator, or ptxas."""
+
+    @tc.kernel
+    def typo(x: tc.Array, *, text=""):
+        v = x.load(0, 8)
+        x.store(0, tc.inline_ptx(text, v, meaning=lambda v: -v))
+
+    readers: list[Any] = [lambda: typo.on("emulator:sm_80")(X.copy(), text=text)]
+    if find("ptxas"):
+        readers.append(lambda: typo.compile(X, target="sm_80", text=text).resources)
+    for read in readers:
+        with pytest.raises(tc.TilecError, match=r"PTX line \d+: |refuses the PTX") as caught:
+            read()
+        assert caught.value.loc is not None and "tc.inline_ptx(text, v" in str(caught.value)
+
+
+def test_without_a_place_there_is_only_the_text() -> None:
+    assert origin("add;\n.loc 1 3\n", 2) is None and origin('.file 2 "k.py"\n.loc 1 3\nadd;', 3) is None
+    assert origin('.loc 1 3\nadd;\n.loc 1 4\n.file 1 "k.py"', 2) == Loc("k.py", 3)
