@@ -235,7 +235,7 @@ def _one_usage(text: str) -> Usage:
 
 
 def _refused(tool: Path, target: Target, log: str, ptx: str) -> TilecError:
-    """The first complaints of ptxas, each followed by its line; at the line of the source behind the first."""
+    """The first complaints of ptxas, each followed by its line; at the source's line of the first."""
     shown: list[str] = []
     lines, first = ptx.splitlines(), None
     for complaint in re.findall(r".*line \d+.*; (?:error|fatal).*", log)[:8]:
