@@ -8,15 +8,16 @@ at once, as numpy's arrays.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from tilec import cache
-from tilec.cost import Number, times
+from tilec.cost import Number, either, times
 from tilec.device import device
 from tilec.ir.boards import BOARDS, Rates, rates
 from tilec.ir.errors import TilecError
@@ -24,13 +25,16 @@ from tilec.ir.target import Target, parse_target, target
 from tilec.ops.linear_cost import Problem, Tiles, registers, shared_bytes, sums, work
 from tilec.places import current_target
 
-FEW_ROWS = 4  # of x, whose weights threads read past shared memory
-MS = (16, 32, 128, 512, 4096)
+FEW_ROWS = 8  # of x: more are read in halves of sectors where threads read them past shared memory
+MS = (4, 16, 64, 256, 1024, 4096)
 STEPS = (128, 64, 32, 16)
 LEAST = 4  # steps of a block that shares a tile: fewer do not fill a pipeline
 RUN = 32  # weights that a thread takes from a step at least, so that their bits can be placed
+WORD = 32  # bits that threads read at once
 SPILL_FREE = 248  # registers that a kernel is given at most, by the model's count
+MOVED = 224  # of those, where it has eight warps and a producer
 FINISHED = 64  # sums of a thread that an epilogue takes without spills
+TIE = 1.02  # times the least is as fast: the model knows no better
 SYNC = 0.62  # of the peak, that mma.sync reaches on GPUs whose peak is that of other instructions
 
 
@@ -45,20 +49,48 @@ class Priced(NamedTuple):
 
 
 @lru_cache
-def candidates(machine: Target, group: int) -> Tiles:
-    """Arrays of all combinations that kernels are made for, smaller ones first."""
-    grouped = machine.has("wgmma")
-    rows = (16, 32, 64, 128) if grouped else (16, 32, 64)
-    every = product(rows, (64, 128, 256), steps(group), (4, 8), (3, 4, 6), (1, 2, 4, 8))
-    whole = (t for t in map(Tiles._make, every) if t.bn % (16 * t.warps if grouped else 8 * t.warps) == 0)
-    return Tiles(*np.array([t for t in whole if t.bk * t.bn >= RUN * 32 * t.warps]).T)
+def candidates(board: Rates, group: int, operands: str = "f16") -> Tiles:
+    """Arrays of all combinations that kernels are made for, plainer and smaller ones first."""
+    machine, base = target(board.target), Tiles(*np.array(list(_shapes(board, group, operands))).T)
+    plain = [_all(base, split=split) for split in (1, 2, 4, 8)]
+    every = [*plain, _all(base, blocks=board.sms)]
+    if machine.has("wgmma") and operands != "f32":
+        every += [_all(each, producer=1) for each in every]
+    if operands == "f16":
+        words = base.bk * base.bn % (WORD * 32 * base.warps) == 0
+        few = _where(base, words & (base.bm == base.bm.min()) & (base.stages == base.stages.min()))
+        rows = 8 if machine.has("wgmma") else 16  # of x, that weights as a left operand meet, or as the right
+        every[:0] = [_all(few, bm=rows, stages=1, direct=1, split=split) for split in (1, 2, 4, 8)]
+    return Tiles(*map(np.concatenate, zip(*every, strict=True)))
 
 
-def steps(group: int) -> tuple[int, ...]:
+def _all(tiles: Tiles, **columns: int) -> Tiles:
+    """The same with some numbers in all of them."""
+    return tiles._replace(**{name: np.full_like(tiles.bm, value) for name, value in columns.items()})
+
+
+def _where(tiles: Tiles, which: Number) -> Tiles:
+    return Tiles(*(x[which] for x in tiles))
+
+
+def _shapes(board: Rates, group: int, operands: str) -> Iterator[Tiles]:
+    """One block to a tile."""
+    if operands == "f32":  # multiply-adds of threads: larger tiles are more than registers hold
+        shapes = product((16, 32, 64), [bk for bk in (16, 32) if group % bk == 0] or [32])
+        yield from (Tiles(bm, 64, bk) for bm, bk in shapes if bm * bk <= 1024)
+        return
+    grouped = target(board.target).has("wgmma")
+    rows, along = (16, 32, 64, 128)[: 4 if grouped else 3], steps(group, 16 if operands == "f16" else 32)
+    for bm, bn, bk, warps, stages in product(rows, (64, 128, 256), along, (4, 8), (3, 4, 6)):
+        if bn % ((16 if grouped else 8) * warps) == 0 and bk * bn >= RUN * 32 * warps:
+            yield Tiles(bm, bn, bk, warps, stages)
+
+
+def steps(group: int, least: int = 16) -> tuple[int, ...]:
     """Steps along k of which a group is made; 32 where none is."""
     if not group:
         return STEPS[1::-1]
-    return tuple(sorted(bk for bk in STEPS if group % bk == 0)[-2:]) or (32,)
+    return tuple(sorted(bk for bk in STEPS if group % bk == 0 and bk >= least)[-2:]) or (32,)
 
 
 def refusals(tiles: Tiles, p: Problem, machine: Target) -> dict[str, Number]:
@@ -66,11 +98,15 @@ def refusals(tiles: Tiles, p: Problem, machine: Target) -> dict[str, Number]:
     finish sums with."""
     room, steps = machine.shared_bytes_per_block, -(-p.k // tiles.bk)
     empty = -(-steps // -(-steps // tiles.split)) < tiles.split  # the last of its parts
+    short = (tiles.split > 1) & ((steps < LEAST * tiles.split) | empty)
+    rounds = -(-p.m // tiles.bm) * -(-p.n // tiles.bn) * steps
+    given = either((tiles.producer > 0) & (tiles.warps > 4), MOVED, SPILL_FREE)
     return {
         f"want more than {room >> 10} KiB of shared memory": shared_bytes(p, tiles) > room,
-        f"want more than {SPILL_FREE} registers": registers(p, tiles, machine) > SPILL_FREE,
+        f"want more than {SPILL_FREE} registers": registers(p, tiles, machine) > given,
         f"have more than {FINISHED} sums to finish": (sums(tiles) > FINISHED) & p.finished,
-        f"leave a block under {LEAST} steps": (tiles.split > 1) & ((steps < LEAST * tiles.split) | empty),
+        f"leave a block under {LEAST} steps": short | (rounds < LEAST * tiles.blocks),
+        f"take no more than {FEW_ROWS} rows of x": (tiles.direct > 0) & (p.m > FEW_ROWS),
     }
 
 
@@ -79,15 +115,21 @@ def priced(p: Problem, board: Rates, tiles: Tiles) -> Priced:
     machine = target(board.target)
     done = work(p, tiles, machine)
     held = done._replace(resident=np.maximum(done.resident, 1))  # those that do not fit are refused
-    seconds = times(held, board, peak(board, machine)).seconds
-    refused = np.logical_or.reduce(list(refusals(tiles, p, machine).values()))
+    seconds = times(held, board, peak(p, board, tiles)).seconds
+    refused = reduce(np.logical_or, refusals(tiles, p, machine).values())
     return Priced(tiles, np.where(refused, np.inf, seconds))
 
 
-def peak(board: Rates, machine: Target) -> float:
-    """TFLOP/s that the target's matrix instructions can reach."""
-    stated = board.tensor_tflops("f16") or board.f32
-    return stated * SYNC if machine.sm in (90, 100) and not machine.has("wgmma") else stated
+def peak(p: Problem, board: Rates, tiles: Tiles) -> Number:
+    """TFLOP/s that the instructions of these tiles can reach."""
+    machine, most = target(board.target), stated(p, board)
+    slow = most * SYNC if machine.sm in (90, 100) else most  # peaks are of instructions for four warps there
+    return either(tiles.direct, slow, most if machine.has("wgmma") else slow)
+
+
+def stated(p: Problem, board: Rates) -> float:
+    """TFLOP/s of the board for these operands."""
+    return (p.operands != "f32" and board.tensor_tflops(p.operands)) or board.f32
 
 
 @lru_cache(4096)
@@ -95,29 +137,28 @@ def chosen(p: Problem, board: Rates, shared: bool = True) -> Tiles:
     """The tiles that were fastest when they were measured, else the model's best, with the fragment that
     serves every m; `shared`: blocks may share a tile.
     """
-    machine, key = target(board.target), fragment(p.n, p.k, p.bits, p.group, board)
+    machine, key = target(board.target), fragment(p, board)
     fastest = measured(board.board).get(rounded(p)) if shared else None
     if fastest and fragment_of(fastest) == key and not any(refusals(fastest, p, machine).values()):
         return fastest
     every = of_fragment(p, board)
     found = priced(rounded(p)._replace(finished=p.finished), board, every)
-    one = np.where(shared | (every.split == 1), found.seconds, np.inf)
-    return found.at(int(np.argmin(one)))
+    alone = (every.split == 1) & (every.blocks == 0)
+    seconds = np.where(shared | alone, found.seconds, np.inf)
+    return found.at(int(np.argmax(seconds <= TIE * seconds.min())))  # the plainest of those as fast
 
 
 def rounded(p: Problem) -> Problem:
-    """The problem that stands for p, so that kernels are few: m counts as FEW_ROWS, or as the next power of
-    two from MS[0] to MS[-1].
+    """The problem that stands for p, so that kernels are few: m counts as the next power of two from MS[0] to
+    MS[-1].
     """
-    power = 1 << (min(max(p.m, MS[0]), MS[-1]) - 1).bit_length()
-    return p._replace(m=FEW_ROWS if p.m <= FEW_ROWS else power, finished=False)
+    return p._replace(m=1 << (min(max(p.m, MS[0]), MS[-1]) - 1).bit_length(), finished=False)
 
 
 def of_fragment(p: Problem, board: Rates) -> Tiles:
     """The candidates with the fragment that serves every m."""
-    machine = target(board.target)
-    where = fragments(machine, p.group)[fragment(p.n, p.k, p.bits, p.group, board)]
-    return Tiles(*(x[where] for x in candidates(machine, p.group)))
+    where = fragments(board, p.group, p.operands)[fragment(p, board)]
+    return _where(candidates(board, p.group, p.operands), where)
 
 
 @lru_cache
@@ -141,24 +182,27 @@ def _entry(board: str) -> str:
     return cache.key("tiles of linear", board)
 
 
-@lru_cache(1024)
-def fragment(n: int, k: int, bits: int, group: int, board: Rates) -> tuple[int, int, int]:
+def fragment(p: Problem, board: Rates) -> tuple[int, int, int]:
     """(bk, bn, warps) of the bytes that serve a weight at every m."""
-    every = candidates(target(board.target), group)
-    ms = np.array(MS)[:, None]
-    found = priced(Problem(ms, n, k, bits, group), board, every).seconds
-    keys = fragments(target(board.target), group)
+    return _fragment(p._replace(m=0, finished=False), board)
+
+
+@lru_cache(1024)
+def _fragment(p: Problem, board: Rates) -> tuple[int, int, int]:
+    every = candidates(board, p.group, p.operands)
+    found = priced(p._replace(m=np.array(MS)[:, None]), board, every).seconds
+    keys = fragments(board, p.group, p.operands)
     best = np.stack([found[:, where].min(1) for where in keys.values()])
     behind = np.log(best / best.min(0)).mean(1)
     return list(keys)[int(np.argmin(behind))]
 
 
 @lru_cache
-def fragments(machine: Target, group: int) -> dict[tuple[int, int, int], Number]:
+def fragments(board: Rates, group: int, operands: str = "f16") -> dict[tuple[int, int, int], Number]:
     """(bk, bn, warps) of all candidates, and the places of those that have them."""
-    every = candidates(machine, group)
-    keys = list(zip(*(x.tolist() for x in fragment_of(every)), strict=True))
-    return {key: np.array([i for i, other in enumerate(keys) if other == key]) for key in dict.fromkeys(keys)}
+    keys = np.stack(fragment_of(candidates(board, group, operands)), axis=1)
+    kinds, which = np.unique(keys, axis=0, return_inverse=True)
+    return {tuple(map(int, key)): np.flatnonzero(which.reshape(-1) == i) for i, key in enumerate(kinds)}
 
 
 def fragment_of(tiles: Tiles) -> tuple[Number, Number, Number]:

@@ -20,8 +20,8 @@ from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.target import target
+from tilec.ops.factors import product_dtype
 from tilec.ops.linear_choice import (
-    FEW_ROWS,
     board_of,
     candidates,
     chosen,
@@ -31,15 +31,19 @@ from tilec.ops.linear_choice import (
     priced,
     refusals,
     rounded,
+    stated,
 )  # fmt: skip
 from tilec.ops.linear_cost import Problem, Tiles, work
 from tilec.ops.op import Op, P, Q, R
 from tilec.ops.quantize import check_group_size, weight_dtype
+from tilec.ops.tiling import operands, summed_as
 from tilec.tuning import Tuned
 
 SHOWN = 6
+KINDS = ("f16", "bf16", "f32", "i8", "f8e4m3", "f8e5m2")  # of x
 WORDS = "{:>4}{:>5}{:>5}{:>7}{:>8}{:>7}{:>8}{:>8}"
 COLUMNS = ("bm", "bn", "bk", "warps", "stages", "split", "blocks", "an SM")
+WAYS = {"blocks": "stream-K", "producer": "a producer", "direct": "past shared memory"}  # and plain
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class Row:
     @property
     def seconds(self) -> float:
         return float(self.times.seconds)
+
+    @property
+    def way(self) -> str:
+        """What is done otherwise than with plain tiles: "stream-K, a producer"."""
+        return ", ".join(word for name, word in WAYS.items() if getattr(self.tiles, name))
 
     @property
     def bound(self) -> str:
@@ -89,22 +98,24 @@ class Plan:
     @property
     def floors(self) -> dict[str, float]:
         """Seconds that no kernel is under: each byte moved once, each product done, at the board's peaks."""
-        p, products = self.problem, self.board.tensor_tflops(self.x.name) or self.board.f32
+        p, products = self.problem, stated(self.problem, self.board)
         memory = work(p, self.chosen.tiles, target(self.board.target)).memory
         return {"memory": memory / self.board.dram / 1e9, "products": 2 * p.m * p.n * p.k / products / 1e12}
 
     @cached_property
     def formulas(self) -> dict[str, Any]:
         """Each unit's seconds as a sympy expression in m, n, k, bm, bn, bk, warps, stages, split and
-        resident, the blocks that an SM holds at once; "seconds" is all of it."""
+        resident, the blocks that an SM holds at once; "seconds" is all of it. For tiles of the way of those
+        that are taken."""
         import sympy
 
         names = "m n k bm bn bk warps stages split resident"
         m, n, k, bm, bn, bk, warps, stages, split, held = sympy.symbols(names, integer=True, positive=True)
         p = self.problem._replace(m=m, n=n, k=k)
         machine = target(self.board.target)
-        done = work(p, Tiles(bm, bn, bk, warps, stages, split), machine)._replace(resident=held)
-        found = times(done, self.board, peak(self.board, machine))
+        tiles = self.chosen.tiles._replace(bm=bm, bn=bn, bk=bk, warps=warps, stages=stages, split=split)
+        done = work(p, tiles, machine)._replace(resident=held)
+        found = times(done, self.board, peak(p, self.board, tiles))
         return {**found._asdict(), "seconds": found.seconds}
 
     def __str__(self) -> str:
@@ -122,8 +133,8 @@ def _table(plan: Plan) -> Iterator[str]:
         shown = (*shown[:-1], plan.chosen)
     for row in shown:
         mark = "* " if row.tiles == taken else "  "
-        words = WORDS.format(*row.tiles, row.blocks, row.resident)
-        yield f"{mark}{words}{1e6 * row.seconds:9.1f}  {_most(row)}"
+        words = WORDS.format(*row.tiles[: len(COLUMNS) - 2], row.blocks, row.resident)
+        yield f"{mark}{words}{1e6 * row.seconds:9.1f}  {_most(row)}{row.way and '; ' + row.way}"
     floors = ", ".join(f"{name} {1e6 * time:.1f}" for name, time in plan.floors.items())
     yield f"floors in us: {floors}"
     dropped = "".join(f", {count} {why}" for why, count in plan.dropped)
@@ -131,8 +142,6 @@ def _table(plan: Plan) -> Iterator[str]:
     behind = f"{100 * plan.loss:.0f} % behind the first" if plan.loss >= 0.005 else "no slower than the first"
     why = "measured fastest" if plan.tuned else "weights packed for it serve every m"
     yield f"* is taken: {why}; {behind}"
-    if p.m <= FEW_ROWS:
-        yield "threads read the weights of so few rows past shared memory: the model leaves that out"
 
 
 def _most(row: Row) -> str:
@@ -156,16 +165,16 @@ def plan(
 
     `device`: a board ("H200", "H100", "A100", "L40S", "RTX 4090", ...), a target ("sm_80": the board that it
     stands for, "cuda:0": the GPU that is there), or None: the current target, and an H100 where that is the
-    CPU. x is f16 or bf16. Raises TilecError for others, for a device that is not known, and for extents that
-    are no numbers.
+    CPU. x is f16, bf16, f32, i8, f8e4m3 or f8e5m2. Raises TilecError for others, for a device that is not
+    known, and for extents that are no numbers.
 
     The model is a roofline (Williams, Waterman, Patterson 2009) with the waves that a GPU runs blocks in:
     `print(plan.formulas["issue"])` and so on. Instructions are counted as they are in the machine code.
     """
-    p, kind = _problem(m, n, k, weight, x, group_size)
     board = board_of(device)
+    p, kind = _problem(m, n, k, weight, x, group_size, board.target)
     machine = target(board.target)
-    found = priced(p, board, candidates(machine, p.group))
+    found = priced(p, board, candidates(board, p.group, p.operands))
     order = [found.at(int(i)) for i in np.argsort(found.seconds, kind="stable")]
     fitting = order[: int(np.isfinite(found.seconds).sum())]
     firsts = {fragment_of(t): t for t in reversed(fitting)}
@@ -177,22 +186,25 @@ def plan(
     return Plan(p, weight_dtype(weight), kind, board, rows, taken, len(order), dropped, tuned)
 
 
-def _problem(m: int, n: int, k: int, weight: Any, x: Any, group_size: int | None) -> tuple[Problem, DType]:
-    kind = find_dtype(x)
-    if kind.name not in ("f16", "bf16"):
-        raise TilecError(f"plan ranks the tiles of an x in f16 or bf16, found {kind}")
+def _problem(
+    m: int, n: int, k: int, weight: Any, x: Any, group_size: int | None, target: str
+) -> tuple[Problem, DType]:
+    kind, held = find_dtype(x), weight_dtype(weight)
+    if kind.name not in KINDS:
+        raise TilecError(f"plan ranks the tiles of an x in {', '.join(KINDS)}, found {kind}")
     for name, extent in (("m", m), ("n", n), ("k", k)):
         if not isinstance(extent, int) or isinstance(extent, bool) or extent < 1:
             raise TilecError(f"plan needs extents that are numbers from 1 on, found {name}={extent!r}")
     check_group_size(group_size)
     group = 0 if group_size is None or group_size >= k else group_size
-    return Problem(m, n, k, weight_dtype(weight).bits, group), kind
+    made_of = summed_as(product_dtype(kind, held, None, group, target), group, target)
+    return Problem(m, n, k, held.bits, group, operands=operands(made_of)), kind
 
 
 def row(p: Problem, board: Rates, tiles: Tiles) -> Row:
     machine = target(board.target)
     done = work(p, tiles, machine)
-    return Row(tiles, int(done.blocks), int(done.resident), times(done, board, peak(board, machine)))
+    return Row(tiles, int(done.blocks), int(done.resident), times(done, board, peak(p, board, tiles)))
 
 
 class Planned(Op[P, Q, R]):

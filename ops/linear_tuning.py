@@ -74,7 +74,7 @@ def _likely(p: Problem, board: Rates, tries: int) -> Iterator[Tiles]:
 
 
 def _row(tiles: Tiles, x: Array, weight: QuantizedWeight, place: str) -> Candidate:
-    schedule = weighted(tiles, len(x), find_dtype(x.dtype), known(place))
+    schedule = weighted(tiles, find_dtype(x.dtype), known(place))
     y, wait = empty((len(x), weight.shape[0]), find_dtype(x.dtype)), device(parse_target(place).device)
     given, epilogue = finishing(y.shape, None, None, None, None, None, None)
 

@@ -21,7 +21,7 @@ from tilec.ir.layouts import mma_b, wgmma_a
 from tilec.ir.signature import describable
 from tilec.ir.target import parse_target
 from tilec.ir.tile import ArrayType, Dim
-from tilec.ops.linear_choice import FEW_ROWS, board_of, chosen
+from tilec.ops.linear_choice import board_of, chosen
 from tilec.ops.linear_cost import Problem, Tiles
 
 Extent = int | str | Dim  # names and Dims: known at the launch
@@ -31,6 +31,7 @@ BLOCKS_PER_SM = 2  # whose copies are under way at once
 MOST_PARTS = 8  # of K: the last block waits for each
 LEAST_STEPS = 4  # in a part: fewer than these a pipeline does not fill
 WIDE = 1024  # columns for each of the CPU's cores, from which tiles are wider
+TMA_BITS = 128  # of which rows are made that TMA brings
 WORD = 32  # bits of the lanes that weights are unpacked in
 
 
@@ -121,14 +122,14 @@ def linear_tiling(
     finished: bool = False,
 ) -> Weighted:
     """For a [m, k] times weights [n, k] of `bits` bits in groups of `group` (0: the whole row); `finished`:
-    an epilogue follows. For 16-bit floats on a GPU it is the cost model's choice (ops/linear_choice.py), with
-    one fragment for every m.
+    an epilogue follows. On a GPU it is the cost model's choice (ops/linear_choice.py), with one fragment for
+    every m.
     """
-    if has_threads(target) and dtype.bits == 16:
+    dtype = summed_as(dtype, group, target)
+    if has_threads(target):
         return _modelled(m, dtype, group, target, known(target), bits, n, k, finished)
     wide = isinstance(n, int) and n >= WIDE * _cores()
-    found = _linear_tiling(m, dtype, group, known(target), bits, wide)
-    return found._replace(split=split(found, m, n, k, known(target))) if has_threads(target) else found
+    return _vectors(m, dtype, group, bits, wide)
 
 
 def direct(tiling: Weighted) -> Weighted:
@@ -164,8 +165,9 @@ def _modelled(
 ) -> Weighted:
     """Blocks share tiles only where all extents are known, and there is something to do."""
     exact = all(isinstance(extent, int) and extent > 0 for extent in (m, n, k))
-    p = Problem(_nominal(m), _nominal(n), _nominal(k), bits, group, finished)
-    return weighted(chosen(p, _board(place), exact), m, dtype, target)
+    p = Problem(_nominal(m), _nominal(n), _nominal(k), bits, group, finished, operands(dtype))
+    found = weighted(chosen(p, _board(place), exact), dtype, target)
+    return found._replace(producer=found.producer and _multiple(k) * dtype.bits % TMA_BITS == 0)
 
 
 def forget() -> None:
@@ -174,15 +176,22 @@ def forget() -> None:
     forget_plays()
 
 
-def weighted(tiles: Tiles, m: Extent, dtype: DType, target: str) -> Weighted:
-    """The tiles as a kernel for m rows takes them on this target."""
+def weighted(tiles: Tiles, dtype: DType, target: str) -> Weighted:
+    """The tiles as a kernel takes them on this target."""
     shape, warps = (tiles.bk, tiles.bn), tiles.warps
-    if has_warpgroups(target):
+    if has_warpgroups(target) and dtype.bits < 32:
         fragment = wgmma_a(dtype, shape[::-1], (warps // WARPS, 1)).permute((1, 0))
     else:
         fragment = mma_b(dtype, shape, warps)
-    found = Weighted(tiles.bm, fragment, False, dtype, tiles.stages, warps, tiles.split)
-    return direct(found) if isinstance(m, int) and 0 < m <= FEW_ROWS else found
+    placed = dtype if dtype.bits < 32 else None
+    found = Weighted(tiles.bm, fragment, False, placed, tiles.stages, warps, tiles.split, tiles.blocks,
+                     tiles.producer > 0)  # fmt: skip
+    return direct(found) if tiles.direct else found
+
+
+def _multiple(extent: Extent) -> int:
+    """What is known to divide an extent."""
+    return extent if isinstance(extent, int) else extent.multiple if isinstance(extent, Dim) else 1
 
 
 def _nominal(extent: Extent) -> int:
@@ -211,27 +220,25 @@ def sums_bytes(group: int, target: str) -> bool:
     return group % step == 0 and step >= (32 if has_threads(target) else 16)
 
 
+def summed_as(dtype: DType, group: int, target: str) -> DType:
+    """f32 for bytes of groups whose sums the target's units do not make."""
+    return f32 if dtype.is_integer and not sums_bytes(group, target) else dtype
+
+
+def operands(dtype: DType) -> str:
+    """What the model calls products of a dtype: those of 16 bits take as long."""
+    return dtype.name if dtype.bits != 16 else f16.name
+
+
 @lru_cache(4096)
-def _linear_tiling(m: Extent, dtype: DType, group: int, target: str, bits: int, wide: bool) -> Weighted:
-    if dtype.is_integer and not sums_bytes(group, target):
-        dtype = f32
-    if not has_threads(target):
-        bm = rows_of(m, 1, 128)
-        many = 512 if wide and not dtype.is_integer else 256  # the more columns, the less often x is copied
-        shape = _steps(group, 128), many if bm > MMA_ROWS else 128
-        if dtype.is_integer:
-            return Weighted(bm, quads(shape, bits))
-        return Weighted(bm, columns(shape, bits), dtype.bits == 32 and bm > MMA_ROWS)
-    if dtype.bits == 32:  # no matrix instruction is exact enough
-        bm = rows_of(m, MMA_ROWS, 32)
-        return Weighted(bm, mma_b(dtype, (_steps(group, 512 // bm), 64), WARPS))
-    if not has_warpgroups(target):
-        fragment = mma_b(dtype, (_steps(group, 128), 128), WARPS)
-        return Weighted(rows_of(m, MMA_ROWS, 64), fragment, placed=dtype)
-    bm = rows_of(m, MMA_ROWS, 128)
-    warps = 2 * WARPS if bm > 32 else WARPS
-    rows = wgmma_a(dtype, (128, _steps(group, 128)), (warps // WARPS, 1))
-    return Weighted(bm, rows.permute((1, 0)), placed=dtype, warps=warps)
+def _vectors(m: Extent, dtype: DType, group: int, bits: int, wide: bool) -> Weighted:
+    """For the CPU."""
+    bm = rows_of(m, 1, 128)
+    many = 512 if wide and not dtype.is_integer else 256  # the more columns, the less often x is copied
+    shape = _steps(group, 128), many if bm > MMA_ROWS else 128
+    if dtype.is_integer:
+        return Weighted(bm, quads(shape, bits))
+    return Weighted(bm, columns(shape, bits), dtype.bits == 32 and bm > MMA_ROWS)
 
 
 def columns(shape: tuple[int, int], bits: int) -> Layout:

@@ -24,7 +24,7 @@ from tilec.ir.boards import Rates
 from tilec.ir.target import Target
 
 LAUNCH = 2.5e-6  # seconds of a launch in a graph, its first and last instructions included
-LATENCY = 0.8e-6  # until bytes from memory are there
+LATENCY, NEAR = 0.8e-6, 0.2e-6  # until bytes from memory, from L2 are there
 TURN = 1.0e-6  # from one block's end to the next one's, through L2
 MEMORY_SHARE, PRODUCTS_SHARE = 0.88, 0.82  # of their peaks
 SHARED_BYTES, ISSUES, INTEGERS = 128, 4, 2  # of an SM in a clock: bytes, instructions, those of integers
@@ -38,7 +38,8 @@ class Work(NamedTuple):
     SM at once; `memory`: bytes that move once between memory and the GPU, `l2` all that SMs ask for.
     Of a block's round: `shared` bytes of shared memory written and read, `products` in flops of the matrix
     units, and for one warp `instructions`, `integers` among them. `stages`: rounds whose copies are
-    there or under way; `turns`: how often a block waits for another.
+    there or under way; `turns`: how often a block waits for another; `fills`: how often its pipeline begins;
+    `asked`: how often in a round warps ask L2 for what they need at once.
     """
 
     blocks: Number
@@ -53,6 +54,8 @@ class Work(NamedTuple):
     integers: Number
     stages: Number
     turns: Number = 0
+    fills: Number = 1
+    asked: Number = 0
 
 
 class Times(NamedTuple):
@@ -79,7 +82,7 @@ class Times(NamedTuple):
         return {name: time for name, time in self._asdict().items() if name != "fixed"}
 
 
-def times(work: Work, board: Rates, tensor: float) -> Times:
+def times(work: Work, board: Rates, tensor: Number) -> Times:
     """How long each unit of a board works; `tensor`: the peak of its matrix units in TFLOP/s."""
     clock = board.clock * 1e9
     most = -(-work.blocks // board.sms)  # blocks of one SM
@@ -88,7 +91,8 @@ def times(work: Work, board: Rates, tensor: float) -> Times:
     held = work.warps * smallest(work.resident, most) / ISSUES  # of one scheduler
     issued = smallest(1, ALONE * held) * ISSUES
     per_clock = PRODUCTS_SHARE * tensor * 1e12 / clock / board.sms
-    chain = work.instructions / ALONE / clock  # of a round, with nothing else to do
+    chain = work.instructions / ALONE / clock + work.asked * NEAR  # of a round, with nothing else to do
+    ahead = largest(LATENCY / (work.stages - 1), chain)
     return Times(
         memory=work.memory / (MEMORY_SHARE * board.dram * 1e9),
         l2=work.l2 / (board.l2 * 1e9),
@@ -96,7 +100,7 @@ def times(work: Work, board: Rates, tensor: float) -> Times:
         issue=busiest * work.warps * work.instructions / issued / clock,
         integers=busiest * work.warps * work.integers / INTEGERS / clock,
         shared=busiest * work.shared / SHARED_BYTES / clock,
-        latency=waves * work.steps * largest(LATENCY / (work.stages - 1), chain),
+        latency=waves * (work.steps * ahead + (work.fills - 1) * LATENCY),
         fixed=LAUNCH + LATENCY + work.turns * TURN,
     )
 
@@ -111,6 +115,17 @@ def resident(machine: Target, warps: Number, shared_bytes: Number, registers: Nu
         machine.shared_bytes_per_sm // (shared_bytes + machine.shared_bytes_reserved),
         machine.registers_per_sm // given,
     )
+
+
+def either(condition: Number, yes: Number, no: Number) -> Number:
+    """One of two, element by element."""
+    if isinstance(condition, np.ndarray):
+        return np.where(condition, yes, no)
+    if condition in (True, False):
+        return yes if condition else no
+    import sympy
+
+    return sympy.Piecewise((yes, condition), (no, True))
 
 
 def largest(*numbers: Number) -> Number:

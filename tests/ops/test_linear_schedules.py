@@ -102,12 +102,22 @@ def test_rows_past_shared_memory(m, weight, group, zero_point, target, full):
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
 def test_few_rows_need_no_shared_memory_and_no_other_weights(target: str):
-    few, many = (linear_tiling(m, dt.f16, 128, target, 4, 4096, 4096) for m in (4, 5))
-    assert few.direct and not many.direct and few.fragment == many.fragment
-    made = ops.linear.compile(m=1, n=4096, k=4096, target=target)
+    few, many = (linear_tiling(m, dt.f16, 128, target, 4, 8192, 8192) for m in (1, 100))
+    assert few.fragment == many.fragment and not many.direct and few.direct is (target == "sm_90a")
+    made = ops.linear.compile(m=1, n=8192, k=8192, target=target, schedule=direct(few._replace(blocks=0)))
     assert not re.search(r"cp\.async|st\.shared|ld\.shared", made.ptx)
     loop = made.ptx[: made.ptx.rindex("mma.sync")]
     assert "ld.global.nc.L1::no_allocate.L2::cache_hint.v4.b32" in loop and "bar.sync" not in loop
+
+
+@pytest.mark.parametrize("how", [{"split": 2}, {"blocks": 3}], ids=str)
+@pytest.mark.parametrize("aligned", [True, False])
+def test_a_producer_for_blocks_that_share(how: dict[str, int], aligned: bool):
+    """Rows that TMA cannot bring are copied by the threads that multiply."""
+    q, x = ops.quantize(normal(200, 512), "u4", group_size=128), normal(40, 520, dtype=np.float16)
+    x = x[:, 8:] if aligned else x[:, 3:515]
+    schedule = own(x, q, "sm_90a")._replace(producer=True, **how)
+    assert run(x, q, "emulator:sm_90a", schedule)[1] < 1.5e-3
 
 
 def test_parts_without_work():
@@ -119,15 +129,17 @@ def test_parts_without_work():
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
 def test_who_shares(target: str):
-    """Few tiles and a long K: blocks for all processors. Many tiles, a short K, or extents of the launch: one
-    block a tile. Never an empty part.
+    """Few tiles and a long K: blocks for most processors. Many tiles, a short K, or extents that the launch
+    knows: one block a tile. Never an empty part.
     """
 
     def parts(*extents):
         m, n, k = extents
-        return linear_tiling(m, dt.f16, 128, target, 4, n, k).split
+        found = linear_tiling(m, dt.f16, 128, target, 4, n, k)
+        assert found.split == 1 or not found.blocks
+        return found.split + found.blocks
 
-    assert 4 <= parts(16, 4096, 4096) <= 8
+    assert 2 <= parts(16, 4096, 4096) <= 8
     assert parts(16, 1 << 17, 4096) == parts(16, 4096, 512) == 1
     assert parts(16, "n", 4096) == parts("m", 4096, 4096) == parts(0, 4096, 4096) == 1
     for k in range(128, 1 << 14, 384):
@@ -142,11 +154,12 @@ def test_on_the_cpu_nobody_shares():
 @needs_ptxas
 @pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
 def test_sharing_leaves_the_loop_as_it_is(target: str):
+    own = linear_tiling(16, dt.f16, 128, target, 4)._replace(split=4)
     alone, shared = (
         ops.linear.compile(m=16, n=4096, k=4096, target=target, schedule=schedule)
-        for schedule in (linear_tiling(16, dt.f16, 128, target, 4), None)
+        for schedule in (own._replace(split=1), own)
     )
-    assert shared.hot_loop.instructions <= alone.hot_loop.instructions + 8
+    assert shared.hot_loop.instructions <= alone.hot_loop.instructions + 10
     assert shared.resources.spill_bytes == 0 and shared.ptx.count("st.release.gpu") == 2
     assert "st.release" not in alone.ptx
 

@@ -35,7 +35,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StubDriver
 
 
 def clear() -> None:
-    for cached in (measured, chosen, linear_choice.fragment):
+    for cached in (measured, chosen, linear_choice._fragment):
         cached.cache_clear()
     forget()
 

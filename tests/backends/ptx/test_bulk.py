@@ -80,19 +80,19 @@ def test_a_box_is_one_panel() -> None:
 @pytest.mark.parametrize(("weight", "boxes"), [("u4", 4), ("u3", 3), ("i8", 8)])
 def test_rows_come_in_words(weight: str, boxes: int) -> None:
     """Quantised weights: one row of bytes for each tile, in pieces of 256 words of 8 bytes."""
-    ptx = ops.linear.compile(m=16, n="n", k=4096, weight=weight, target="sm_90a").ptx
+    own = linear_tiling(16, dt.f16, 128, "sm_90a", dt.dtype(weight).bits, "n", 4096)._replace(producer=False)
+    ptx = ops.linear.compile(m=16, n="n", k=4096, weight=weight, target="sm_90a", schedule=own).ptx
     codes = next(m.box for m in maps_of(ptx) if m.param == 1)
     assert codes is not None and (codes.axes, codes.span, codes.unit) == ((2, 2, 1, 0), 16, 8)
     assert codes.extents == (256, boxes, 1, 1) and CP_ASYNC not in ptx
-    stages = linear_tiling(16, dt.f16, 128, "sm_90a", dt.dtype(weight).bits, "n", 4096).stages
-    assert ptx.count(TMA) == 3 * stages  # all rounds but one before the loop; x has two panels
+    assert ptx.count(TMA) == 3 * own.stages  # all rounds but one before the loop; x has two panels
 
 
 @pytest.mark.parametrize(
     ("target", "there"), [("sm_80", False), ("sm_90", True), ("sm_100a", True), ("sm_120", True)]
 )
-def test_targets(target: str, there: bool) -> None:
-    """From sm_90 on, for mma.sync too."""
+def test_targets(target: str, there: str) -> None:
+    """From sm_90 on, for mma.sync too; as soon as PTX can say so, into the block's own memory."""
     specs = tc.Spec("f16", ("m", K)), tc.Spec("f16", (K, N)), tc.Spec("f32", ("m", "n"))
     done = matmul.compile(*specs, target=target, tile=(64, 64, 32), stages=3, warps=4)
     assert (TMA in done.ptx) == there and "mma.sync" in done.ptx
