@@ -2,10 +2,11 @@
 
     y = linear(x, sparsify(prune_2_4(w), "u4"))       # x [..., K], w [N, K] -> y [..., N]
 What is kept is unpacked in registers like any quantised weight (linear_kernel.py); on GPUs it is the left
-operand of mma.sp, whose places come packed as the machine takes them.
+operand of mma.sp or wgmma.sp, whose places come packed as the machine takes them.
 Source of the idea: Frantar et al. 2024, "MARLIN", section 3.5 (Sparse-MARLIN).
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from tilec.ir.dtype import DType, u2
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout
-from tilec.ir.layouts import mma_a, mma_b, mma_places
+from tilec.ir.layouts import mma_a, mma_b, mma_places, wgmma_a, wgmma_places
 from tilec.ops.arrays import Array
 from tilec.ops.callers import there
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras
@@ -23,12 +24,23 @@ from tilec.ops.linear_kernel import NOTHING, finish_part, whole_group
 from tilec.ops.linear_sums import Weights, ends_group
 from tilec.ops.sparse_weight import SparseWeight, check_columns, kept_of
 from tilec.ops.split import Run, Shared, Turn, room, run_of
-from tilec.ops.tiling import MMA_ROWS, WARPS, Extent, Weighted, columns, has_threads, known, rows_of
+from tilec.ops.tiling import (
+    MMA_ROWS,
+    WARPS,
+    Extent,
+    Weighted,
+    columns,
+    has_threads,
+    has_warpgroups,
+    known,
+    rows_of,
+)
 from tilec.ops.tiling import split as parts
 from tilec.ops.weight import default_zero
 from tilec.places import current_target
 
-LEAST_ROWS = 8  # of x: columns of mma.sp's right operand
+Fragment = Callable[[DType, tuple[int, int], tuple[int, int]], Layout]
+LEAST_ROWS = 8  # of x: columns of the right operand
 
 
 class Sparse(NamedTuple):
@@ -155,10 +167,21 @@ def _tiling(m: Extent, dtype: DType, group: int, target: str, bits: int) -> Spar
     if dtype.bits == 32:  # no matrix instruction is exact enough
         fragment = mma_b(dtype, (16, 64), WARPS)
         return Sparse(rows_of(m, MMA_ROWS, 32), fragment, fragment)
+    placed = None if bits > 8 else dtype
+    if has_warpgroups(target):  # one fragment for every m
+        fragment, spots = _turned((wgmma_a, wgmma_places), dtype, (128, _half(group, 128)), (2, 1))
+        return Sparse(rows_of(m, LEAST_ROWS, 128), fragment, spots, placed, warps=2 * WARPS)
     bm = rows_of(m, LEAST_ROWS, 64)
     shape = 128, _half(group, 128 if bm <= MMA_ROWS else 64)  # a warp's 32 rows fill its registers
-    fragment, spots = (of(dtype, shape, (WARPS, 1)).permute((1, 0)) for of in (mma_a, mma_places))
-    return Sparse(bm, fragment, spots, None if bits > 8 else dtype)
+    fragment, spots = _turned((mma_a, mma_places), dtype, shape, (WARPS, 1))
+    return Sparse(bm, fragment, spots, placed)
+
+
+def _turned(
+    made: Sequence[Fragment], dtype: DType, shape: tuple[int, int], across: tuple[int, int]
+) -> Iterator[Layout]:
+    """Of what is kept and its places, a left operand's (bn, bk / 2): over (bk / 2, bn)."""
+    return (layout(dtype, shape, across).permute((1, 0)) for layout in made)
 
 
 def _half(group: int, most: int) -> int:

@@ -16,8 +16,8 @@ def sparse(values: Tile, places: Tile, axis: int = -1) -> Tile:
         tc.dot(tc.sparse(values, places), b, acc)       # values and places (m, k / 2), b (k, n)
 
     `places` (u2, 0 to 3, in the shape of values) says where each value belongs among its four, the first of a
-    pair before the second. An operand of dot, of 16 or 8 bits, is multiplied as it is on GPUs (mma.sp): the
-    left one where the axis is its last, the right one where it is its first.
+    pair before the second. An operand of dot, of 16 or 8 bits, is multiplied as it is on GPUs (mma.sp,
+    on sm_90a wgmma.sp): the left one where the axis is its last, the right one where it is its first.
     """
     for x in (values, places):
         if not isinstance(x, Tile):

@@ -32,6 +32,9 @@ from tilec.ir.signature import Slot
 if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
 
+OWN_SHARED = 86  # the PTX version from which a copy can say that it fills the block's own shared memory:
+# where clusters are slow to reach (sm_120), the assembler asks else, at each copy, whose it is
+
 
 def gates(e: Emitter, inst: Gates) -> ArrayRef:
     """Gates that stand ready: one thread makes them and shows them to the hardware, a barrier to all."""
@@ -117,10 +120,10 @@ def copy(e: Emitter, inst: BulkCopy) -> None:
 def _start(
     e: Emitter, who: str, to: str, tensor_map: str, places: list[str], gate: str, policy: str | None
 ) -> None:
-    rank = len(places)
+    rank, space = len(places), "cta" if e.target.ptx_version >= OWN_SHARED else "cluster"
     listed = ", ".join(f"${3 + i}" for i in range(rank))
     text = (
-        f"cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+        f"cp.async.bulk.tensor.{rank}d.shared::{space}.global.tile.mbarrier::complete_tx::bytes"
         f"{'.L2::cache_hint' if policy else ''} [$1], [$2, {{{listed}}}], [${3 + rank}]"
         f"{f', ${4 + rank}' if policy else ''};"
     )

@@ -213,7 +213,7 @@ def test_every_runner(m, n, k, weight, group, zero_point, dtype, target):
 
 @pytest.mark.parametrize("dtype", ["u2", "i4", "u5", "u6", "i7", "f4e2m1", "f8e4m3"])
 def test_every_kind_of_weight(dtype: str):
-    for target in ("cpu", "emulator:sm_80"):
+    for target in ("cpu", "emulator:sm_80", "emulator:sm_90a"):
         check(normal(8, 256, dtype=np.float16), ops.sparsify(pruned(128, 256), dtype), target=target)
 
 
@@ -262,7 +262,7 @@ needs_ptxas = pytest.mark.skipif(find("ptxas") is None or find("nvdisasm") is No
 
 
 @needs_ptxas
-@pytest.mark.parametrize("target", ["sm_80", "sm_90a"] if FULL else ["sm_80"])
+@pytest.mark.parametrize("target", ["sm_80"])
 @pytest.mark.parametrize(
     ("m", "weight", "most"),
     [(1, "u4", 24), (16, "u4", 13), (64, "u4", 8.5), (16, "f16", 7.1), ("m", "f16", 3.7), (16, "i3", 14.5)],
@@ -275,6 +275,26 @@ def test_the_loop(m, weight, most, target):
     assert loop is not None and loop.products and loop.instructions / loop.products < most
     assert not {"STS", "STL", "LDL"} & set(loop.counts)
     assert "HMMA.SP" in made.sass
+
+
+@needs_ptxas
+@pytest.mark.parametrize(
+    ("m", "weight", "most", "registers"),
+    [(16, "u4", 37, 64), (128, "u4", 51, 176), (16, "f16", 24, 64), (128, "f16", 24, 112)],
+)
+def test_the_loop_of_warpgroups(m, weight, most, registers):
+    """As test_the_loop: two warpgroups' wgmma.sp of 32 along k, which dense ones need two for."""
+    made = ops.linear.compile(m=m, n=4096, k=4096, weight=weight, sparsity="2:4", target="sm_90a")
+    assert made.resources.spill_bytes == 0 and made.resources.registers <= registers
+    loop = made.hot_loop
+    assert loop is not None and loop.products == 4 and loop.instructions / loop.products < most
+    assert not {"STS", "STL", "LDL"} & set(loop.counts) and "HMMA.SP" not in made.sass
+    assert f"wgmma.mma_async.sp.sync.aligned.m64n{m}k32.f32.f16.f16" in made.ptx
+
+
+def test_one_packed_copy_serves_warpgroups_for_every_m():
+    few, many = (sparse_tiling(m, tc.f16, 128, "sm_90a", 4) for m in (1, 4096))
+    assert (few.fragment, few.spots) == (many.fragment, many.spots) and few.bm < many.bm
 
 
 @pytest.mark.parametrize("weight", ["u4", "u3"])

@@ -89,15 +89,16 @@ def test_rows_come_in_words(weight: str, boxes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "there"), [("sm_80", False), ("sm_90", True), ("sm_100a", True), ("sm_120", True)]
+    ("target", "there"), [("sm_80", ""), ("sm_90", "cluster"), ("sm_100a", "cta"), ("sm_120", "cta")]
 )
 def test_targets(target: str, there: str) -> None:
     """From sm_90 on, for mma.sync too; as soon as PTX can say so, into the block's own memory."""
     specs = tc.Spec("f16", ("m", K)), tc.Spec("f16", (K, N)), tc.Spec("f32", ("m", "n"))
     done = matmul.compile(*specs, target=target, tile=(64, 64, 32), stages=3, warps=4)
-    assert (TMA in done.ptx) == there and "mma.sync" in done.ptx
+    assert set(re.findall(rf"{TMA}\.\dd\.shared::(\w+)\.global", done.ptx)) == ({there} - {""})
+    assert (TMA in done.ptx) == bool(there) and "mma.sync" in done.ptx
     if assemble.find("ptxas"):
-        assert done.resources.spill_bytes == 0
+        assert done.resources.spill_bytes == 0 and "CALL" not in done.sass
 
 
 @pytest.mark.parametrize("seed", seeds(6, 150))
