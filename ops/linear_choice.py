@@ -52,24 +52,25 @@ class Priced(NamedTuple):
 def candidates(board: Rates, group: int, operands: str = "f16") -> Tiles:
     """Arrays of all combinations that kernels are made for, plainer and smaller ones first."""
     machine, base = target(board.target), Tiles(*np.array(list(_shapes(board, group, operands))).T)
-    plain = [_all(base, split=split) for split in (1, 2, 4, 8)]
-    every = [*plain, _all(base, blocks=board.sms)]
+    plain = [all_of(base, split=split) for split in (1, 2, 4, 8)]
+    every = [*plain, all_of(base, blocks=board.sms)]
     if machine.has("wgmma") and operands != "f32":
-        every += [_all(each, producer=1) for each in every]
+        every += [all_of(each, producer=1) for each in every]
     if operands == "f16":
         words = base.bk * base.bn % (WORD * 32 * base.warps) == 0
-        few = _where(base, words & (base.bm == base.bm.min()) & (base.stages == base.stages.min()))
+        few = where(base, words & (base.bm == base.bm.min()) & (base.stages == base.stages.min()))
         rows = 8 if machine.has("wgmma") else 16  # of x, that weights as a left operand meet, or as the right
-        every[:0] = [_all(few, bm=rows, stages=1, direct=1, split=split) for split in (1, 2, 4, 8)]
+        every[:0] = [all_of(few, bm=rows, stages=1, direct=1, split=split) for split in (1, 2, 4, 8)]
     return Tiles(*map(np.concatenate, zip(*every, strict=True)))
 
 
-def _all(tiles: Tiles, **columns: int) -> Tiles:
+def all_of(tiles: Tiles, **columns: int) -> Tiles:
     """The same with some numbers in all of them."""
     return tiles._replace(**{name: np.full_like(tiles.bm, value) for name, value in columns.items()})
 
 
-def _where(tiles: Tiles, which: Number) -> Tiles:
+def where(tiles: Tiles, which: Number) -> Tiles:
+    """Some of them."""
     return Tiles(*(x[which] for x in tiles))
 
 
@@ -157,8 +158,8 @@ def rounded(p: Problem) -> Problem:
 
 def of_fragment(p: Problem, board: Rates) -> Tiles:
     """The candidates with the fragment that serves every m."""
-    where = fragments(board, p.group, p.operands)[fragment(p, board)]
-    return _where(candidates(board, p.group, p.operands), where)
+    alike = fragments(board, p.group, p.operands)[fragment(p, board)]
+    return where(candidates(board, p.group, p.operands), alike)
 
 
 @lru_cache
@@ -192,7 +193,7 @@ def _fragment(p: Problem, board: Rates) -> tuple[int, int, int]:
     every = candidates(board, p.group, p.operands)
     found = priced(p._replace(m=np.array(MS)[:, None]), board, every).seconds
     keys = fragments(board, p.group, p.operands)
-    best = np.stack([found[:, where].min(1) for where in keys.values()])
+    best = np.stack([found[:, alike].min(1) for alike in keys.values()])
     behind = np.log(best / best.min(0)).mean(1)
     return list(keys)[int(np.argmin(behind))]
 

@@ -143,7 +143,7 @@ def compile_linear(
     if find_dtype(weight) == compute and activations is None:
         a, b = tc.Spec(kind, (1, m, k)), tc.Spec(compute, (1, k, n), (0, 1, k))
         dense = a, b, tc.Spec(out.dtype, (1, m, n))
-        tiles = dense_tiling(m, n, compute, target, epilogue != PLAIN, along=True).reading(a.type, b.type)
+        tiles = dense_tiling(m, n, compute, target, epilogue != PLAIN, True, k).reading(a.type, b.type)
         return matmul_kernel.compile(*dense, *extras, target=target, epilogue=epilogue, **tiles._asdict())
     check_group_size(group_size)
     held, group = weight_dtype(weight), whole_group(group_size, k)

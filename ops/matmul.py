@@ -56,8 +56,8 @@ def matmul_kernel(
 
 def product(a: Array, b: Array, c: Array, given: Extras = Extras(), epilogue: Epilogue = PLAIN) -> None:  # noqa: B008
     """c = a @ b for a [B, M, K], b [B, K, N], c [B, M, N]; what finishes it belongs to a batch of one."""
-    (_, m, n), along = c.shape, element_strides(b)[1] == 1
-    tiling = dense_tiling(m, n, find_dtype(b.dtype), current_target(), epilogue != PLAIN, along)
+    (batch, m, n), k, along = c.shape, a.shape[2], element_strides(b)[1] == 1
+    tiling = dense_tiling(m, n, find_dtype(b.dtype), current_target(), epilogue != PLAIN, along, k, batch)
     if tiling.producer and not (_brought(a) and _brought(b)):
         tiling = tiling._replace(producer=False)
     matmul_kernel(a, b, c, *map(there, given), epilogue=epilogue, **tiling._asdict())
@@ -91,7 +91,7 @@ def compile_matmul(
     a, b = tc.Spec(kind, (batch, m, k)), tc.Spec(kind, (batch, k, n))
     c = tc.Spec(out_dtype or kind, (batch, m, n))
     nothing = [tc.Spec("f32", (1,)) for _ in Extras._fields]
-    tiling = dense_tiling(m, n, kind, target).reading(a.type, b.type)
+    tiling = dense_tiling(m, n, kind, target, k=k, batch=batch).reading(a.type, b.type)
     return matmul_kernel.compile(a, b, c, *nothing, target=target, **tiling._asdict())
 
 

@@ -21,6 +21,8 @@ from tilec.ir.layouts import mma_b, wgmma_a
 from tilec.ir.signature import describable
 from tilec.ir.target import parse_target
 from tilec.ir.tile import ArrayType, Dim
+from tilec.ops import dense_choice
+from tilec.ops.dense_choice import Product
 from tilec.ops.linear_choice import board_of, chosen
 from tilec.ops.linear_cost import Problem, Tiles
 
@@ -92,23 +94,28 @@ def known(target: str) -> str:
 
 
 def dense_tiling(
-    m: Extent, n: Extent, dtype: DType, target: str, finished: bool = False, along: bool = False
+    m: Extent,
+    n: Extent,
+    dtype: DType,
+    target: str,
+    finished: bool = False,
+    along: bool = False,
+    k: Extent = "k",
+    batch: Extent = 1,
 ) -> Dense:
-    """For a [m, k] @ [k, n]; sums that an epilogue finishes leave room for what it needs in registers.
-    `along`: the elements of a column of the right operand are neighbours.
+    """For a [batch, m, k] @ [batch, k, n]; sums that an epilogue finishes leave room for what it needs in
+    registers. `along`: the elements of a column of the right operand are neighbours. In 16 bits on a GPU it
+    is the cost model's choice (ops/dense_choice.py).
     """
-    target = known(target)
     if not has_threads(target):
         bm = rows_of(m, 1, 256)
         few = 32 if along else 128  # columns, where vectors lie along them or across
         return Dense(bm, rows_of(n, 8, 256 if bm > MMA_ROWS else few), 128)
     if dtype.bits >= 32:  # no matrix instruction is exact enough
         return Dense(rows_of(m, MMA_ROWS, 64), 64, 16)
-    if rows_of(m, MMA_ROWS, 128) == 128 and _large(n):
-        if has_warpgroups(target):
-            return Dense(128, 128 if finished else 256, 64, 4, 2 * WARPS, producer=True)
-        return Dense(128, 128, 32, warps=2 * WARPS if finished else WARPS)
-    return Dense(rows_of(m, MMA_ROWS, 64), 128 if _large(n) else 64, 64 if rows_of(m, 16, 64) < 64 else 32)
+    p = Product(_nominal(m) * (batch if isinstance(batch, int) else 1), _nominal(n), _nominal(k), finished)
+    t = dense_choice.chosen(p, _board(target))
+    return Dense(t.bm, t.bn, t.bk, t.stages, t.warps, t.producer > 0)
 
 
 def linear_tiling(
@@ -275,10 +282,6 @@ def rows_of(m: Extent, least: int, most: int) -> int:
     while rows < most and (not isinstance(m, int) or rows < m):
         rows *= 2
     return rows
-
-
-def _large(n: Extent) -> bool:
-    return not isinstance(n, int) or n >= 1024
 
 
 def _steps(group: int, most: int) -> int:

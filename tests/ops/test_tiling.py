@@ -70,7 +70,6 @@ def test_a_producer_where_tma_can_bring_both_operands() -> None:
     assert large.reading(a, b).producer and not large.reading(a, tc.Spec("f16", (1, k, "n")).type).producer
     assert not large.reading(tc.Spec("f16", (1, "m", k), align=8).type, b).producer
     assert not any(dense_tiling("m", "n", dt.f16, t).producer for t in ("sm_80", "sm_90", "cpu"))
-    assert not dense_tiling(16, "n", dt.f16, "sm_90a").producer
 
 
 def test_products_with_and_without_a_producer_agree() -> None:
