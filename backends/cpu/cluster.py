@@ -21,6 +21,7 @@ from tilec.backends.cpu.quads import fusible as quads_fusible
 from tilec.backends.cpu.scattered import gathered
 from tilec.backends.cpu.transpose import lies_across, turned
 from tilec.backends.cpu.uses import reads
+from tilec.backends.cpu.waiting import Waiting, finished
 from tilec.backends.emit import elementwise
 from tilec.ir.dtype import DType
 from tilec.ir.func import Inst, Value, root
@@ -46,7 +47,9 @@ class Cluster:
         for value in (lo.same(v) for inst in self.insts for v in reads(inst)):
             if value not in own:
                 place = lo.env[value]
-                assert isinstance(place, Splat | Affine | Ref | Packed), "operands from outside are computed"
+                assert isinstance(place, Splat | Affine | Ref | Packed | Waiting), (
+                    "what is outside is computed"
+                )
                 found[value] = place
         return found
 
@@ -54,6 +57,8 @@ class Cluster:
         """The arrays that it will read."""
         yield from (place.root for place in self.outside(lo).values() if isinstance(place, Ref | Packed))
         yield from (root(inst.array) for inst in self.insts if isinstance(inst, Gather))
+        for place in self.outside(lo).values():
+            yield from place.roots(lo) if isinstance(place, Waiting) else ()
 
 
 def join(lo: Lowering, inst: Inst) -> None:
@@ -64,7 +69,9 @@ def join(lo: Lowering, inst: Inst) -> None:
     shape = inst.tile.shape
     for value in map(lo.same, reads(inst)):
         place = lo.env[value]
-        if place is not lo.clusters.get(shape) and not (isinstance(place, Packed) and place.shape == shape):
+        if place is not lo.clusters.get(shape) and not (
+            isinstance(place, Packed | Waiting) and place.shape == shape
+        ):
             lo.place(value)
     cluster = lo.clusters.get(shape)
     if cluster and len(cluster.insts) >= MOST:
@@ -115,6 +122,8 @@ def _write(
 ) -> None:
     if fusible(cluster.insts, outside):
         Fused(lo, cluster.insts, outside).write([(value, value.tile.dtype) for value in results], refs)
+        return
+    if finished(lo, cluster, outside, results, refs):
         return
     there = {value: lo.place(value) for value in outside}
     values = list(there)

@@ -22,6 +22,7 @@ from tilec.backends.cpu.nest import Point, held_from, nest
 from tilec.backends.cpu.places import Place, Ref, Splat
 from tilec.backends.cpu.right import InMemory, Panels, Right, Unpacked
 from tilec.backends.cpu.transpose import transposed
+from tilec.backends.cpu.waiting import Finish, Waiting, wait
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.inst import mma
@@ -40,24 +41,38 @@ class Panel:
 
 
 def dot(lo: Lowering, inst: mma.Dot) -> None:
+    """At once, or where it is read."""
+    wait(lo, Waiting(inst, taken(lo, inst.b) if summed_in(inst) == dt.f32 else None, _write))
+
+
+def _write(lo: Lowering, inst: mma.Dot, packed: Taken | None, finish: Finish | None) -> None:
     (m, k), n = inst.a.tile.shape, inst.b.tile.shape[1]
     total = summed_in(inst)
-    packed = taken(lo, inst.b) if total == dt.f32 else None
-    into, start = accumulator(lo, inst, total)
     period = packed.fused.codes.period if packed and isinstance(packed.fused, Fused) else 0
-    product = Product(lo, total, (m, n, k), start, period)
+    product = Product(lo, total, (m, n, k), period)
     product.a = left(lo, inst, total)
     product.b = _right(lo, inst, total, packed, product.step)
-    product.into = into if into.dtype == total else lo.temporary(TileType(total, (m, n)))
-    if start is None and product.into is not into:
+    computed(product, inst, finish)
+    if packed:
+        packed.done()
+    lo.used(inst)
+
+
+def computed(product: Product, inst: mma.Dot, finish: Finish | None) -> None:
+    """Writes the product, over its accumulator or somewhere new; or it goes to whoever finishes it."""
+    lo, total, kind = product.lo, product.total, inst.tile
+    if finish:
+        product.start, product.finish = start_of(lo, inst, total), finish
+        product.run()
+        return
+    into, product.start = accumulator(lo, inst, total)
+    product.into = into if into.dtype == total else lo.temporary(TileType(total, kind.shape))
+    if product.start is None and product.into is not into:
         converted(lo, into, product.into)
     product.run()
     if product.into is not into:
         converted(lo, product.into, into)
-    if packed:
-        packed.done()
     lo.define(inst, into)
-    lo.used(inst)
 
 
 def summed_in(inst: mma.Dot) -> DType:
@@ -72,11 +87,18 @@ def accumulator(lo: Lowering, inst: mma.Dot, total: DType) -> tuple[Ref, str | N
     """Where the result goes, holding the accumulator, or the constant that all of it is."""
     place, kind = lo.place(inst.c), inst.tile
     if isinstance(place, Splat):
-        return lo.new(kind, inst), cast(lo.w, place.register, kind.dtype, total)
+        return lo.new(kind, inst), start_of(lo, inst, total)
     if _dies(lo, inst, place):
         assert isinstance(place, Ref), "only memory dies"
         return Ref(place.base, kind.dtype, kind.shape, place.strides, place.buffer), None
     return lo.copy(place, kind, lo.new(kind, inst)), None
+
+
+def start_of(lo: Lowering, inst: mma.Dot, total: DType) -> str:
+    """The constant that all sums begin with."""
+    place = lo.place(inst.c)
+    assert isinstance(place, Splat), "only constants are no memory"
+    return cast(lo.w, place.register, inst.tile.dtype, total)
 
 
 def _dies(lo: Lowering, inst: mma.Dot, place: Place) -> bool:
@@ -148,11 +170,11 @@ class Product:
     a: Ref
     b: Right
     into: Ref
+    start: str | None  # what sums begin with; None: they are added to what `into` holds
+    finish: Finish | None = None  # who takes them instead
 
-    def __init__(
-        self, lo: Lowering, total: DType, shape: tuple[int, int, int], start: str | None, period: int
-    ) -> None:
-        self.lo, self.w, self.total, self.start = lo, lo.w, total, start
+    def __init__(self, lo: Lowering, total: DType, shape: tuple[int, int, int], period: int) -> None:
+        self.lo, self.w, self.total = lo, lo.w, total
         self.m, self.n, self.k = shape
         self.element = self.w.held(total)
         self.registers = registers(lo)
@@ -209,13 +231,12 @@ class Product:
     def block(self, row: Index, column: Index, panel: Panel) -> None:
         """One block of the result."""
         w = self.w
-        targets = self.pointers(self.into, row, column, panel)
         a = [self.moved(self.a, self.a.base, 0, row), *[""] * (panel.rows - 1)]
         for r in range(1, panel.rows):
             a[r] = self.moved(self.a, a[0], 0, r)
         with w.at_width(panel.lanes[0].width):
             self.b.at_columns(column, panel.lanes)
-            values = self.initial(targets, row, panel)
+            values = self.initial(row, panel)
             kind, unroll = w.vector(self.element), self.b.unroll
             whole = self.k - self.k % unroll
             if whole > unroll:
@@ -225,8 +246,7 @@ class Product:
             else:
                 whole = 0
             values = self.steps(a, whole, self.k - whole, values, panel)
-            for target, value in zip(targets, values, strict=True):
-                write(w, value, target[0], self.element, 1, target[1])
+            self.put(values, row, column, panel)
 
     def moved(self, ref: Ref, pointer: str, axis: int, by: Index) -> str:
         return step_pointer(self.w, pointer, ref.element, mul(self.w, by, ref.strides[axis]))
@@ -240,10 +260,26 @@ class Product:
             found += [(self.moved(ref, start, 1, v * x.width), x) for v, x in enumerate(panel.lanes)]
         return found
 
-    def initial(self, targets: list[tuple[str, Lanes]], row: Index, panel: Panel) -> list[str]:
-        if self.start is not None:
-            return [self.w.spread(self.start, self.element)] * len(targets)
-        return [read(self.w, pointer, self.element, 1, lanes) for pointer, lanes in targets]
+    def initial(self, row: Index, panel: Panel) -> list[str]:
+        """What the sums begin with: not what memory holds, so that they need not wait for it."""
+        w, begun = self.w, self.start is not None
+        start = w.spread(str(self.start), self.element) if begun else w.constant(0, self.total)
+        return [start] * (panel.rows * len(panel.lanes))
+
+    def put(self, sums: list[str], row: Index, column: Index, panel: Panel) -> None:
+        """Sums leave the registers."""
+        w = self.w
+        if self.finish:
+            given = [cast(w, x, self.total, self.finish.dtype) for x in sums]
+            self.finish.block(row, column, panel.rows, panel.lanes, given)
+            return
+        for value, (pointer, lanes) in zip(sums, self.pointers(self.into, row, column, panel), strict=True):
+            if self.start is None:
+                value = self.added(read(w, pointer, self.element, 1, lanes), value)
+            write(w, value, pointer, self.element, 1, lanes)
+
+    def added(self, x: str, y: str) -> str:
+        return self.w.op("fadd" if self.total.is_float else "add", self.element, x, y)
 
     def steps(self, a: list[str], first: Index, count: int, values: list[str], panel: Panel) -> list[str]:
         """Some consecutive steps of k."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from tilec.backends.cpu import dot_along
 from tilec.backends.cpu.cluster import Taken, taken
-from tilec.backends.cpu.dot import Panel, Product, accumulator, packed_copy, registers
+from tilec.backends.cpu.dot import Panel, Product, computed, packed_copy, registers
 from tilec.backends.cpu.lanes import Lanes, read
 from tilec.backends.cpu.loops import Index, add, loop, mul, step_pointer
 from tilec.backends.cpu.lower import Lowering
@@ -18,6 +18,7 @@ from tilec.backends.cpu.nest import held_from
 from tilec.backends.cpu.places import Ref
 from tilec.backends.cpu.quads import BYTES, COLUMNS, NEEDS, ROWS, FusedQuads
 from tilec.backends.cpu.right import Panels, Right
+from tilec.backends.cpu.waiting import Finish, Waiting, wait
 from tilec.backends.writer import Writer
 from tilec.ir import dtype as dt
 from tilec.ir.func import Value
@@ -31,7 +32,7 @@ ONES = 0x01010101
 def dot(lo: Lowering, inst: mma.Dot) -> None:
     """By bytes where the machine can, else as those of floats are."""
     if _by_bytes(lo, inst):
-        _dot(lo, inst)
+        wait(lo, Waiting(inst, taken(lo, inst.b, quads=True), _write))
     else:
         dot_along.dot(lo, inst)
 
@@ -47,22 +48,18 @@ def has_bytes(lo: Lowering) -> bool:
     return lo.vector_bytes == BYTES and lo.w.features >= NEEDS
 
 
-def _dot(lo: Lowering, inst: mma.Dot) -> None:
+def _write(lo: Lowering, inst: mma.Dot, packed: Taken | None, finish: Finish | None) -> None:
     (m, k), n = inst.a.tile.shape, inst.b.tile.shape[1]
-    packed = taken(lo, inst.b, quads=True)
-    into, start = accumulator(lo, inst, dt.i32)
-    product = Bytes(lo, dt.i32, (m, n, k // ROWS), start, 1 if packed else 0)
+    product = Bytes(lo, dt.i32, (m, n, k // ROWS), 1 if packed else 0)
     rows = packed_copy(lo, lo.place(inst.a), inst.a.tile, inst.a.tile.dtype)
     product.a = Ref(rows.base, dt.i32, (m, k // ROWS), (k // ROWS, 1), rows.buffer)
     product.swapped = inst.a.tile.dtype == dt.u8
     product.b, start_of_b = _right(lo, inst, packed, product)
-    product.into = into
     if start_of_b:
         product.less = _sums(lo, rows, start_of_b)
-    product.run()
+    computed(product, inst, finish)
     if packed:
         packed.done()
-    lo.define(inst, into)
     lo.used(inst)
 
 
@@ -122,8 +119,8 @@ class Bytes(Product):
         """As many as the instruction has, also where there are fewer columns."""
         return COLUMNS
 
-    def initial(self, targets: list[tuple[str, Lanes]], row: Index, panel: Panel) -> list[str]:
-        values = super().initial(targets, row, panel)
+    def initial(self, row: Index, panel: Panel) -> list[str]:
+        values = super().initial(row, panel)
         if self.less is None:
             return values
         found = []

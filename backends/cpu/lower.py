@@ -10,7 +10,8 @@ scalars are registers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from tilec.backends.cpu.nest import nest, only, width_for
 from tilec.backends.cpu.places import Affine, Place, Ref, Splat
 from tilec.backends.cpu.quads import Packed, Quads
 from tilec.backends.cpu.uses import reads
+from tilec.backends.cpu.waiting import Waiting
 from tilec.backends.writer import Writer
 from tilec.ir.dtype import DType
 from tilec.ir.errors import Loc
@@ -61,7 +63,7 @@ class Several:
     places: tuple[Place, ...]
 
 
-Anywhere = Place | Packed | ArrayPlace | Several
+Anywhere = Place | Packed | Waiting | ArrayPlace | Several
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,9 @@ class Lowering:
         if isinstance(found, Cluster):
             flush(self, found)
             found = self.env[value]
+        if isinstance(found, Waiting):
+            found.run(self)
+            found = self.env[value]
         if isinstance(found, Packed):
             found = self._unpacked(value, found)
         assert isinstance(found, Splat | Affine | Ref), f"{value} is no tile"
@@ -155,7 +160,7 @@ class Lowering:
         for part in place.places if isinstance(place, Several) else (place,):
             if isinstance(part, Ref | Packed) and part.buffer:
                 part.buffer.holders += 1
-        if isinstance(place, Packed) or (isinstance(place, Ref) and place.root):
+        if isinstance(place, Packed | Waiting) or (isinstance(place, Ref) and place.root):
             self.lazy[value] = None
         else:
             self.lazy.pop(value, None)
@@ -270,6 +275,10 @@ class Lowering:
                 flush(self, cluster)
         for value in list(self.lazy):
             place = self.env[value]
+            if isinstance(place, Waiting) and any(concerns(owner) for owner in place.roots(self)):
+                place.run(self)
+        for value in list(self.lazy):
+            place = self.env[value]
             if isinstance(place, Packed) and concerns(place.root):
                 self._unpacked(value, place)
             elif isinstance(place, Ref) and concerns(place.root):
@@ -279,9 +288,10 @@ class Lowering:
                 self._hold(value, copied)
 
     def unpack_all(self) -> None:
-        """Nothing stays packed: what branches and loops unpack would be so only there."""
+        """Nothing stays packed or waits: what branches and loops compute would be there only for them."""
         for value in list(self.lazy):
-            self.place(value)
+            if value in self.lazy:
+                self.place(value)
 
     # Blocks.
 
@@ -329,8 +339,14 @@ class Lowering:
             return
         emit = EMITTERS.get(type(inst))
         assert emit, f"the CPU has no {mnemonic(type(inst))}"
+        with self.own_temporaries():
+            emit(self, inst)
+
+    @contextmanager
+    def own_temporaries(self) -> Iterator[None]:
+        """Those that are asked for in here are given back after it."""
         self.temporaries.append([])
-        emit(self, inst)
+        yield
         for buffer in self.temporaries.pop():
             self.free(buffer)
 

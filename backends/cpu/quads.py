@@ -21,6 +21,7 @@ from tilec.backends.cpu.lanes import Lanes, memory_type, read
 from tilec.backends.cpu.loops import Index, add, mul, step_pointer
 from tilec.backends.cpu.places import Place, Ref, Shape, Splat
 from tilec.backends.cpu.uses import reads
+from tilec.backends.cpu.waiting import Waiting
 from tilec.backends.emit import elementwise
 from tilec.backends.writer import Writer
 from tilec.ir import codec
@@ -98,7 +99,7 @@ class Quads:
 
 
 Packed = Codes | Quads
-Outside = Place | Packed  # what a cluster may read
+Outside = Place | Packed | Waiting  # what a cluster may read
 
 
 def spread(w: Writer, pointer: str, bits: int) -> str:
