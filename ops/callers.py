@@ -259,6 +259,7 @@ def caller_stream() -> tuple[int, int] | None:
 
 
 _there: dict[tuple[int, int], tuple[Any, DeviceArray]] = {}  # constants on GPUs, by id and device
+forget_there = _there.clear
 
 
 def there(constant: Any) -> Any:

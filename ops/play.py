@@ -8,7 +8,7 @@ does not say is checked each time: which arrays share bytes, and that constants 
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -143,7 +143,8 @@ class Rooms:
         came = [_room(memory_of(x, "an array")) for x in look.arrays]
         made = [_room(each.held) for each in tape.made]
         lent = {id(x): x for x in (*tape.lent, *_arrays_of(look.owners))}.values()
-        self.lent = [x for x in lent if not any(room.holds(_room(x)) for room in (*came, *made))]
+        taken = _taken(tape)
+        self.lent = [x for x in lent if _only_there(_room(x), [*came, *made], taken)]
         self.first_lent, self.first_made = len(came), len(came) + len(self.lent)
         self.rooms = [*came, *map(_room, self.lent), *made]
         self.together: set[tuple[int, int, int]] = set()
@@ -195,9 +196,7 @@ def _step(launch: Any, held: Sequence[Any], rooms: Rooms, written: set[int]) -> 
     """A launch that takes addresses, and which of them it takes; None where one is of an unknown array."""
     moving: list[int] = []
     spots: list[tuple[int, int]] = []
-    for i, param in enumerate(launch.compiled.traced.params):
-        if not isinstance(param.type, ArrayType) or not bounds_of(held[i]).size:
-            continue
+    for i in _arrays(launch, held):
         place = rooms.place(held[i])
         if place is None:
             return None
@@ -251,6 +250,23 @@ def _view(x: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...])
     if isinstance(x, DeviceArray):
         return placed(x.address + offset, shape, strides, x.dtype, x.device, stream=x.stream, owner=x)
     return x.as_strided(shape, strides, offset // x.itemsize)
+
+
+def _only_there(lent: Room, others: Sequence[Room], taken: Sequence[Room]) -> bool:
+    """Does a kernel take a constant that is no view of another array?"""
+    return any(map(lent.holds, taken)) and not any(room.holds(lent) for room in others)
+
+
+def _taken(tape: Tape) -> list[Room]:
+    """Where the arrays lie that kernels take."""
+    return [_room(held[i]) for launch, held in tape.launches for i in _arrays(launch, held)]
+
+
+def _arrays(launch: Any, held: Sequence[Any]) -> Iterator[int]:
+    """Which parameters are arrays that have elements."""
+    for i, param in enumerate(launch.compiled.traced.params):
+        if isinstance(param.type, ArrayType) and bounds_of(held[i]).size:
+            yield i
 
 
 def _making(made: Made) -> Making:

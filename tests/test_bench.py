@@ -14,7 +14,7 @@ import tilec as tc
 from tilec import bench, bench_call, bench_cold
 from tilec.backends.ptx.assemble import assembler
 from tilec.bench_kernels import compiled, copy2
-from tilec.ops import loops_bench
+from tilec.ops import call_bench, loops_bench
 
 
 def test_calls_reach_the_silent_driver_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +27,15 @@ def test_calls_reach_the_silent_driver_and_no_other(monkeypatch: pytest.MonkeyPa
     assert {args[1:7] for args in reached} == {(1, 1, 1, 128, 1, 1)}
     assert [line.split()[0] for line in lines] == ["microseconds", "arrays", "numpy's", "numpy", "the"]
     assert not copy2._compiled or all(key[0] == "cpu" for key in copy2._compiled)
+
+
+def test_calls_of_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_call, "CALLS", 3)
+    monkeypatch.setattr(bench_call, "TIMES", 1)
+    lines = list(call_bench.table(1))
+    names = [line.split()[0] for line in lines]
+    assert names[4:] == ["operators,", "linear,", "linear,", "depthwise_conv", "attention", "linear,", "the"]
+    assert all(float(line.split()[-2]) > 0 for line in lines[5:9])
 
 
 def test_a_child_measures_every_stage(tmp_path: Any) -> None:

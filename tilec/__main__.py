@@ -94,15 +94,11 @@ def _table(options: Namespace) -> Iterator[str]:
         from tilec.bench_emulator import speeds
 
         return speeds(options.runs)
-    if options.name == "call":
-        from tilec.bench_call import table
-
-        return table(options.runs)
     if options.name == "loops" or options.static:
         loops = import_module("tilec.ops.loops_bench")
         found: Iterator[str] = loops.traffic_table() if options.emulate else loops.table(options.runs)
         return found
-    if options.name != "compile":  # an operator, which lives a floor above
+    if options.name != "compile":  # about operators, which live a floor above
         lines: Iterator[str] = import_module(f"tilec.ops.{options.name}_bench").table(options.runs)
         return lines
     from tilec.bench import compile_times

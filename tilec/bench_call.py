@@ -1,4 +1,4 @@
-"""What a call costs the host: `tilec bench call`.
+"""What a call of a kernel costs the host: `tilec bench call`.
 
 for line in table(runs=5): print(line)
 Kernels that copy eight elements are called again and again, with two arrays and with eight. The driver is one
@@ -16,6 +16,7 @@ import numpy as np
 
 from tilec.bench_kernels import copy2, copy8
 from tilec.device import to_device
+from tilec.kernels import Kernel
 from tilec.scripts import replaced
 
 CALLS, TIMES = 200, 20  # of one measurement; measurements of one run
@@ -31,9 +32,13 @@ class Silent:
         return (lambda *args: (0, 1)) if name.startswith("cu") else self
 
     def cuDeviceGetAttribute(self, which: Any, device: int) -> tuple[int, int]:
-        return 0, 8 if which is self.major else 0
+        return 0, {self.major: 8, self.minor: 0}.get(which, 100)
+
+    def cuDeviceGetName(self, length: int, device: int) -> tuple[int, bytes]:
+        return 0, b"silent"
 
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = major = object()
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = minor = object()
 
     def cuMemAlloc(self, nbytes: int) -> tuple[int, int]:
         self.kept.append(np.empty(nbytes + 256, np.uint8))
@@ -47,15 +52,15 @@ class Silent:
 
 
 @contextmanager
-def silent() -> Iterator[None]:
-    """A silent driver in the real one's place, for a while."""
+def silent(*kernels: Kernel) -> Iterator[None]:
+    """A silent driver in the real one's place, for a while; these kernels forget it."""
     from tilec.backends.ptx import driver
 
     made = Silent()
     with replaced(driver, "api", lambda: made):
         driver.device.cache_clear()
         yield
-        for kernel in (copy2, copy8):
+        for kernel in kernels:
             kernel.forget()
         driver.device.cache_clear()
 
@@ -64,18 +69,18 @@ def table(runs: int) -> Iterator[str]:
     """Microseconds of a call that was made before, and of one with arrays that are new."""
     yield f"{'microseconds of host time':<44}{'2 arrays':>10}{'8 arrays':>10}{'each more':>11}"
     arrays = [np.ones(64, np.float32) for _ in range(8)]
-    with silent():
+    with silent(copy2, copy8):
         there = [to_device(x) for x in arrays]
         yield _row("arrays of a GPU, until the driver is called", there, runs)
         del there
     yield _row("numpy's arrays, until the CPU is done", arrays, runs)
-    yield _line("numpy itself: np.copyto", _micro(lambda: np.copyto(arrays[0], arrays[1]), runs), None)
+    yield _line("numpy itself: np.copyto", microseconds(lambda: np.copyto(arrays[0], arrays[1]), runs), None)
     yield f"the fastest of {TIMES * runs} times {CALLS} calls: others are slower by what else the machine did"
 
 
 def _row(name: str, arrays: list[Any], runs: int) -> str:
-    few = _micro(lambda: copy2(*arrays[:2]), runs)
-    return _line(name, few, _micro(lambda: copy8(*arrays), runs))
+    few = microseconds(lambda: copy2(*arrays[:2]), runs)
+    return _line(name, few, microseconds(lambda: copy8(*arrays), runs))
 
 
 def _line(name: str, few: float, many: float | None) -> str:
@@ -83,7 +88,8 @@ def _line(name: str, few: float, many: float | None) -> str:
     return f"{name:<44}{few:10.2f}{rest}"
 
 
-def _micro(call: Callable[[], Any], runs: int) -> float:
+def microseconds(call: Callable[[], Any], runs: int) -> float:
+    """What a call takes, at best."""
     call()
     found = []
     for _ in range(TIMES * runs):
