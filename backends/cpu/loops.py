@@ -29,26 +29,34 @@ class Loop:
 def loop(
     w: Writer, start: Index, stop: Index, step: Index = 1, carried: Sequence[tuple[str, str]] = ()
 ) -> Iterator[Loop]:
-    """A loop with registers carried as (type, initial value); the body fills in `next`."""
-    head, body, done = w.label("head"), w.label("body"), w.label("done")
+    """A loop with registers carried as (type, initial value); the body fills in `next`.
+
+    It asks at its end whether to go on, and before it only where it may have no round at all: the form that
+    LLVM would give it, which takes LLVM as long as all else in kernels of many loops.
+    """
+    body, done = w.label("body"), w.label("done")
+    some = isinstance(start, int) and isinstance(stop, int) and start < stop
     before = w.current
-    w.jump(head)
-    w.start(head)
+    if some:
+        w.jump(body)
+    else:
+        w.branch(w.let(f"icmp slt i64 {start}, {stop}"), body, done)
+    w.start(body)
     place = len(w.lines)
     run = Loop(w.name(), [w.name() for _ in carried])
     w.lines += [""] * (1 + len(carried))
-    w.branch(w.let(f"icmp slt i64 {run.index}, {stop}"), body, done)
-    w.start(body)
     yield run
     assert len(run.next) == len(carried), "a loop gives a next value for each that it carries"
     following = w.let(f"add nsw i64 {run.index}, {step}")
-    latch = w.current
-    w.jump(head)
+    again, latch = w.let(f"icmp slt i64 {following}, {stop}"), w.current
+    w.branch(again, body, done)
     phis = [(run.index, "i64", str(start), following)]
     phis += [(v, kind, init, new) for v, (kind, init), new in zip(run.values, carried, run.next, strict=True)]
     for i, (name, kind, init, new) in enumerate(phis):
         w.lines[place + i] = f"  {name} = phi {kind} [{init}, %{before}], [{new}, %{latch}]"
     w.start(done)
+    ends = [(kind, ((init, before), (new, latch))) for _, kind, init, new in phis[1:]]
+    run.values = list(run.next) if some else [phi(w, kind, ways) for kind, ways in ends]
 
 
 def phi(w: Writer, kind: str, incoming: Sequence[tuple[str, str]]) -> str:
