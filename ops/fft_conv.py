@@ -25,7 +25,7 @@ from tilec.ops.fft_conv_choice import butterflies, check_algorithm, is_short, pl
 from tilec.ops.fft_conv_direct import direct_kernel
 from tilec.ops.fft_conv_kernel import conv_kernel, spectrum_kernel
 from tilec.ops.fft_conv_matrix import matrix_kernel
-from tilec.ops.fft_conv_passes import middle_pass
+from tilec.ops.fft_conv_passes import middle_pass, middle_pass_of_taps
 from tilec.ops.fft_conv_plan import Matrices
 from tilec.ops.fft_conv_run import WARPS, Around, convolve, keep_low, spectrum_of, spectrum_on_matrices
 from tilec.ops.op import op
@@ -116,14 +116,21 @@ def compile_fft_conv_spectrum(
     dtype: Any = "f32",
     target: str = "sm_90a",
 ) -> tc.Compiled:
-    """The kernel of one pass for k [channels, taps], and k_reverse likewise where the mode takes one."""
-    kind, plan = find_dtype(dtype), butterflies(length, taps, mode, target, "one pass")
+    """The kernel for k [channels, taps], and k_reverse likewise where the mode takes one; of those of three
+    passes the one between.
+    """
+    kind, plan = find_dtype(dtype), butterflies(length, taps, mode, target)
     k, sums = tc.Spec(kind, (channels, taps)), sums_in(kind)
+    table = tc.Spec(sums, (2, plan.columns, plan.rows))
+    spectrum = tc.Spec(sums, (2, channels, plan.matrices, plan.columns, plan.rows))
+    if plan.outer:
+        z = tc.Spec(sums, (2, 1, channels, plan.matrices, plan.inner))
+        return middle_pass_of_taps.compile(z, table, spectrum, target=target, plan=plan, warps=WARPS)
     return spectrum_kernel.compile(
         k,
         k if mode.startswith("bidirectional") else None,
-        tc.Spec(sums, (2, plan.columns, plan.rows)),
-        tc.Spec(sums, (2, channels, 1, plan.columns, plan.rows)),
+        table,
+        spectrum,
         target=target,
         plan=plan,
         apart=int(mode == "bidirectional_safari"),

@@ -16,7 +16,8 @@ from tilec.ops.fft_conv import spectrum_for
 from tilec.ops.fft_conv_call import Call, FftSpectrum, Kernel, call_of, floats, sums_in, told
 from tilec.ops.fft_conv_choice import butterflies
 from tilec.ops.fft_conv_kernel import lags_kernel
-from tilec.ops.fft_conv_run import Around, convolve, correlate
+from tilec.ops.fft_conv_passes import middle_pass_of_lags
+from tilec.ops.fft_conv_run import WARPS, Around, convolve, correlate
 from tilec.ops.op import op
 from tilec.places import current_target
 
@@ -76,14 +77,16 @@ def compile_fft_conv_backward(
     dtype: Any = "f32",
     target: str = "sm_90a",
 ) -> tc.Compiled:
-    """The kernel in which dk's sums over the batch are made, in one pass."""
+    """The kernel in which dk's sums over the batch are made; of those of three passes the one between."""
     kind, count = find_dtype(dtype), taps or length
-    plan, sums = butterflies(length, count, mode, target, "one pass"), sums_in(kind)
+    plan, sums = butterflies(length, count, mode, target), sums_in(kind)
     x = tc.Spec(kind, (batch, channels, length))
     table, lags = tc.Spec(sums, (2, plan.columns, plan.rows)), tc.Spec(sums, (1, channels, plan.period))
-    return lags_kernel.compile(
-        x, x, table, None, None, lags, tc.Spec("i32", ()), target=target, plan=plan, accumulator=sums
-    )
+    options: dict[str, Any] = {"plan": plan, "accumulator": sums, "warps": WARPS}
+    if plan.outer:
+        g, z = (tc.Spec(sums, (2, n, channels, plan.matrices, plan.inner)) for n in (-(-batch // 2), 1))
+        return middle_pass_of_lags.compile(g, g, table, z, target=target, **options)
+    return lags_kernel.compile(x, x, table, None, None, lags, tc.Spec("i32", ()), target=target, **options)
 
 
 @op(compile_fft_conv_backward)

@@ -80,17 +80,18 @@ def kernel_in(path: Path, name: str) -> Kernel:
 def first_call(path: Path, name: str | None = None, own: bool = True) -> Call:
     """Runs a file until it calls (or compiles) the kernel `name`, any of its own without one.
 
-    Unless it has to be its `own`, an operator's kernel serves where the file has none.
+    Unless it has to be its `own`, an operator's kernel serves too.
     What the file prints goes to the standard error. TilecError where it ends or fails before it gets there.
     """
-    others: dict[str, Call] = {}
+    others: dict[str, None] = {}
     run, compiled = Kernel._run, Kernel.compile
 
     def meet(kernel: Kernel, args: tuple[Any, ...], constants: Mapping[str, Any]) -> None:
         called, call = kernel.definition.name, Call(kernel, args, constants)
-        if name == called or (name is None and Path(kernel.definition.code.file).resolve() == path.resolve()):
+        here = not own or Path(kernel.definition.code.file).resolve() == path.resolve()
+        if name == called or (name is None and here):
             raise Enough(call)
-        others.setdefault(called, call)
+        others[called] = None
 
     def watched_run(self: Kernel, target: str, args: tuple[Any, ...], constants: dict[str, Any]) -> None:
         meet(self, args, constants)
@@ -111,7 +112,5 @@ def first_call(path: Path, name: str | None = None, own: bool = True) -> Call:
         except (Exception, SystemExit) as error:
             wanted = name or "a kernel of its own"
             raise TilecError(f"{path} failed before it called {wanted}: {error!r}") from error
-    if others and name is None and not own:
-        return next(iter(others.values()))
     called = f"it called {', '.join(others)}" if others else "it called no kernel"
     raise TilecError(f"{path} ran to its end without calling {name or 'a kernel of its own'}: {called}")

@@ -133,6 +133,16 @@ def test_compiled_without_matrix_units() -> None:
     assert ops.fft_conv_backward.compile(batch=4, channels=8, length=30, target="cpu").asm
 
 
+def test_compiled_as_they_are_called() -> None:
+    """Periods that no block of a GPU holds are done in three passes, and in one on the CPU."""
+    passes = ("middle_pass_of_taps", "middle_pass_of_lags")
+    for target, names in {"cpu": ("spectrum_kernel", "lags_kernel"), "sm_80": passes}.items():
+        spectrum = ops.fft_conv_spectrum.compile(channels=8, taps=4096, length=4096, target=target)
+        backward = ops.fft_conv_backward.compile(batch=3, channels=8, length=4096, target=target)
+        assert (*spectrum.kernels, *backward.kernels) == names
+        assert backward.func.warps == 8
+
+
 # Plans.
 
 
