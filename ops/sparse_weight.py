@@ -138,7 +138,7 @@ def sparsify(
     places = _places(floats != 0)
     kept = _taken(floats, places)
     if dtype is None:
-        return SparseWeight(_unchanged(kept), places)
+        return SparseWeight(unchanged(kept), places)
     size = kept_of(group_size)
     made = quantize(kept, dtype, group_size=size, zero_point=zero_point, scale_dtype=scale_dtype)
     return SparseWeight(made, places)
@@ -189,7 +189,8 @@ def kept_of(group_size: int | None) -> int | None:
     return int(group_size) * KEPT // GROUP
 
 
-def _unchanged(kept: Array) -> QuantizedWeight:
+def unchanged(kept: Array) -> QuantizedWeight:
+    """What is kept [N, K / 2] of f16 or bf16, as codes of its own dtype. TilecError for other dtypes."""
     dtype = find_dtype(kept.dtype)
     if dtype.bits != 16:
         raise TilecError(f"2:4 weights that are not quantised are f16 or bf16, found {dtype}: name a dtype")

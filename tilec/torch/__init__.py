@@ -39,3 +39,4 @@ from tilec.torch.sequences import butterfly_conv as butterfly_conv
 from tilec.torch.sequences import fft_conv as fft_conv
 from tilec.torch.sequences import tame_kernel as tame_kernel
 from tilec.torch.spacings import dcls_kernel as dcls_kernel
+from tilec.torch.sparse import SparseLinear as SparseLinear

@@ -13,6 +13,7 @@ from tilec.ir.errors import TilecError
 from tilec.ops import QuantizedWeight, SparseWeight
 from tilec.ops.activations import eight_bits, pair
 from tilec.torch.register import Gradient, Tensor, cast, check_no_gradient, dtype_name, register, writing
+from tilec.torch.sparse_weights import SparseCodes, dense, sparse_tensors_of, sparse_weight_of
 from tilec.torch.weights import Codes, dequantize, tensors_of, weight_of
 
 # matmul.
@@ -59,8 +60,10 @@ FINISH = (
     " Tensor? x_scale, ScalarType? out_dtype"
 )
 CODES = "Tensor codes, Tensor scales, Tensor? zeros, str dtype, int group_size"
+SPARSE_CODES = "Tensor codes, Tensor? scales, Tensor? zeros, str dtype, int group_size, Tensor places"
 LINEAR = f"(Tensor x, Tensor weight, {FINISH}) -> Tensor"
 QUANTIZED = f"(Tensor x, {CODES}, {FINISH}) -> Tensor"
+SPARSE = f"(Tensor x, {SPARSE_CODES}, {FINISH}) -> Tensor"
 
 
 def _linear(x: Tensor, weight: Any, bias: Tensor, activation: Any, residual: Tensor, a: Tensor, b: Tensor,
@@ -77,6 +80,11 @@ def _quantized(x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, dtype: s
     return _linear(x, weight, *rest, out=out)
 
 
+def _sparse(x: Tensor, *given: Any, out: Tensor = None) -> Tensor:
+    held, finish = SparseCodes(*given[:6]), given[6:]
+    return _linear(x, sparse_weight_of(held, x.shape[-1]), *finish, out=out)
+
+
 def _result(x: Tensor, outputs: int, x_scale: Tensor, out_dtype: Any) -> Tensor:
     kind = torch.float16 if x.dtype.itemsize == 1 else x.dtype
     return x.new_empty((*x.shape[:-1], outputs), dtype=out_dtype or kind)
@@ -88,6 +96,10 @@ def _linear_shape(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
 
 def _quantized_shape(x: Tensor, codes: Tensor, scales: Tensor, *rest: Any) -> Tensor:
     return _result(x, scales.shape[0], *rest[-2:])
+
+
+def _sparse_shape(x: Tensor, *given: Any) -> Tensor:
+    return _result(x, SparseCodes(*given[:6]).outputs, *given[-2:])
 
 
 def slope(activation: str | None, d: Tensor, before: Tensor) -> Tensor:
@@ -145,12 +157,23 @@ def _quantized_backward(saved: Any, rest: Any, d: Tensor) -> tuple[Any, ...]:
     return d_x, None, None, None, None, None, *more
 
 
+def _sparse_backward(saved: Any, rest: Any, d: Tensor) -> tuple[Any, ...]:
+    x, *sparse = _merged(saved, rest)
+    held, finish = SparseCodes(*sparse[:6]), sparse[6:]
+    weight = dense(held, x.shape[-1], x.dtype)
+    d_x, _, more = _finish_backward(x, weight, finish, d, lambda *plain: _sparse_op(x, *held, *plain))
+    return d_x, *[None] * len(held), *more
+
+
 _linear_op = register("linear", LINEAR, _linear, _linear_shape, Gradient(_kept, _linear_backward))
 _quantized_op = register(
     "quantized_linear", QUANTIZED, _quantized, _quantized_shape, Gradient(_kept, _quantized_backward)
 )
+_sparse_op = register("sparse_linear", SPARSE, _sparse, _sparse_shape, Gradient(_kept, _sparse_backward))
 _linear_out = writing("linear", LINEAR, _linear)
 _quantized_out = writing("quantized_linear", QUANTIZED, _quantized)
+_sparse_out = writing("sparse_linear", SPARSE, _sparse)
+_OPERATORS = {Codes: (_quantized_op, _quantized_out), SparseCodes: (_sparse_op, _sparse_out)}
 
 
 def linear(
@@ -166,30 +189,41 @@ def linear(
     out: Tensor = None,
     activations: str | None = None,
 ) -> Tensor:
-    """ops.linear on tensors, with a gradient (of all but quantised weights); `out_dtype` is torch's.
+    """ops.linear on tensors, with a gradient (of all but quantised and 2:4 weights); `out_dtype` is torch's.
 
-    `weight` is a tensor [N, K], an ops.QuantizedWeight, or its tensors (tilec.torch.weights.Codes). With
+    `weight` is a tensor [N, K], an ops.QuantizedWeight or SparseWeight, or its tensors (Codes of
+    tilec.torch.weights, SparseCodes of sparse_weights). With
     `activations` the gradient of x is what it is without: rounding counts as the identity.
     """
     a, b = (None, None) if low_rank is None else low_rank
     if isinstance(weight, SparseWeight):
-        raise TilecError(
-            "tilec.torch.linear has no 2:4 weights: ops.linear(x, weight) takes tensors, without a gradient"
-        )
+        weight = sparse_tensors_of(weight, x.device)
     if isinstance(weight, QuantizedWeight):
         weight = tensors_of(weight, x.device)
-    quantised = isinstance(weight, Codes)
-    if quantised and weight.order is not None:
+    if isinstance(weight, Codes) and weight.order is not None:
         x, a = (None if y is None else y.index_select(-1, weight.order) for y in (x, a))
-    x, dense, bias, residual, a, b = cast(x, None if quantised else weight, bias, residual, a, b)
+    held, (made, writes) = _held(weight), _OPERATORS.get(type(weight), (_linear_op, _linear_out))
+    x, weight, bias, residual, a, b = cast(x, None if held else weight, bias, residual, a, b)
     kind = out_dtype if out is None else out.dtype
-    finish = (bias, activation, residual, a, b, activations, x_scale, kind)
-    operands = (x, *weight[:5], *finish) if quantised else (x, dense, *finish)
+    operands = (x, *(held or (weight,)), bias, activation, residual, a, b, activations, x_scale, kind)
     if out is None:
-        return (_quantized_op if quantised else _linear_op)(*operands)
-    check_no_gradient(out, (x, dense, bias, residual, a, b))
-    (_quantized_out if quantised else _linear_out)(*operands, out)
+        return made(*operands)
+    check_no_gradient(out, (x, weight, bias, residual, a, b))
+    writes(*operands, out)
     return out
+
+
+def _held(weight: Any) -> tuple[Any, ...]:
+    """What an operator takes of a weight's tensors; () of one that is dense. TilecError where torch is asked
+    for the gradient of a 2:4 weight.
+    """
+    if isinstance(weight, Codes):
+        return weight[:5]
+    if not isinstance(weight, SparseCodes):
+        return ()
+    if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in weight):
+        raise TilecError("a 2:4 weight has no gradient: detach its tensors, and train what it was made from")
+    return weight
 
 
 # Activations of 8 bits.

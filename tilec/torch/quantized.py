@@ -13,16 +13,20 @@ from torch import nn
 
 from tilec import ops
 from tilec.ir.errors import TilecError
+from tilec.ir.inst.sparse import GROUP
 from tilec.ir.packing import packed_bytes
 from tilec.ops import QuantizedWeight
 from tilec.ops.activations import check_bytes, check_class
+from tilec.ops.linear_kernel import check_sparsity
 from tilec.ops.quantize import weight_dtype
+from tilec.torch.coded import CodedLinear
 from tilec.torch.products import linear
 from tilec.torch.register import Tensor
-from tilec.torch.weights import Codes, dequantize, forget, new_tensors
+from tilec.torch.sparse import SparseLinear
+from tilec.torch.weights import Codes, dequantize, new_tensors
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(CodedLinear):
     """y = x @ weight^T + bias, the weight [out_features, in_features] of 1 to 8 bits; it takes no gradient.
 
     Its state: `codes` uint8, packed row after row without gaps (tilec.pack), `scales` [out_features, groups],
@@ -32,11 +36,7 @@ class QuantizedLinear(nn.Module):
     may be set on a layer. A new one has weights of 0: load a state, or use `from_linear` or `from_weight`.
     """
 
-    codes: Any
-    scales: Any
-    zeros: Any
     order: Any
-    bias: Any
 
     def __init__(
         self,
@@ -131,20 +131,6 @@ class QuantizedLinear(nn.Module):
         weight = dequantize(*self.held[:6], dtype)
         return weight if self.order is None else weight[:, self.order.argsort()]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Moves to other devices, and keeps the dtypes of scales and zeros: others would be other weights."""
-        before = {name: x for name, x in self.named_buffers() if x.is_floating_point()}
-        super()._apply(fn, recurse)
-        for name, x in before.items():
-            now = getattr(self, name)
-            if now.dtype != x.dtype:
-                setattr(self, name, x.to(now.device))
-        return self
-
-    def _load_from_state_dict(self, *args: Any, **named: Any) -> None:
-        super()._load_from_state_dict(*args, **named)
-        forget(self.codes)
-
     def extra_repr(self) -> str:
         sizes = f"{self.in_features}, {self.out_features}, dtype={self.dtype!r}, group_size={self.group_size}"
         rounded = "" if self.activations is None else f", activations={self.activations!r}"
@@ -191,10 +177,12 @@ def quantize_(
     zero_point: bool = False,
     scale_dtype: str = "f16",
     activations: str | None = None,
+    sparsity: str | None = None,
     filter: Callable[[str, Any], bool] | None = None,  # noqa: A002
     progress: Callable[[str], None] | None = None,
 ) -> Report:
-    """Replaces the nn.Linear layers in a model by QuantizedLinear, in place, and says what it did.
+    """Replaces the nn.Linear layers in a model by QuantizedLinear, in place, and says what it did. With
+    `sparsity="2:4"` by SparseLinear: the larger two of each four weights are kept.
 
     `filter(name, layer)` says which; all of them without one. `progress` is called with a line per layer
     (print, say). `activations` is that of the new layers. A layer that stands in several places is quantised
@@ -207,12 +195,16 @@ def quantize_(
             "quantize_ replaces layers inside of a model: use QuantizedLinear.from_linear(layer)"
         )
     how: dict[str, Any] = {"group_size": group_size, "zero_point": zero_point, "scale_dtype": scale_dtype}
-    how["activations"] = activations
-    todo, left = _chosen(model, filter)
-    done: dict[Any, QuantizedLinear] = {}
+    into: Any = QuantizedLinear if sparsity is None else SparseLinear
+    if sparsity is None:
+        how["activations"] = activations
+    else:
+        check_sparsity(sparsity, activations)
+    todo, left = _chosen(model, filter, 1 if sparsity is None else GROUP)
+    done: dict[Any, CodedLinear] = {}
     told: list[Quantised] = []
     for i, (name, layer) in enumerate(todo):
-        made = done[layer] = _quantised(name, layer, kind.name, how)
+        made = done[layer] = _quantised(into, name, layer, kind.name, how)
         told.append(_told(name, layer, made))
         if progress is not None:
             progress(f"{i + 1}/{len(todo)} {told[-1]}")
@@ -220,8 +212,8 @@ def quantize_(
     return Report(kind.name, tuple(told), tuple(left))
 
 
-def _chosen(model: Any, choose: Any) -> tuple[list[tuple[str, Any]], list[tuple[str, str]]]:
-    """Linear layers to quantise, each once, and those that are not."""
+def _chosen(model: Any, choose: Any, columns: int) -> tuple[list[tuple[str, Any]], list[tuple[str, str]]]:
+    """Linear layers to quantise, each once, and those that are not; these have multiples of `columns`."""
     todo, left = [], []
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.Linear):
@@ -232,14 +224,16 @@ def _chosen(model: Any, choose: Any) -> tuple[list[tuple[str, Any]], list[tuple[
             left.append((name, "by the filter"))
         elif layer.weight.is_meta or layer.weight.numel() == 0:
             left.append((name, "its weight has no elements in memory"))
+        elif layer.in_features % columns:
+            left.append((name, f"its {layer.in_features} columns are no multiple of {columns}"))
         else:
             todo.append((name, layer))
     return todo, left
 
 
-def _quantised(name: str, layer: Any, dtype: str, how: dict[str, Any]) -> QuantizedLinear:
+def _quantised(into: Any, name: str, layer: Any, dtype: str, how: dict[str, Any]) -> CodedLinear:
     try:
-        made = QuantizedLinear.from_linear(layer, dtype, **how)
+        made: CodedLinear = into.from_linear(layer, dtype, **how)
     except TilecError as error:
         error.message = f"{name}: {error.message}"
         raise
@@ -247,15 +241,15 @@ def _quantised(name: str, layer: Any, dtype: str, how: dict[str, Any]) -> Quanti
     return made
 
 
-def _told(name: str, layer: Any, made: QuantizedLinear) -> Quantised:
+def _told(name: str, layer: Any, made: Any) -> Quantised:
     weight = layer.weight.detach().float()
     length = float(weight.norm()) or 1.0
     error = float((made.dequantize().to(weight.device) - weight).norm()) / length
-    after = sum(x.nbytes for x in (made.codes, made.scales, made.zeros) if x is not None)
+    after = sum(x.nbytes for x in made.buffers())
     return Quantised(name, tuple(weight.shape), layer.weight.nbytes, after, error)
 
 
-def _replace(model: Any, done: dict[Any, QuantizedLinear]) -> None:
+def _replace(model: Any, done: dict[Any, CodedLinear]) -> None:
     """At every place where a layer stands."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

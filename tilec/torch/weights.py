@@ -96,7 +96,7 @@ class Known(NamedTuple):
     stamp: tuple[Any, ...]
 
 
-_known: Any = WeakTensorKeyDictionary()  # by the tensor of codes
+known: Any = WeakTensorKeyDictionary()  # by the tensor of codes; of places, where those are
 
 
 def weight_of(held: Codes) -> PackedWeight:
@@ -104,20 +104,21 @@ def weight_of(held: Codes) -> PackedWeight:
 
     Tensors of torch.inference_mode() count no writes: `forget` them after writing one.
     """
-    stamp = (*held[3:6], *map(_version, held[:3]))
-    known = _known.get(held.codes)
-    same = known is not None and known.scales is held.scales and known.zeros is held.zeros
-    if not same or known.stamp != stamp:
-        known = _known[held.codes] = Known(_made(held), held.scales, held.zeros, stamp)
-    return known.weight  # type: ignore[no-any-return]
+    stamp = (*held[3:6], *map(version, held[:3]))
+    found = known.get(held.codes)
+    same = found is not None and found.scales is held.scales and found.zeros is held.zeros
+    if not same or found.stamp != stamp:
+        found = known[held.codes] = Known(_made(held), held.scales, held.zeros, stamp)
+    return found.weight  # type: ignore[no-any-return]
 
 
 def forget(codes: Tensor) -> None:
-    """Drops what is known of a weight by its tensor of codes."""
-    _known.pop(codes, None)
+    """Drops what is known of a weight by its tensor of codes, or of places."""
+    known.pop(codes, None)
 
 
-def _version(x: Tensor | None) -> int:
+def version(x: Tensor | None) -> int:
+    """How often a tensor was written, as far as torch counts."""
     return -1 if x is None or x.is_inference() else x._version
 
 
