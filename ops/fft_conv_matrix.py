@@ -161,7 +161,7 @@ def matrix_kernel(
         z = row_by_row(x, spectrum_rows(spectrum, channel, 0, plan, flipped), plan, kind)
         ends.finish(at, z.scaled(up), 0)
         return
-    re, im = (tc.shared((plan.rows, plan.across), kind) for _ in range(2))
+    re, im = (tc.shared((plan.rows, plan.across + 8), kind) for _ in range(2))
     for j in tc.range(plan.steps):
         x = at.read(u, pregate, j).scaled(down).to(kind)
         z = product(roots(plan.rows, kind, columns=plan.filled), x, plan.shares) * column_turns(

@@ -232,6 +232,14 @@ def _along(outer: Layout, axis: int, slots: int, lanes: int) -> Layout:
     return outer * local(*steps) * spatial(*side)
 
 
+def in_parts(shape: tuple[int, ...], part: tuple[int, ...], threads: int) -> list[Layout]:
+    """Equal parts of a tile beside each other in slots: each thread has the same places of all of them."""
+    counts = [-(-n // m) for n, m in zip(shape, part, strict=True)]
+    if any(n != m * count for n, m, count in zip(shape, part, counts, strict=True)):
+        return []
+    return [local(*counts) * blocked(part, threads, 1)]
+
+
 def everywhere(shape: tuple[int, ...], threads: int) -> Layout:
     """Every thread holds all of it."""
     return (

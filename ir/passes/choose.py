@@ -144,6 +144,8 @@ class Choice:
                 yield anchors.scanned(c.shape, inst.axis, self.threads)
             case Broadcast() | Permute() | Reshape() | Extract():
                 yield from self._moved(c, inst)
+                if memory and isinstance(inst, Extract) and of(inst.x) is c:
+                    yield from anchors.in_parts(c.shape, inst.shape, self.threads)
 
     def _factors(self, dot: Dot | SparseDot | GroupProduct) -> Iterator[tuple[Value, Layout]]:
         """What a product multiplies from registers, and the layouts that it wants."""
@@ -256,6 +258,8 @@ class Choice:
             return _move_cost(inst, self.of[source], layout)
         if source is c and result in self.of and result is not None:
             return _move_cost(inst, layout, self.of[result])
+        if source is c and isinstance(inst, Extract) and forward(inst, layout) is None:
+            return THROUGH_MEMORY + layout.slots  # whatever its result will have
         return 0.0
 
 

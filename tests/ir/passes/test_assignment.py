@@ -8,7 +8,7 @@ import pytest
 
 import tilec as tc
 from tests.backends.ptx.programs import program
-from tests.backends.ptx.runner import seeds
+from tests.backends.ptx.runner import check_kernel, emulate, out, seeds, values
 from tilec.ir.conversion import conversion
 from tilec.ir.func import Func, Inst, Value
 from tilec.ir.inst.arith import Full, Iota
@@ -160,3 +160,23 @@ def test_what_products_read_from_memory_is_copied() -> None:
     assert copies == [found.params[1]]
     stores = [inst.array for inst in found.walk() if isinstance(inst, Store)]
     assert stores == [found.params[2]]
+
+
+@tc.kernel
+def parts_of_columns(x: tc.Array, y: tc.Array, *, n=64, radix=8, warps=4):
+    """The sum of the parts of a tile that is loaded in columns, each part of as many rows."""
+    tile, size = x.load((0, 0), (32, n)).T, n // radix
+    total = tile[:size] * 2.0
+    for r in range(1, radix):
+        total = total + tile[r * size : (r + 1) * size]
+    y.store((0, 0), total)
+
+
+@pytest.mark.parametrize("n, radix", [(64, 8), (96, 3)])
+def test_parts_lie_in_slots(n: int, radix: int) -> None:
+    """One exchange turns the tile, then each thread has its places of every part; not one for each part."""
+    x, y = (tc.f32, values(tc.f32, (32, n), 0)), (tc.f32, out((n // radix, 32), tc.f32))
+    kernel = check_kernel(parts_of_columns, x, y, n=n, radix=radix)
+    report = emulate(kernel, [x[1], y[1].copy()])
+    assert count(kernel.func, Alloc) <= 1
+    assert all(used.units == used.least for used in report.metrics.shared.values())
