@@ -51,10 +51,20 @@ def held_by(weight: DType, into: DType, zeros: DType | None = None) -> bool:
     return np.array_equal(codec.round_to(values, into), values)
 
 
-def placed_for(tiling: Weighted, zero_point: bool) -> Weighted:
-    """With bytes less zeros made of codes that lie at the foot of bytes."""
+def placed_for(tiling: Weighted, weight: DType, zero_point: bool, target: str) -> Weighted:
+    """With bytes less zeros made of codes that lie at the foot of bytes; floats that the target has an
+    instruction for lie as they are.
+    """
     of_bytes = tiling.placed is not None and tiling.placed.bits == 8
+    if tiling.placed == dt.f16 and weight == dt.f8e4m3 and converts(target):
+        return tiling._replace(placed=weight)
     return tiling._replace(placed=dt.u8) if of_bytes and zero_point else tiling
+
+
+def converts(target: str) -> bool:
+    """Has the target an instruction from f8e4m3 to f16?"""
+    machine = parse_target(known(target)).target
+    return machine is not None and machine.has("cvt_f8")
 
 
 def unit(weight: DType, compute: DType, zero_point: bool, placed: DType | None) -> float:
@@ -75,7 +85,7 @@ def shrinkage(weight: DType, compute: DType, placed: DType | None) -> float:
     """The power of two by which floats may be multiplied for nothing: their bits, put where a wider float has
     them, are that. Not into bf16, whose numbers would be so small that sums in f32 lost bits.
     """
-    if placed is None or weight.kind != "float" or weight.exponent >= compute.exponent:
+    if placed in (None, weight) or weight.kind != "float" or weight.exponent >= compute.exponent:
         return 1
     least = 2.0 ** (weight.bias - compute.bias)
     return least if least >= 2.0**-31 else 1

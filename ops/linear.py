@@ -116,7 +116,7 @@ def quantised_product(
     summed = find_dtype("f32") if apart else compute
     size, finished = (weight.dtype.bits, *weight.shape), epilogue != PLAIN
     own = linear_tiling(x.shape[0], summed, group, place, *size, finished)
-    tiling = placed_for(schedule or own, zeros is not None)
+    tiling = placed_for(schedule or own, weight.dtype, zeros is not None, place)
     linear_kernel(
         in_order(x, weight.order),
         there(weight.packed(tiling.fragment, tiling.placed)),

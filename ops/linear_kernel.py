@@ -152,7 +152,7 @@ def compile_linear(
     zeros = zeros_dtype(held) if zero_point else None
     made_of = product_dtype(kind, held, zeros, group, target)
     own = linear_tiling(m, made_of, group, target, held.bits, n, k, epilogue != PLAIN)
-    tiling = placed_for(schedule or own, zero_point)
+    tiling = placed_for(schedule or own, held, zero_point, target)
     bk, bn = tiling.fragment.shape
     groups = _count(k, group, "groups") if group else 1
     return linear_kernel.compile(

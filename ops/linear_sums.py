@@ -121,7 +121,8 @@ def summed(
     part = tc.zeros((bm, bn), sums)  # those of the group under way
     span = gcd(group, LONGEST) if compute.is_integer else group
     apart = compute.is_integer and zero_point and zeros.dtype.is_float  # differences that are no bytes
-    held = weight.all_numbers if weight.exponent < compute.exponent else weight  # no code is special
+    plainly = weight.exponent < compute.exponent and placed != weight  # else NaN costs nothing
+    held = weight.all_numbers if plainly else weight  # no code is special
     plain = group % bk == 0 and not (apart or form.scaled_weights)
     worth = unit(weight, compute, zero_point, placed) if plain else 1.0
     steps = 1 if run.share is None else form.steps  # runs of several tiles end anywhere

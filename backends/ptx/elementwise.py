@@ -11,7 +11,7 @@ from tilec.backends import emit
 from tilec.backends.ptx.dequantise import HALVES, folded, partners, widened, widens
 from tilec.backends.ptx.emitter import Fragment
 from tilec.backends.ptx.mma import as_floats
-from tilec.backends.ptx.narrow import narrowed
+from tilec.backends.ptx.narrow import narrowed, widened_by_two
 from tilec.backends.ptx.quads import from_codes
 from tilec.backends.writer import held
 from tilec.ir.dtype import DType
@@ -27,7 +27,7 @@ def elementwise(e: Emitter, inst: Inst) -> Any:
     assert type(inst) in emit.EMITTERS, f"{type(inst).__name__} has no emitter for PTX"
     if inst.tile.rank == 0:
         return emit.elementwise(e.writer, inst, [e.scalar(v) for v in inst.operands])
-    at_once = from_codes(e, inst) or narrowed(e, inst) or as_floats(e, inst)
+    at_once = from_codes(e, inst) or narrowed(e, inst) or widened_by_two(e, inst) or as_floats(e, inst)
     if at_once is not None:
         return at_once
     parts = [e.fragment(v) for v in inst.operands]
