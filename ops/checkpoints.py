@@ -38,15 +38,15 @@ class Checkpoints:
         `g_idx` [K], the group of each column of x (act-order): the weight remembers the order, and
         `ops.linear` takes x's columns in it. TilecError for shapes that contradict each other.
         """
-        words, zero_words = _matrix(qweight, "qweight", "iu"), _matrix(qzeros, "qzeros", "iu")
-        held = _matrix(scales, "scales", "f")
+        words, zero_words = matrix(qweight, "qweight", "iu"), matrix(qzeros, "qzeros", "iu")
+        held = matrix(scales, "scales", "f")
         (groups, n), bits = held.shape, zero_words.shape[1] * 32 // max(1, held.shape[1])
         fits = words.shape[1] == n and zero_words.shape == (groups, -(-n * bits // 32))
         if bits not in (2, 3, 4, 8) or not fits:
-            raise _contradict("GPTQ", qweight=words, qzeros=zero_words, scales=held)
+            raise contradict("GPTQ", qweight=words, qzeros=zero_words, scales=held)
         k = words.shape[0] * 32 // bits
-        codes = _stream(words.T, bits, k)
-        zeros = _stream(zero_words, bits, n).T + np.uint8(v1)
+        codes = stream(words.T, bits, k)
+        zeros = stream(zero_words, bits, n).T + np.uint8(v1)
         order, size = _group_order(g_idx, k, groups)
         codes = codes if order is None else codes[:, order]
         return cls._made(codes, held.T, zeros, f"u{bits}", size, order)
@@ -56,11 +56,11 @@ class Checkpoints:
         """AWQ, of 4 bits: qweight int32 [K, N / 8], qzeros int32 [groups, N / 8], nibbles of a word in the
         order 0, 2, 4, 6, 1, 3, 5, 7 of the columns; scales [groups, N].
         """
-        words, zero_words = _matrix(qweight, "qweight", "iu"), _matrix(qzeros, "qzeros", "iu")
-        held = _matrix(scales, "scales", "f")
+        words, zero_words = matrix(qweight, "qweight", "iu"), matrix(qzeros, "qzeros", "iu")
+        held = matrix(scales, "scales", "f")
         (k, columns), (groups, n) = words.shape, held.shape
         if columns * 8 != n or zero_words.shape != (groups, columns) or k % groups:
-            raise _contradict("AWQ", qweight=words, qzeros=zero_words, scales=held)
+            raise contradict("AWQ", qweight=words, qzeros=zero_words, scales=held)
         return cls._made(_awq(words).T, held.T, _awq(zero_words).T, "u4", k // groups)
 
     @classmethod
@@ -75,13 +75,13 @@ class Checkpoints:
             raise TilecError("HQQ's axis=0 groups weights of different outputs: only axis=1 can be read")
         if bits not in HQQ_PER_ITEM:
             raise TilecError(f"HQQ has 1, 2, 3, 4 or 8 bits, found {bits}")
-        n, k = _pair(shape)
-        held, rows = _matrix(W_q, "W_q", "iu"), n * k // max(1, group_size)
+        n, k = pair(shape)
+        held, rows = matrix(W_q, "W_q", "iu"), n * k // max(1, group_size)
         per = HQQ_PER_ITEM[bits]
-        scales, zeros = (_numbers(x, name, "f").reshape(-1) for x, name in ((scale, "scale"), (zero, "zero")))
+        scales, zeros = (numbers(x, name, "f").reshape(-1) for x, name in ((scale, "scale"), (zero, "zero")))
         fits = held.shape == (-(-rows // per), group_size) and scales.size == zeros.size == rows
         if k % group_size or not fits:
-            raise _contradict(f"HQQ [{n}, {k}] in groups of {group_size}", W_q=held, scale=scales, zero=zeros)
+            raise contradict(f"HQQ [{n}, {k}] in groups of {group_size}", W_q=held, scale=scales, zero=zeros)
         shifts = [bits * (per - 1 - i) for i in range(per)]
         items, mask = held.astype(np.uint32), np.uint32((1 << bits) - 1)
         parts = [(items >> np.uint32(shift)) & mask for shift in shifts]
@@ -96,21 +96,21 @@ class Checkpoints:
         """compressed-tensors' pack-quantized format, of 4 or 8 bits: weight_packed int32 [N, K * bits / 32],
         codes plus 2^(bits - 1); weight_scale [N, groups]; zeros packed likewise along N.
         """
-        n, k = _pair(_numbers(weight_shape, "weight_shape", "iu").reshape(-1).tolist())
-        words = _matrix(weight_packed, "weight_packed", "iu")
-        held = _matrix(weight_scale, "weight_scale", "f")
+        n, k = pair(numbers(weight_shape, "weight_shape", "iu").reshape(-1).tolist())
+        words = matrix(weight_packed, "weight_packed", "iu")
+        held = matrix(weight_scale, "weight_scale", "f")
         bits = next((b for b in (4, 8) if words.shape == (n, -(-k * b // 32))), 0)
         if not bits or held.shape[0] != n or k % held.shape[1]:
-            raise _contradict(f"compressed-tensors [{n}, {k}]", weight_packed=words, weight_scale=held)
+            raise contradict(f"compressed-tensors [{n}, {k}]", weight_packed=words, weight_scale=held)
         groups, zeros = held.shape[1], None
         if weight_zero_point is not None:
-            packed = _matrix(weight_zero_point, "weight_zero_point", "iu")
+            packed = matrix(weight_zero_point, "weight_zero_point", "iu")
             if packed.shape != (-(-n * bits // 32), groups):
                 what = f"compressed-tensors [{n}, {k}]"
-                raise _contradict(what, weight_scale=held, weight_zero_point=packed)
-            zeros = _stream(packed.T, bits, n).T
+                raise contradict(what, weight_scale=held, weight_zero_point=packed)
+            zeros = stream(packed.T, bits, n).T
         order, size = _group_order(weight_g_idx, k, groups)
-        codes = _stream(words, bits, k)
+        codes = stream(words, bits, k)
         return cls._made(codes if order is None else codes[:, order], held, zeros, f"u{bits}", size, order)
 
     @classmethod
@@ -120,15 +120,15 @@ class Checkpoints:
         """ONNX's MatMulNBits, of 2, 4 or 8 bits: B uint8 [N, blocks, block_size * bits / 8]; scales, one per
         block; zero_points uint8, packed row by row, or floats; 2^(bits - 1) without them.
         """
-        held, blocks = _numbers(B, "B", "u"), -(-K // block_size)
+        held, blocks = numbers(B, "B", "u"), -(-K // block_size)
         size = block_size * bits // 8
         if bits not in (2, 4, 8) or held.ndim != 3 or held.shape[1:] != (blocks, size):
-            raise _contradict(f"MatMulNBits of K = {K}, {bits} bits, blocks of {block_size}", B=held)
+            raise contradict(f"MatMulNBits of K = {K}, {bits} bits, blocks of {block_size}", B=held)
         n = held.shape[0]
-        per_block = _numbers(scales, "scales", "f").reshape(-1)
+        per_block = numbers(scales, "scales", "f").reshape(-1)
         if per_block.size != n * blocks:
-            raise _contradict(f"MatMulNBits [{n}, {K}]", B=held, scales=per_block)
-        codes = _stream(held.reshape(n, -1), bits, blocks * block_size)[:, :K]
+            raise contradict(f"MatMulNBits [{n}, {K}]", B=held, scales=per_block)
+        codes = stream(held.reshape(n, -1), bits, blocks * block_size)[:, :K]
         zeros = None if zero_points is None else _onnx_zeros(zero_points, n, blocks, bits)
         return cls._made(codes, per_block.reshape(n, blocks), zeros, f"u{bits}", block_size)
 
@@ -137,13 +137,13 @@ class Checkpoints:
         """OCP's MXFP4: blocks uint8 [N, K / 32, 16], or [N, K / 2], low nibbles first; scales uint8
         [N, K / 32], powers of two (e8m0).
         """
-        held, powers = _numbers(blocks, "blocks", "u"), _matrix(scales, "scales", "u")
+        held, powers = numbers(blocks, "blocks", "u"), matrix(scales, "scales", "u")
         n, groups = powers.shape
         if held.ndim > 3 or held.size != n * groups * 16 or held.shape[0] != n:
-            raise _contradict("MXFP4", blocks=held, scales=powers)
+            raise contradict("MXFP4", blocks=held, scales=powers)
         if (powers == 255).any():
             raise TilecError("a scale of MXFP4 is 255, which is no number")
-        codes = _stream(held.reshape(n, -1), 4, groups * 32)
+        codes = stream(held.reshape(n, -1), 4, groups * 32)
         values = codec.decode(powers, find_dtype("e8m0"))
         return cls._made(codes, values, None, "f4e2m1", 32, scale_dtype="e8m0")
 
@@ -154,15 +154,15 @@ class Checkpoints:
         """NVFP4: weight uint8 [N, K / 2], low nibbles first; weight_scale f8e4m3 (or its bytes) [N, K / 16];
         weight_scale_2, one number that multiplies them all, or `divides` (compressed-tensors' global scale).
         """
-        held, blocks = _matrix(weight, "weight", "u"), _numbers(weight_scale, "weight_scale", "uVf")
+        held, blocks = matrix(weight, "weight", "u"), numbers(weight_scale, "weight_scale", "uVf")
         kind = find_dtype("f8e4m3")
         values = codec.decode(blocks.view(np.uint8), kind) if blocks.dtype.itemsize == 1 else blocks
-        whole = _numbers(weight_scale_2, "weight_scale_2", "f").astype(np.float32).reshape(-1)
+        whole = numbers(weight_scale_2, "weight_scale_2", "f").astype(np.float32).reshape(-1)
         n, k = held.shape[0], held.shape[1] * 2
         if blocks.shape != (n, k // 16) or k % 16 or whole.size != 1:
-            raise _contradict("NVFP4", weight=held, weight_scale=blocks, weight_scale_2=whole)
+            raise contradict("NVFP4", weight=held, weight_scale=blocks, weight_scale_2=whole)
         scales = values.astype(np.float32) / whole if divides else values.astype(np.float32) * whole
-        return cls._made(_stream(held, 4, k), scales, None, "f4e2m1", 16, scale_dtype="f32")
+        return cls._made(stream(held, 4, k), scales, None, "f4e2m1", 16, scale_dtype="f32")
 
     @classmethod
     def from_gguf(cls: type[W], data: Any, kind: str) -> W:
@@ -173,7 +173,7 @@ class Checkpoints:
         """
         from tilec.ops import gguf_blocks
 
-        found = gguf_blocks.read(_matrix(data, "data", "u"), kind)
+        found = gguf_blocks.read(matrix(data, "data", "u"), kind)
         return cls._made(found.codes, found.scales, found.zeros, found.dtype, found.group, scale_dtype="f32")
 
     @classmethod
@@ -200,7 +200,7 @@ class Checkpoints:
 # Reading arrays.
 
 
-def _numbers(x: Any, name: str, kinds: str) -> Array:
+def numbers(x: Any, name: str, kinds: str) -> Array:
     """An array of any library as numpy's, of integers or floats as `kinds` says."""
     held = memory_of(x, name)
     found = held.numpy() if isinstance(held, DeviceArray) else np.asarray(x if held is None else held)
@@ -211,27 +211,27 @@ def _numbers(x: Any, name: str, kinds: str) -> Array:
     return found
 
 
-def _matrix(x: Any, name: str, kinds: str) -> Array:
-    found = _numbers(x, name, kinds)
+def matrix(x: Any, name: str, kinds: str) -> Array:
+    found = numbers(x, name, kinds)
     if found.ndim != 2 or found.size == 0:
         more = ": experts of a mixture are read one by one" if found.ndim == 3 else ""
         raise TilecError(f"{name} has two axes and some elements, found shape {list(found.shape)}{more}")
     return np.ascontiguousarray(found)
 
 
-def _pair(shape: Any) -> tuple[int, int]:
+def pair(shape: Any) -> tuple[int, int]:
     if len(shape) != 2 or min(shape) < 1:
         raise TilecError(f"a weight's shape is [N, K], found {list(shape)}")
     n, k = shape
     return int(n), int(k)
 
 
-def _contradict(what: str, **arrays: Array) -> TilecError:
+def contradict(what: str, **arrays: Array) -> TilecError:
     told = ", ".join(f"{name} {list(x.shape)}" for name, x in arrays.items())
     return TilecError(f"these are no tensors of one weight in {what}: {told}")
 
 
-def _stream(rows: Array, bits: int, count: int) -> Array:
+def stream(rows: Array, bits: int, count: int) -> Array:
     """The first `count` codes of each row of words, from the lowest bit up: uint8 [rows, count]."""
     words = np.ascontiguousarray(_words(rows) if rows.dtype.itemsize > 4 else rows)
     data = words.astype(words.dtype.newbyteorder("<")).view(np.uint8).reshape(len(words), -1)
@@ -262,7 +262,7 @@ def _group_order(g_idx: Any, k: int, groups: int) -> tuple[Array | None, int]:
     size = -(-k // groups)
     if g_idx is None:
         return None, size
-    found = _numbers(g_idx, "g_idx", "iu").reshape(-1)
+    found = numbers(g_idx, "g_idx", "iu").reshape(-1)
     if found.size != k or found.min() < 0 or found.max() >= groups:
         raise TilecError(
             f"g_idx gives each of {k} columns one of {groups} groups, found {found.size} up to {found.max()}"
@@ -274,7 +274,7 @@ def _group_order(g_idx: Any, k: int, groups: int) -> tuple[Array | None, int]:
 
 
 def _onnx_zeros(zero_points: Any, n: int, blocks: int, bits: int) -> Array:
-    held = _numbers(zero_points, "zero_points", "uf")
+    held = numbers(zero_points, "zero_points", "uf")
     if held.dtype.kind != "u":
         return held.astype(np.float32).reshape(n, blocks)
     packed = held.reshape(n, -1)
@@ -282,7 +282,7 @@ def _onnx_zeros(zero_points: Any, n: int, blocks: int, bits: int) -> Array:
         need = -(-blocks * bits // 8)
         raise TilecError(f"zero_points of {n} rows of {blocks} blocks are {need} bytes a row, "
                          f"found shape {list(held.shape)}")  # fmt: skip
-    return _stream(packed, bits, blocks)
+    return stream(packed, bits, blocks)
 
 
 def read_gguf(path: Any) -> dict[str, tuple[Array, str]]:
@@ -312,4 +312,3 @@ def read_safetensors(path: Any) -> dict[str, Array]:
         return dict(load_file(str(path)))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise TilecError(f"{path} is no safetensors file that can be read: {error}") from None
-

@@ -22,13 +22,14 @@ from tilec.ir.layout import Layout
 from tilec.ops.arrays import to_numpy
 from tilec.ops.callers import any_arrays
 from tilec.ops.quantize import quantize
+from tilec.ops.sparse_checkpoints import SparseCheckpoints
 from tilec.ops.weight import QuantizedWeight, code_values, packed_tiles
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class SparseWeight:
+class SparseWeight(SparseCheckpoints):
     """A weight [N, K]: `kept` [N, K / 2] are the numbers that may differ from 0, two of each four, in order;
     `places` uint8 [N, K / 2] says where, 0 to 3. `ops.sparsify` makes them.
 
