@@ -209,8 +209,10 @@ def exported(x: Host | DeviceArray) -> Any:
 
 def handed(x: Host | DeviceArray, library: Any) -> Any:
     """An array as one of a library's."""
-    if isinstance(x, np.ndarray) and x.flags.writeable and hasattr(library, "from_numpy"):
-        kind = _torch_dtype(x.dtype, library)  # faster than DLPack
+    if isinstance(x, np.ndarray) and x.flags.writeable and hasattr(library, "from_numpy"):  # soon done
+        if x.dtype.kind == "f":
+            return library.from_numpy(x)
+        kind = _torch_dtype(x.dtype, library)
         if kind is not None:
             return library.from_numpy(x.view(f"i{x.itemsize}")).view(kind)
     return library.from_dlpack(exported(x))

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 
 import tilec as tc
-from tilec.device import WIDEST, bounds_of
-from tilec.ir.addresses import address
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.signature import describable
@@ -20,8 +18,6 @@ from tilec.ops.op import op
 from tilec.ops.tiling import Extent, dense_tiling
 from tilec.places import current_target, element_strides
 from tilec.specialise import array_type
-
-REMEMBERED = 4096
 
 
 @tc.kernel
@@ -63,17 +59,9 @@ def product(a: Array, b: Array, c: Array, given: Extras = Extras(), epilogue: Ep
     matmul_kernel(a, b, c, *map(there, given), epilogue=epilogue, **tiling._asdict())
 
 
-_known: dict[Any, bool] = {}  # by all that it hangs on: asking takes longer than a small launch
-
-
 def _brought(x: Array) -> bool:
     """Whether TMA can bring an operand."""
-    key = x.shape, element_strides(x), x.dtype, address(bounds_of(x)) % WIDEST
-    if key not in _known:
-        if len(_known) >= REMEMBERED:
-            _known.clear()
-        _known[key] = describable(array_type(x, "x"))
-    return _known[key]
+    return describable(array_type(x, "x"))
 
 
 def compile_matmul(

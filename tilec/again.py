@@ -31,6 +31,7 @@ FROZEN = frozenset({float, tuple})  # constant_key tells equal ones apart, 0.0 a
 
 REMEMBERED = 4096
 TENSORS = {("torch", "Tensor"), ("torch.nn.parameter", "Parameter")}
+DTYPE = "torch", "dtype"
 TENSOR = object()  # what the part of a key about a tensor begins with
 Again = Callable[[], None]
 plays: dict[Any, Any] = {}  # of operators, by look
@@ -165,8 +166,8 @@ def _kind(kind: type) -> Looking:
         how = _look_at_number
     elif issubclass(kind, tuple) or kind is list:
         how = _look_inside
-    elif kind in ALIKE:
-        how = _look_at_value
+    elif kind in (DType, type) or issubclass(kind, np.dtype) or (kind.__module__, kind.__name__) == DTYPE:
+        how = _look_at_dtype
     elif is_itself_alone(kind):
         how = _look_at_owner
     _rarer[kind] = how
@@ -208,8 +209,9 @@ def _look_inside(x: Sequence[Any], found: list[Any], look: Look) -> bool:
     return _looks(x, found, look)
 
 
-def _look_at_value(x: Any, found: list[Any], look: Look) -> bool:
-    found.append(x)
+def _look_at_dtype(x: Any, found: list[Any], look: Look) -> bool:
+    """Ours, numpy's, a class of its scalars, torch's."""
+    found += type(x), x
     return True
 
 

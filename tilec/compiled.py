@@ -35,6 +35,7 @@ from tilec.ir.run import Memory, grid_size
 from tilec.ir.target import CPU, Place, Target, parse_target
 from tilec.ir.tile import ArrayType, Type
 from tilec.places import Emulated, Program, Reference, current_target, meant, runner_of
+from tilec.tape import current as noted
 
 if TYPE_CHECKING:
     from tilec.backends.ptx.hot_loop import Loop
@@ -243,7 +244,8 @@ class Compiled:
 
     def __call__(self, *args: Any) -> None:
         """Runs on these arguments; TilecError unless they are what it was compiled for."""
-        facts = seen(args, {})
+        tape = noted()
+        facts = seen(args, {}) if tape is None else None
         key = (current_target(), facts)
         again = None if facts is None or debug.inside() else self._again.get(key)
         if again is not None:
@@ -254,6 +256,8 @@ class Compiled:
         check_fits(self.definition, self.types, held)
         launch = self.prepared(held, self.place_of(held))
         launch(held)
+        if tape is not None:
+            tape.launched(launch, held)
         if facts is not None and debug.level() < LAUNCHES and (again := launch.bound(held)) is not None:
             keep(self._again, key, again)
 

@@ -251,6 +251,24 @@ def test_numbers_that_only_look_alike() -> None:
     assert again.look_of((float("nan"),), {}).key == again.look_of((float("nan"),), {}).key
 
 
+def test_dtypes_by_every_name() -> None:
+    x, w = normal(3, 8), normal(4, 8)
+    names: list[Any] = ["f16", tc.f16, np.float16, np.dtype(np.float16), "float16"]
+    for name in names:
+        assert called(ops.matmul, x, w.T, out_dtype=name).dtype == np.float16
+    assert called(ops.matmul, x, w.T, out_dtype=np.float32).dtype == np.float32
+    assert len(plays()) == len(names) + 1
+
+
+def test_kernels_compiled_beforehand_are_noted() -> None:
+    y, x = np.zeros(5, np.float32), normal(5)
+    done = arrays.copy_kernel.compile(y, x, target="cpu")
+    for _ in range(2):
+        with tape.noting() as noted:
+            done(y, x)
+        assert len(noted.launches) == 1 and np.array_equal(y, x)
+
+
 def test_targets_and_copies_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     x, w = normal(3, 8), normal(4, 8)
     y = called(ops.linear, x, w)
