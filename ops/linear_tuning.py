@@ -7,7 +7,6 @@ are kept on disk, by board and problem, beside those of `kernel.tune`.
 """
 
 from collections.abc import Iterator
-from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -87,6 +86,6 @@ def _row(tiles: Tiles, x: Array, weight: QuantizedWeight, place: str) -> Candida
 
     try:
         run()  # compiles, and loads
-        return Candidate(tiles._asdict(), seconds=median(run() for _ in range(REPEATS)))
+        return Candidate(tiles._asdict(), seconds=float(np.median([run() for _ in range(REPEATS)])))
     except TilecError as error:
         return Candidate(tiles._asdict(), refused=str(error))

@@ -48,6 +48,12 @@ def test_a_child_measures_every_stage(tmp_path: Any) -> None:
     assert again["passes"] < 1e-3  # nothing was compiled
 
 
+def test_a_child_compiles_an_operator_for_the_cpu(tmp_path: Any) -> None:
+    seconds = bench_cold._child("tilec.bench_cold", "linear", "cpu", tmp_path)
+    assert set(seconds) == {*bench_cold.COLUMNS} - {"kept", "cubin"}
+    assert all(x > 0 for x in seconds.values())
+
+
 def test_the_table_of_fresh_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -61,6 +67,7 @@ def test_the_table_of_fresh_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [line.split()[0].rstrip(",") for line in lines[:5]]
     assert names == ["a", "vector", "triton", "matmul", "triton"]
     assert lines[1].split()[-3:] == ["100.0", "200.0", "150.0"] and lines[2].split()[-1] == "-"
+    assert [line.split()[0] for line in lines[5:11]] == ["linear,", "attention,", "depthwise"] * 2
     assert {words[0] for words in asked} == {"tilec.bench_cold", "tilec.bench_triton"}
     assert {words[-1] for words in asked if "triton" not in words[0]} > {"kept"}
 

@@ -3,7 +3,7 @@
     for line in table("sm_80", runs=5): print(line)
 Each number comes from processes of their own, with an empty cache, or with one that a process before has
 filled. A child is `python -m tilec.bench_cold add sm_80`; it prints its seconds as JSON. Triton, where it is
-installed, compiles the same kernels in processes of its own.
+installed, compiles the same kernels in processes of its own. Operators are compiled for the CPU too.
 """
 
 from __future__ import annotations
@@ -13,25 +13,32 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
+OPERATORS = "tilec.ops.compile_bench"  # a floor above
 NAMES = {"add": "vector add, f32", "matmul": "matmul 128x128x32, f16"}
 STAGES = ("imports", "front end", "passes", "code", "cubin")
 COLUMNS = (*STAGES, "sum", "cpu", "kept")
+WIDTH = 36
 Seconds = dict[str, float]
 
 
 def table(target: str, runs: int) -> Iterator[str]:
     """One line for each kernel, and for each peer that is installed."""
     head = "".join(f"{name:>10}" for name in COLUMNS)
-    yield f"{'a fresh process, milliseconds':<32}{head}"
+    yield f"{'a fresh process, milliseconds':<{WIDTH}}{head}"
     for name, words in NAMES.items():
         yield _row(words, _ours(name, target, runs))
         if find_spec("triton"):
             yield _row("  triton", _fastest("tilec.bench_triton", name, target, runs, fresh=True))
+    for place in (target, "cpu"):
+        for name, words in import_module(OPERATORS).OPERATORS.items():
+            yield _row(f"{words}, {place}", _ours(name, place, runs))
     yield f"the fastest of {runs} processes, each column by itself"
     yield "imports: of tilec and llvmlite, over numpy; sum: what follows them, with nothing cached"
     yield "cpu: its processor time, that of ptxas too, which other programs on the machine disturb less"
@@ -48,7 +55,7 @@ def _ours(name: str, target: str, runs: int) -> Seconds:
 
 def _row(words: str, seconds: Seconds) -> str:
     found = [seconds.get(name) for name in COLUMNS]
-    return f"{words:<32}" + "".join(f"{'-':>10}" if x is None else f"{1e3 * x:10.1f}" for x in found)
+    return f"{words:<{WIDTH}}" + "".join(f"{'-':>10}" if x is None else f"{1e3 * x:10.1f}" for x in found)
 
 
 def _fastest(module: str, name: str, target: str, runs: int, *, fresh: bool) -> Seconds:
@@ -75,8 +82,10 @@ def measured(name: str, target: str) -> Seconds:
     import numpy  # noqa: F401
 
     marks = [perf_counter()]
-    from tilec import bench_kernels, cache
+    from tilec import cache
     from tilec.backends.ptx.assemble import assembler
+
+    kernels = import_module("tilec.bench_kernels" if name in NAMES else OPERATORS)
 
     kept = bool(cache.entries())
     if not kept:
@@ -85,17 +94,17 @@ def measured(name: str, target: str) -> Seconds:
         llvm.version()  # loads llvmlite
     marks.append(perf_counter())
     spent = sum(os.times()[:4])
-    done = bench_kernels.compiled(name, target)
+    done = kernels.compiled(name, target)
     marks.append(perf_counter())
     if not kept:
         _ = done.func
     marks.append(perf_counter())
     _ = done.code
     marks.append(perf_counter())
-    if assembler():
+    if target != "cpu" and assembler():
         _ = done.cubin
-    marks.append(perf_counter())
-    stages = {name: marks[i + 1] - marks[i] for i, name in enumerate(STAGES)}
+        marks.append(perf_counter())
+    stages = {stage: after - before for stage, (before, after) in zip(STAGES, pairwise(marks), strict=False)}
     return stages | {"sum": marks[-1] - marks[1], "cpu": sum(os.times()[:4]) - spent}
 
 

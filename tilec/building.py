@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -21,6 +20,8 @@ from tilec.ir.errors import TilecError
 from tilec.ir.target import CPU, Target, target
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
     from tilec.kernels import Kernel
 
 Parts = Mapping[str, bytes]
@@ -41,6 +42,8 @@ def pool(executor: Executor | None, jobs: int) -> Iterator[Executor]:
     if executor is not None:
         yield executor
         return
+    from concurrent.futures import ThreadPoolExecutor  # loads what few processes need
+
     with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, jobs))) as made:
         yield made
 

@@ -20,6 +20,7 @@ from tilec.ir.errors import Loc, TilecError
 
 FunctionNode = ast.FunctionDef | ast.Lambda
 MOST_DECORATORS = 40  # lines of them above a def
+DEFINED = re.compile(r"^\s*def\s+(\w+)", re.MULTILINE)
 
 
 class Code:
@@ -72,7 +73,7 @@ def code_of(function: FunctionType) -> Code:
     linecache.checkcache(code.co_filename)
     lines = linecache.getlines(code.co_filename)
     near = "".join(lines[code.co_firstlineno - 1 :][:MOST_DECORATORS])
-    if re.search(rf"^\s*def\s+{re.escape(code.co_name)}\b", near, re.MULTILINE):
+    if code.co_name in DEFINED.findall(near):
         return Code(code, code.co_filename, lines)
     found = find_code(code)
     if found is None:

@@ -12,11 +12,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import product
 from math import log
-from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +32,8 @@ from tilec.ir.packing import PackedArray
 from tilec.ir.target import CPU, Target, parse_target
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
     from tilec.kernels import Kernel
 
 REPEATS = 7
@@ -204,7 +204,8 @@ def _row(
         idle = max(1.0, rates.sms / blocks) if rates and blocks else 1.0
         return Candidate(constants, bytes=moved, idle=idle, **resources)
     try:
-        return Candidate(constants, seconds=median(_times(filled(compiled, built), args)), **resources)
+        seconds = float(np.median([*_times(filled(compiled, built), args)]))
+        return Candidate(constants, seconds=seconds, **resources)
     except TilecError as error:
         return Candidate(constants, refused=str(error))
 
