@@ -4,6 +4,7 @@
     blocked((64, 128), threads=128, vector=8)     wide, coalesced accesses to a row-major array
 A matrix product over warps=(wm, wn) puts wm warps below each other and wn beside each other: a is the same in
 the wn warps of a row, b in the wm of a column. An integer: all warps side by side (b, c), or stacked (a).
+Of several products at once shapes have an axis in front, (s, m, k), over which wz of warps=(wz, wm, wn) go.
 """
 
 from functools import lru_cache
@@ -28,94 +29,89 @@ __all__ = [
     "spatial", "wgmma_a", "wgmma_atom", "wgmma_c", "wgmma_places",
 ]  # fmt: skip
 
-Warps = int | tuple[int, int]
+Warps = int | tuple[int, ...]
+BELOW, BESIDE = 1, 2  # axes of the warps' grid
 SECTOR = 8  # elements of 4 bytes in the 32 bytes that memory moves at once
 
 
-def mma_a(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
+def mma_a(dtype: DType, shape: Shape, warps: Warps = 1) -> Layout:
     """The left operand (m, k) for mma.sync on elements of this size, slots (m-subtile, k-step, atom)."""
-    wm, wn = _grid(warps if isinstance(warps, tuple) else (warps, 1))
-    atom = full_mma_atom(dtype.bits).a
-    rows, steps = _repeats(shape, (wm, 1), atom)
-    return (spatial(wm, 1) * replicas(2, wn) * local(rows, steps) * atom).with_shape(shape)
+    over, wm, wn = _grid(warps, BELOW)
+    return _tiled(shape, over, spatial(wm, 1) * replicas(2, wn), full_mma_atom(dtype.bits).a)
 
 
-def mma_b(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
+def mma_b(dtype: DType, shape: Shape, warps: Warps = 1) -> Layout:
     """The right operand (k, n) for mma.sync on elements of this size, slots (k-step, n-subtile, atom).
 
     Neighbours along k that share a register are neighbouring slots, and a warp's columns are neighbours, so
     that `bytes` stores what a thread needs for one step in one piece.
     """
-    wm, wn = _grid(warps if isinstance(warps, tuple) else (1, warps))
-    atom = full_mma_atom(dtype.bits).b
-    steps, columns = _repeats(shape, (1, wn), atom)
-    return (replicas(2, wm) * spatial(1, wn) * local(steps, columns) * atom).with_shape(shape)
+    over, wm, wn = _grid(warps, BESIDE)
+    return _tiled(shape, over, replicas(2, wm) * spatial(1, wn), full_mma_atom(dtype.bits).b)
 
 
-def mma_places(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
+def mma_places(dtype: DType, shape: Shape, warps: Warps = 1) -> Layout:
     """The places (m, k / 2) of a sparse left operand whose values have the layout mma_a(dtype, shape, warps);
     slots (m-subtile, k-step, atom). A thread's 16 places of an atom are one register.
     """
-    wm, wn = _grid(warps if isinstance(warps, tuple) else (warps, 1))
-    atom = sparse_atom(dtype.bits).places
-    rows, steps = _repeats(shape, (wm, 1), atom)
-    return (spatial(wm, 1) * replicas(2, wn) * local(rows, steps) * atom).with_shape(shape)
+    over, wm, wn = _grid(warps, BELOW)
+    return _tiled(shape, over, spatial(wm, 1) * replicas(2, wn), sparse_atom(dtype.bits).places)
 
 
-def mma_sparse_b(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
+def mma_sparse_b(dtype: DType, shape: Shape, warps: Warps = 1) -> Layout:
     """The right operand (k, n) of a product with a sparse one, as mma_b: steps are twice as long."""
-    wm, wn = _grid(warps if isinstance(warps, tuple) else (1, warps))
-    atom = sparse_atom(dtype.bits).b
-    steps, columns = _repeats(shape, (1, wn), atom)
-    return (replicas(2, wm) * spatial(1, wn) * local(steps, columns) * atom).with_shape(shape)
+    over, wm, wn = _grid(warps, BESIDE)
+    return _tiled(shape, over, replicas(2, wm) * spatial(1, wn), sparse_atom(dtype.bits).b)
 
 
-def mma_c(dtype: DType, shape: tuple[int, int], warps: Warps = 1) -> Layout:
+def mma_c(dtype: DType, shape: Shape, warps: Warps = 1) -> Layout:
     """The accumulator (m, n) of mma.sync, slots (m-subtile, n-subtile, atom); only f64's differs."""
     if dtype.bits < 16:
         raise TilecError(f"mma accumulates in f64, f32, i32 or f16, not {dtype}")
-    wm, wn = _grid(warps if isinstance(warps, tuple) else (1, warps))
-    atom = full_mma_atom(64 if dtype.bits == 64 else 16).c
-    rows, columns = _repeats(shape, (wm, wn), atom)
-    return (spatial(wm, wn) * local(rows, columns) * atom).with_shape(shape)
+    over, wm, wn = _grid(warps, BESIDE)
+    return _tiled(shape, over, spatial(wm, wn), full_mma_atom(64 if dtype.bits == 64 else 16).c)
 
 
-def wgmma_a(dtype: DType, shape: tuple[int, int], groups: tuple[int, int] = (1, 1)) -> Layout:
+def wgmma_a(dtype: DType, shape: tuple[int, int], groups: tuple[int, ...] = (1, 1)) -> Layout:
     """The left operand (m, k) of wgmma in registers, over warpgroups below and beside each other; slots
     (m-subtile, k-step, atom).
     """
-    atom = wgmma_atom(8, dtype.bits).a
-    rows, steps = _repeats(shape, (groups[0], 1), atom)
-    return (spatial(groups[0], 1) * replicas(2, groups[1]) * local(rows, steps) * atom).with_shape(shape)
+    return _tiled(shape, 1, spatial(groups[0], 1) * replicas(2, groups[1]), wgmma_atom(8, dtype.bits).a)
 
 
-def wgmma_places(dtype: DType, shape: tuple[int, int], groups: tuple[int, int] = (1, 1)) -> Layout:
+def wgmma_places(dtype: DType, shape: tuple[int, int], groups: tuple[int, ...] = (1, 1)) -> Layout:
     """The places (m, k / 2) of a sparse left operand whose values have the layout wgmma_a(dtype, shape,
     groups); slots as those of mma_places.
     """
     atom = spatial(4, 1) * sparse_atom(dtype.bits).places
-    rows, steps = _repeats(shape, (groups[0], 1), atom)
-    return (spatial(groups[0], 1) * replicas(2, groups[1]) * local(rows, steps) * atom).with_shape(shape)
+    return _tiled(shape, 1, spatial(groups[0], 1) * replicas(2, groups[1]), atom)
 
 
 def wgmma_c(shape: tuple[int, int], groups: tuple[int, int] = (1, 1)) -> Layout:
     """The accumulator (m, n) of wgmma, slots (m-subtile, n-subtile of 8, atom)."""
-    atom = wgmma_atom(8, 16).c
-    rows, columns = _repeats(shape, groups, atom)
-    return (spatial(*groups) * local(rows, columns) * atom).with_shape(shape)
+    return _tiled(shape, 1, spatial(*groups), wgmma_atom(8, 16).c)
 
 
-def _grid(warps: tuple[int, int]) -> tuple[int, int]:
+def _grid(warps: Warps, along: int) -> tuple[int, int, int]:
+    """Warps over several products, below and beside each other; a number: all of them along one axis."""
+    if isinstance(warps, int):
+        warps = tuple(warps if axis == along else 1 for axis in (BELOW, BESIDE))
     if min(warps) < 1:
         raise TilecError(f"a product needs at least one warp on each axis, not {warps}")
-    return warps
+    over, wm, wn = (1, *warps)[-3:]
+    return over, wm, wn
 
 
-def _repeats(shape: tuple[int, int], warps: tuple[int, int], atom: Layout) -> list[int]:
-    """How often each warp repeats the atom on each axis; it goes past the tile where that does not divide."""
-    if len(shape) != 2:
-        raise TilecError(f"a fragment of a matrix product has two axes, not {list(shape)}")
-    return [-(-n // (w * a)) for n, w, a in zip(shape, warps, atom.shape, strict=True)]
+def _tiled(shape: Shape, over: int, warps: Layout, atom: Layout) -> Layout:
+    """Atoms side by side in each warp; they go past the tile where that does not divide."""
+    if len(shape) not in (2, 3) or (len(shape) == 2 and over > 1):
+        axes = "three axes, as its warps have," if over > 1 else "two axes, of several products three,"
+        raise TilecError(f"a fragment of a matrix product has {axes} not {list(shape)}")
+    repeats = [-(-n // (w * a)) for n, w, a in zip(shape[-2:], warps.shape, atom.shape, strict=True)]
+    one = warps * local(*repeats) * atom
+    if len(shape) == 3:
+        one = spatial(over, 1, 1) * local(-(-shape[0] // over), 1, 1) * one.insert_axis(0)
+    return one.with_shape(shape)
 
 
 @lru_cache(1024)

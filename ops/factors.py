@@ -99,10 +99,20 @@ def is_halved(weight: DType, zero_point: bool) -> bool:
 # In kernels.
 
 
+def of_group(constants: tc.Array, at: Any, w: tc.Tile) -> tc.Tile:
+    """The constants (1, bn) of the group at `at`, which weights w (bk, bn) are of; (groups, 1, bn) from there
+    on for w (groups, bk, bn).
+    """
+    bn = w.shape[-1]
+    if w.rank == 2:
+        return constants.load(at, (1, bn))
+    return constants.load(at, (w.shape[0], bn)).reshape((-1, 1, bn))
+
+
 def factors(
     w: tc.Tile, zeros: tc.Array, at: Any, compute: DType, zero_point: bool, placed: DType | None
 ) -> tc.Tile:
-    """(w - zero) / unit, exact: (1, bn) zeros of the group at `at`, or the type's own."""
+    """(w - zero) / unit, exact: zeros of the group at `at`, or the type's own."""
     if compute.is_integer:
         return raised(w) if placed == dt.i8 else integers(w, zeros, at, zero_point)
     if compute.bits > 8:
@@ -118,10 +128,10 @@ def factors(
 def floats(
     w: tc.Tile, zeros: tc.Array, at: Any, compute: DType, zero_point: bool, times: float = 1
 ) -> tc.Tile:
-    """(w - zero) * times, exact: (1, bn) zeros of the group at `at`, or the type's own."""
+    """(w - zero) * times, exact: zeros of the group at `at`, or the type's own."""
     if times != 1:
         return w.to(compute) * times
-    zero = zeros.load(at, (1, w.shape[1])).to(compute) if zero_point else default_zero(w.dtype)
+    zero = of_group(zeros, at, w).to(compute) if zero_point else default_zero(w.dtype)
     return w.to(compute) - zero
 
 
@@ -132,7 +142,7 @@ def integers(w: tc.Tile, zeros: tc.Array, at: Any, zero_point: bool) -> tc.Tile:
     if not zero_point:
         return w.to(tc.i8) - wrapped(default_zero(w.dtype))  # wraps to the difference
     kind = tc.i16 if w.dtype.bits == 8 else tc.i8
-    return w.to(kind) - zeros.load(at, (1, w.shape[1])).to(kind)
+    return w.to(kind) - of_group(zeros, at, w).to(kind)
 
 
 def raised(w: tc.Tile) -> tc.Tile:

@@ -49,6 +49,7 @@ def linear_kernel(
     split: int = 1,
     blocks: int = 0,
     direct: bool = False,
+    slices: int = 1,
     once: bool = False,
 ) -> None:
     """y = x @ w^T, finished as `epilogue` says: `split` blocks compute one tile (bm, bn) of y, each from its
@@ -60,7 +61,7 @@ def linear_kernel(
     """
     if once:
         codes.read_once()
-    form = Form(weight, fragment, group, compute, zero_point, scaled_weights, placed, direct)
+    form = Form(weight, fragment, group, compute, zero_point, scaled_weights, placed, direct, slices)
     given, extras = Weights(codes, scales, zeros), Extras(bias, residual, x_scale, u, v)
     Y, steps, shared = (
         y.tiles((bm, fragment.shape[1])),

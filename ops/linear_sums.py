@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.layout import Layout
-from tilec.ops.factors import factors, floats, unit
+from tilec.ops.factors import factors, floats, of_group, unit
 from tilec.ops.split import Run
+from tilec.ops.tiling import sliced
 from tilec.ops.weight import default_zero
 
 WHOLE = 1 << 30  # more weights than a row has
@@ -40,10 +41,16 @@ class Form(NamedTuple):
     scaled_weights: bool
     placed: DType | None
     direct: bool = False
+    slices: int = 1  # of each step, one for each group of warps
 
     @property
     def warps(self) -> int:
         return self.fragment.threads // WARP
+
+    @property
+    def has_groups(self) -> bool:
+        """Is each slice a group?"""
+        return self.slices > 1 and self.group * self.slices == self.fragment.shape[0]
 
     @property
     def steps(self) -> int:
@@ -58,19 +65,35 @@ def rows_of(x: tc.Array, i: Any, s: Any, bm: int, form: Form) -> tc.Tile:
     if form.direct and is_left(form):
         tile = tc.annotate(tile, tc.layouts.mma_b(compute, (bk, bm), (form.warps, 1)).permute((1, 0)))
     elif form.direct:
-        tile = tc.annotate(tile, tc.layouts.mma_a(compute, (bm, bk), (1, form.warps)))
+        tile = tc.annotate(tile, rows_by_slices(bm, form))
     return tile.to(compute)
+
+
+def rows_by_slices(bm: int, form: Form) -> Layout:
+    """Who holds x (bm, bk) as the left operand of weights that are held by slices."""
+    bk, beside = form.fragment.shape[0], form.warps // form.slices
+    cut = (form.slices, bm, bk // form.slices), (form.slices, 1, beside)
+    held = tc.layouts.mma_a(form.compute, *cut).permute((1, 0, 2)).reshape((bm, bk))
+    assert held is not None, "neighbouring axes are one"
+    return held
 
 
 def product(xs: tc.Tile, w: tc.Tile, acc: tc.Tile, form: Form) -> tc.Tile:
     """xs @ w + acc. Weights that warpgroups hold as a left operand stay it without them: their columns come
     in the order in which warps have them.
     """
+    if form.slices > 1:
+        return tc.dot(xs.reshape((xs.shape[0], form.slices, -1)).permute((1, 0, 2)), by_slices(w, form), acc)
     if not (form.direct and is_left(form)):
         return tc.dot(xs, w, acc)
     turned = by_warps(acc.T, form.warps)
     turned = tc.annotate(turned, tc.layouts.mma_c(acc.dtype, (acc.shape[1], acc.shape[0]), (form.warps, 1)))
     return by_groups(tc.dot(by_warps(w.T, form.warps), xs.T, turned), form.warps).T
+
+
+def by_slices(w: tc.Tile, form: Form) -> tc.Tile:
+    """Weights (slices, bk / slices, bn): those of each group of warps."""
+    return w.reshape((form.slices, -1, form.fragment.shape[1]))
 
 
 def by_warps(rows: tc.Tile, warps: int) -> tc.Tile:
@@ -88,7 +111,7 @@ def by_groups(rows: tc.Tile, warps: int) -> tc.Tile:
 def is_left(form: Form) -> bool:
     """Are weights held as the left operand of warpgroups?"""
     bk, bn = form.fragment.shape
-    return form.fragment != tc.layouts.mma_b(form.compute, (bk, bn), form.warps)
+    return form.fragment != sliced(form.compute, (bk, bn), form.warps, form.slices)
 
 
 def words_of(form: Form) -> Layout:
@@ -116,14 +139,16 @@ def summed(
     (bk, bn), group, compute, zero_point = form.fragment.shape, form.group, form.compute, form.zero_point
     weight, scales, zeros, placed = form.weight, given.scales, given.zeros, form.placed
     W = given.codes.tiles((1, 1, form.fragment.nbytes(weight)))
-    acc = tc.zeros((bm, bn), tc.f32)
+    own = (bm, bn) if form.slices == 1 else (form.slices, bm, bn)
+    acc = tc.zeros(own, tc.f32)
     sums = tc.i32 if compute.is_integer else tc.f32
-    part = tc.zeros((bm, bn), sums)  # those of the group under way
+    part = tc.zeros(own, sums)  # those of the group under way
     span = gcd(group, LONGEST) if compute.is_integer else group
     apart = compute.is_integer and zero_point and zeros.dtype.is_float  # differences that are no bytes
     plainly = weight.exponent < compute.exponent and placed != weight  # else NaN costs nothing
     held = weight.all_numbers if plainly else weight  # no code is special
-    plain = group % bk == 0 and not (apart or form.scaled_weights)
+    grouped = not apart and (group % bk == 0 or form.has_groups)
+    plain = grouped and not form.scaled_weights
     worth = unit(weight, compute, zero_point, placed) if plain else 1.0
     steps = 1 if run.share is None else form.steps  # runs of several tiles end anywhere
     source = words_of(form) if form.direct else None
@@ -135,16 +160,17 @@ def summed(
         for q in range(steps):
             s = first + q
             xs, w = rows_of(x, i, s, bm, form), tc.view(here[q], held, form.fragment, source, placed=placed)
-            if group % bk == 0 and not apart:
+            if grouped:
+                w = by_slices(w, form) if form.has_groups else w
                 at = (s * bk // group if group else 0, j * bn)
                 if form.scaled_weights:
-                    w = floats(w, zeros, at, compute, zero_point) * scales.load(at, (1, bn)).to(compute)
+                    w = floats(w, zeros, at, compute, zero_point) * of_group(scales, at, w).to(compute)
                     acc = product(xs, w, acc, form)
                 else:
                     part = product(xs, factors(w, zeros, at, compute, zero_point, placed), part, form)
                 if not form.scaled_weights and span and ends_group(s, run.last, bk, span):
-                    acc = tc.fma(part.to(tc.f32), scales.load(at, (1, bn)).to(tc.f32), acc)
-                    part = tc.zeros((bm, bn), sums)
+                    acc = tc.fma(part.to(tc.f32), of_group(scales, at, w).to(tc.f32), acc)
+                    part = tc.zeros(own, sums)
             else:  # groups end within a step: each weight gets its own scale
                 g, n = (s * bk + tc.arange(bk)[:, None]) // (group or WHOLE), j * bn + tc.arange(bn)[None, :]
                 zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
@@ -155,9 +181,9 @@ def summed(
         acc = part * scales.load((0, j * bn), (1, bn)).to(tc.f32)
     if worth != 1:
         acc = acc * worth
-    return acc
+    return acc if form.slices == 1 else acc.sum(0)
 
 
 def ends_group(step: Any, steps: Any, bk: int, group: int) -> Any:
     """Is this the last step of its group, or the last of all?"""
-    return True if group == bk else ((step + 1) * bk % group == 0) | (step + 1 == steps)
+    return True if bk % group == 0 else ((step + 1) * bk % group == 0) | (step + 1 == steps)

@@ -58,7 +58,8 @@ class Weighted(NamedTuple):
     takes fewest instructions.
     `split`: blocks that share one tile's sums, each with a part of K. `blocks`, where it is not 0: so many
     share all tiles' steps, each a run of them. `producer` as in Dense. `direct`: threads read what they
-    multiply themselves, past shared memory.
+    multiply themselves, past shared memory. `slices`: each step along K is cut into so many, one for each
+    group of warps, which hold weights as `sliced` says and add their sums up at the end.
     """
 
     bm: int
@@ -71,6 +72,7 @@ class Weighted(NamedTuple):
     blocks: int = 0
     producer: bool = False
     direct: bool = False
+    slices: int = 1
 
 
 def has_threads(target: str) -> bool:
@@ -147,8 +149,18 @@ def direct(tiling: Weighted) -> Weighted:
     if held.slots % WORD:
         return tiling
     bk, bn = held.shape
-    left = held != mma_b(f16, (bk, bn), tiling.warps)
+    left = held != sliced(f16, (bk, bn), tiling.warps, tiling.slices)
     return tiling._replace(bm=8 if left else 16, stages=1, producer=False, direct=True)
+
+
+def sliced(dtype: DType, shape: tuple[int, int], warps: int, slices: int = 1) -> Layout:
+    """Weights (bk, bn) for mma.sync, of which each of `slices` groups of warps holds its part of bk."""
+    (bk, bn), beside = shape, warps // slices
+    if bk % slices or warps % slices:
+        raise TilecError(f"{warps} warps and steps of {bk} are not cut into {slices} equal slices")
+    held = mma_b(dtype, (slices, bk // slices, bn), (slices, 1, beside)).reshape(shape)
+    assert held is not None, "neighbouring axes are one"
+    return held
 
 
 def _board(target: str) -> Rates:

@@ -312,7 +312,11 @@ def annotate(x: Tile, layout: Layout) -> Tile:
 
 
 def dot(a: Tile, b: Tile, acc: Tile | None = None) -> Tile:
-    """a @ b + acc: a (m, k), b (k, n), acc (m, n), summed in acc's dtype: f32, i32 or wider."""
+    """a @ b + acc: a (m, k), b (k, n), acc (m, n), summed in acc's dtype: f32, i32 or wider.
+
+    Several products at once have an axis in front, (s, m, k), (s, k, n) and (s, m, n): heads, or parts of a
+    sum over k that warps share, `tc.dot(a, b).sum(0)`.
+    """
     return values.dot(a, b, acc)
 
 

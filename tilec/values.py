@@ -383,7 +383,7 @@ def dot(a: Tile, b: Tile, acc: Tile | None = None) -> Tile:
             raise TilecError(f"dot takes tiles, found {type(x).__name__}: read a tile from the array first")
     if acc is None:
         wide = dt.i32 if a.dtype.is_integer else dt.f64 if a.dtype == dt.f64 else dt.f32
-        shape = (a.shape[0], b.shape[1]) if a.rank == b.rank == 2 else ()
+        shape = (*a.shape[:-1], b.shape[-1]) if a.rank == b.rank in (2, 3) else ()
         acc = full(0, shape, wide)
     return emit(mma.Dot, a.value, b.value, acc.value)
 

@@ -6,6 +6,7 @@ warps, so that slots with the same atom coordinates belong together in every thr
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,12 +51,19 @@ class Sparse:
     places: Callable[[int, int], Kept]
 
 
-def by_coordinates(layout: Layout) -> Slots:
-    """The slot that holds each coordinate offset from the thread's first element."""
+def by_coordinates(layout: Layout, product: tuple[int, ...] = ()) -> Slots:
+    """The slot that holds each coordinate offset from the thread's first element; of one of its products."""
     found: dict[tuple[int, ...], int] = {}
-    for s, point in enumerate(layout.slot_part().tolist()):
-        found.setdefault(tuple(point), s)
+    for s, (*of, row, column) in enumerate(layout.slot_part().tolist()):
+        if tuple(of) == product:
+            found.setdefault((row, column), s)
     return found
+
+
+def products(layout: Layout) -> list[tuple[int, ...]]:
+    """The products that a thread has a part in, as offsets from its first: several where a tile has three
+    axes."""
+    return sorted({tuple(point[:-2]) for point in layout.slot_part().tolist()})
 
 
 def ptx_type(dtype: DType) -> str:
@@ -70,8 +78,8 @@ def dot(e: Emitter, inst: Dot) -> Fragment:
     if not inst.atom:
         return _fma(e, a, b, c)
     m, n, k = inst.atom
-    if a.layout.shape[1] % k:
-        a, b = _zero_padded(e, a, 1), _zero_padded(e, b, 0)
+    if a.layout.shape[-1] % k:
+        a, b = _zero_padded(e, a, -1), _zero_padded(e, b, -2)
     if becomes_floats(e, inst):
         c = Fragment(c.dtype, c.layout, [str(SHIFTED)] * len(c.slots))
     atom = mma_atom(m, n, k, a.dtype.bits)
@@ -86,7 +94,7 @@ def becomes_floats(e: Emitter, x: Value) -> bool:
     if not isinstance(x, Dot) or not x.atom or x.tile.dtype != dt.i32 or not is_zero(x.c):
         return False
     kinds = x.a.tile.dtype, x.b.tile.dtype
-    most = x.a.tile.shape[1] << sum(kind.bits - kind.is_signed for kind in kinds)
+    most = x.a.tile.shape[-1] << sum(kind.bits - kind.is_signed for kind in kinds)
     users = e.users.get(x, [])
     return most <= 1 << 22 and bool(users) and all(isinstance(u, Cast) and u.dtype == dt.f32 for u in users)
 
@@ -121,12 +129,12 @@ def multiplied(
     """a @ b + c by instructions of one shape (m, n, k), whose operands' elements lie at `parts`. Of a sparse
     a there are the columns that are kept."""
     (a, b, c), (m, n, k) = factors, shape
-    places = [by_coordinates(f.layout) for f in factors]
     out, deep = list(c.slots), k // sparse.per if sparse else k
-    rows = sorted({r // m for r, _ in places[2]})
-    columns = sorted({s // n for _, s in places[2]})
-    for step in range(-(-b.layout.shape[0] // k)):
-        for i in rows:
+    for product in products(c.layout):
+        places = [by_coordinates(f.layout, product) for f in factors]
+        rows = sorted({r // m for r, _ in places[2]})
+        columns = sorted({s // n for _, s in places[2]})
+        for step, i in itertools.product(range(-(-b.layout.shape[-2] // k)), rows):
             left = _words(e, a, [places[0][i * m + r, step * deep + s] for r, s in parts[0]])
             kept = sparse.places(i, step) if sparse else None
             for j in columns:
@@ -192,12 +200,13 @@ def _fma(e: Emitter, a: Fragment, b: Fragment, c: Fragment) -> Fragment:
     """c[r, s] += a[r, k] * b[k, s] element by element; a thread holds the rows of a and columns of b that it
     needs.
     """
-    left, right, mine = by_coordinates(a.layout), by_coordinates(b.layout), by_coordinates(c.layout)
     out = list(c.slots)
-    for k in range(a.layout.shape[1]):
-        for (r, s), slot in mine.items():
-            x, y = a.slots[left[r, k]], b.slots[right[k, s]]
-            out[slot] = _multiply_add(e, x, y, out[slot], (a.dtype, b.dtype, c.dtype))
+    for product in products(c.layout):
+        left, right, mine = (by_coordinates(f.layout, product) for f in (a, b, c))
+        for k in range(a.layout.shape[-1]):
+            for (r, s), slot in mine.items():
+                x, y = a.slots[left[r, k]], b.slots[right[k, s]]
+                out[slot] = _multiply_add(e, x, y, out[slot], (a.dtype, b.dtype, c.dtype))
     return Fragment(c.dtype, c.layout, out)
 
 

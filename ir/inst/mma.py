@@ -21,8 +21,8 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Dot(Inst):
-    """a @ b + c over one tile: a (m, k), b (k, n), c (m, n). Operands exact in their dtype, summed in c's,
-    any order.
+    """a @ b + c over one tile: a (m, k), b (k, n), c (m, n); or as many products as the axis in front of all
+    three says. Operands exact in their dtype, summed in c's, any order.
 
     A pass fills in `atom`: the shape (m, n, k) of the target's matrix instruction, () for FMA; where m or n
     is 64, warpgroups do it, and their rows are those of a or, transposed, the columns of b.
@@ -40,13 +40,19 @@ class Dot(Inst):
 
     def result(self) -> TileType:
         a, b, c = self.a.tile, self.b.tile, self.c.tile
-        if not a.rank == b.rank == c.rank == 2:
-            raise TilecError(f"dot takes tiles of rank 2: a is {a}, b is {b}, the accumulator is {c}")
-        (m, k), (k2, n) = a.shape, b.shape
+        if not a.rank == b.rank == c.rank or a.rank not in (2, 3):
+            raise TilecError(
+                "dot takes tiles of rank 2, or of 3 for several products: "
+                f"a is {a}, b is {b}, the accumulator is {c}"
+            )
+        (*count, m, k), (*count2, k2, n) = a.shape, b.shape
         if k != k2:
             raise TilecError(f"dot needs a's columns to match b's rows: a is {m}x{k}, b is {k2}x{n}")
-        if c.shape != (m, n):
-            raise TilecError(f"dot of {m}x{k} and {k2}x{n} needs an accumulator of {m}x{n}, not {c}")
+        if count != count2:
+            raise TilecError(f"dot of several products needs as many of a as of b: a is {a}, b is {b}")
+        if c.shape != (*count, m, n):
+            wanted = "x".join(map(str, (*count, m, n)))
+            raise TilecError(f"dot of {m}x{k} and {k2}x{n} needs an accumulator of {wanted}, not {c}")
         self._check_dtypes(a, b, c)
         return c
 

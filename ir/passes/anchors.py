@@ -18,7 +18,7 @@ from tilec.ir.facts import Facts
 from tilec.ir.inst.memory import Load, Store
 from tilec.ir.inst.mma import Dot, GroupProduct, matrix_shape
 from tilec.ir.inst.sparse import SparseDot
-from tilec.ir.layout import Layout, local, register, spatial
+from tilec.ir.layout import Layout, Shape, local, register, spatial
 from tilec.ir.layouts import (
     blocked,
     mma_a,
@@ -35,41 +35,49 @@ from tilec.ir.tile import ArrayType
 WARP, SECTOR, SECTORS = 32, 32, 2  # threads; bytes; that come from L2 in a cycle
 GROUP, ROWS = 4, 64  # warps of a warpgroup, and rows of its product
 Trio = tuple[Layout, Layout, Layout]
-Split = tuple[int, int]  # warps below each other, and beside each other
+Split = tuple[int, ...]  # warps below and beside each other; in front, over several products
 
 
 # -- products ---------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1024)
-def dot_layouts(
-    shape: tuple[int, int, int], dtypes: tuple[DType, DType, DType], atom: bool, across: Split
-) -> Trio:
-    """Layouts of a, b and c for a product of (m, n, k) that warps share out as `across`."""
+def dot_layouts(shape: Shape, dtypes: tuple[DType, DType, DType], atom: bool, across: Split) -> Trio:
+    """Layouts of a, b and c for a product of (m, n, k), or several, that warps share out as `across`."""
     if not atom:
         return _fma_layouts(shape, prod(across) * WARP)
-    m, n, k = shape
+    *count, m, n, k = shape
+    rows, right, sums = (*count, m, k), (*count, k, n), (*count, m, n)
     a, b, c = dtypes
-    return mma_a(a, (m, k), across), mma_b(b, (k, n), across), mma_c(c, (m, n), across)
+    return mma_a(a, rows, across), mma_b(b, right, across), mma_c(c, sums, across)
 
 
-def splits(warps: int) -> list[Split]:
-    """The ways to share out a product among warps."""
+def splits(warps: int, shape: Shape = ()) -> list[Split]:
+    """The ways to share out a product with a result of this shape among warps, or several."""
+    if len(shape) == 3:
+        over = [wz for wz in range(1, shape[0] + 1) if warps % wz == 0 and shape[0] % wz == 0]
+        return [(wz, *rest) for wz in over for rest in splits(warps // wz)]
     return [(wm, warps // wm) for wm in range(1, warps + 1) if warps % wm == 0]
 
 
-def traffic(shape: tuple[int, ...], across: Split, chained: bool) -> tuple[int, int, int]:
+def traffic(shape: Shape, across: Split, chained: bool) -> tuple[int, int, int]:
     """Work of each warp on c (m, n), idle parts counted, then the rows and columns that it reads. `chained`:
     a comes from another product, whose accumulators are its fragments if warps lie below each other."""
-    (m, n), (wm, wn) = shape, across
+    (*count, m, n), (*over, wm, wn) = shape, across
     rows, columns = -(-m // (16 * wm)) * 16, -(-n // (8 * wn)) * 8
-    work = rows * columns
-    return work * (2 if chained and wn > 1 else 1), rows + columns, wn
+    each = prod(count) // prod(over)
+    work = each * rows * columns
+    return work * (2 if chained and wn > 1 else 1), each * (rows + columns), wn
 
 
-def _fma_layouts(shape: tuple[int, int, int], threads: int) -> Trio:
+def _fma_layouts(shape: Shape, threads: int) -> Trio:
     """Each thread a rectangle of c, as square as can be: rows * columns products for rows + columns reads."""
-    m, n, k = shape
+    *count, m, n, k = shape
+    if count:
+        over = gcd(count[0], threads)
+        each = spatial(over, 1, 1) * local(count[0] // over, 1, 1)
+        a, b, c = (each * one.insert_axis(0) for one in _fma_layouts((m, n, k), threads // over))
+        return a, b, c
     down = min(
         (d for d in range(1, threads + 1) if threads % d == 0),
         key=lambda d: (-(-m // d) * -(-n // (threads // d)), -(-m // d) + -(-n // (threads // d))),
@@ -102,7 +110,7 @@ def layouts_of_group(dot: GroupProduct, threads: int) -> tuple[Layout, ...]:
     return tuple(x.permute((1, 0)) if t else x for x, t in zip((*factors, sums), turned, strict=True))
 
 
-def split(m: int, groups: int) -> Split:
+def split(m: int, groups: int) -> tuple[int, int]:
     """How warpgroups share out a product of m rows: below each other while there are rows, then beside."""
     below = gcd(m // ROWS, groups)
     return below, groups // below
@@ -112,16 +120,15 @@ def layouts_of_dot(dot: Dot | SparseDot, across: Split) -> tuple[Layout, ...]:
     """Of its factors, then of c."""
     if isinstance(dot, SparseDot):
         return _sparse_layouts(dot, across)
-    (m, k), n = dot.a.tile.shape, dot.b.tile.shape[1]
     dtypes = (dot.a.tile.dtype, dot.b.tile.dtype, dot.c.tile.dtype)
-    return dot_layouts((m, n, k), dtypes, bool(dot.atom), across)
+    return dot_layouts((*dot.tile.shape, dot.a.tile.shape[-1]), dtypes, bool(dot.atom), across)
 
 
 def _sparse_layouts(dot: SparseDot, across: Split) -> tuple[Layout, ...]:
     """Values as a dense operand of half the columns."""
     a, b, c = dot.values.tile, dot.b.tile, dot.c.tile
-    values, places = (layout(a.dtype, a.shape, across) for layout in (mma_a, mma_places))  # type: ignore[arg-type]
-    return values, places, mma_sparse_b(b.dtype, b.shape, across), mma_c(c.dtype, c.shape, across)  # type: ignore[arg-type]
+    values, places = (layout(a.dtype, a.shape, across) for layout in (mma_a, mma_places))
+    return values, places, mma_sparse_b(b.dtype, b.shape, across), mma_c(c.dtype, c.shape, across)
 
 
 # -- memory -----------------------------------------------------------------------------------------

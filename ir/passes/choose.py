@@ -17,7 +17,7 @@ from tilec.ir.func import Block, Func, Inst, Value
 from tilec.ir.inst import memory as mem
 from tilec.ir.inst.control import If
 from tilec.ir.inst.mma import Dot, GroupProduct
-from tilec.ir.inst.reduce import ArgReduce, Reduce, Scan, crosses_warps, reducible
+from tilec.ir.inst.reduce import ArgReduce, Reduce, Scan, crosses_warps, partial_layout, reducible
 from tilec.ir.inst.shape import Annotate, Broadcast, Extract, Permute, Reshape, View
 from tilec.ir.inst.sparse import SparseDot
 from tilec.ir.layout import Layout
@@ -55,7 +55,8 @@ class Choice:
         if component not in self._splits:
             together = [other for other in self._dots if self.components.of(other) is component]
             self._splits[component] = min(
-                anchors.splits(self.warps), key=lambda across: self._split_price(together, across)
+                anchors.splits(self.warps, dot.tile.shape),
+                key=lambda across: self._split_price(together, across),
             )
         return anchors.layouts_of_dot(dot, self._splits[component])
 
@@ -240,15 +241,13 @@ class Choice:
         source, result = self.components.of(inst.x), self.components.of(inst)
         if source is not c:
             known = self.of.get(source) if source else None
-            return anchors.conversion_cost(known.reduce(inst.axis), layout) if known else 0.0
+            return _reduced(known, inst, layout) if known else 0.0
         if not reducible(layout, inst.axis):
             return IMPOSSIBLE
         left = layout.reduce(inst.axis).slots
         across = ACROSS_WARPS + 2 * left if crosses_warps(layout, inst.axis) else 0.0
         known = self.of.get(result) if result else None
-        return (
-            across + 5.0 * left + (anchors.conversion_cost(layout.reduce(inst.axis), known) if known else 0.0)
-        )
+        return across + 5.0 * left + (_reduced(layout, inst, known) if known else 0.0)
 
     def _move_price(
         self, c: Component, inst: Broadcast | Permute | Reshape | Extract, layout: Layout
@@ -271,6 +270,13 @@ def _rounds(block: Block, times: float) -> dict[Inst, float]:
         for inner in inst.blocks:
             found |= _rounds(inner, times if isinstance(inst, If) else times * ROUNDS)
     return found
+
+
+def _reduced(have: Layout, inst: Reduce | ArgReduce, want: Layout) -> float:
+    """From what is reduced to the result's layout; parts of several warps are read in it."""
+    if isinstance(inst, Reduce) and reducible(have, inst.axis) and crosses_warps(have, inst.axis):
+        return float(partial_layout(have, inst.axis).shape[inst.axis] * want.slots)
+    return anchors.conversion_cost(have.reduce(inst.axis), want)
 
 
 def _move_cost(inst: Broadcast | Permute | Reshape | Extract, have: Layout, want: Layout) -> float:

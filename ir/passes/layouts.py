@@ -202,7 +202,7 @@ class _Assignment:
             layout = x.tile.layout
         if isinstance(inst, Reduce) and layout is not None and crosses_warps(layout, axis):
             parts = emit(Partial(inst.op, x, axis))
-            x = emit(Convert(parts, _all_parts(parts.tile.layout, axis)))
+            x = emit(Convert(parts, _all_parts(self.wanted(emit.old), axis, parts.tile.shape[axis])))
         return self.settle(replace(inst, x=x), emit)
 
     def _reshape(self, inst: Reshape, emit: Emit) -> Value:
@@ -278,12 +278,11 @@ def _free(inst: Broadcast, layout: Layout) -> bool:
     )
 
 
-def _all_parts(layout: Layout | None, axis: int) -> Layout:
-    """Every thread holds all warps' parts of the reduced axis, in slots."""
-    assert layout is not None, "a partial reduction has a layout"
-    ones = [1] * layout.rank
-    ones[axis] = layout.shape[axis]
-    return local(*ones) * layout.reduce(axis).insert_axis(axis)
+def _all_parts(result: Layout, axis: int, count: int) -> Layout:
+    """Every thread holds all warps' parts of what it holds of the result, in slots."""
+    ones = [1] * (result.rank + 1)
+    ones[axis] = count
+    return local(*ones) * result.insert_axis(axis)
 
 
 def _entered(old: Inst) -> tuple[Value, ...]:

@@ -62,8 +62,8 @@ class _Way:
 
 def choose(dot: Dot, target: Target, warps: int) -> tuple[int, ...]:
     """The atom of a product by warpgroups: rows of a, columns of b (either is 64), k; () where mma.sync or
-    multiply-adds are as good."""
-    if warps % GROUP or not target.wgmma or _annotated(dot):
+    multiply-adds are as good, and for several products, which warps share out."""
+    if warps % GROUP or not target.wgmma or dot.tile.rank != 2 or _annotated(dot):
         return ()
     ways = [_way(dot, turned) for turned in (False, True)]
     if any(way.sparse for way in ways):

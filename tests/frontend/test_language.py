@@ -70,6 +70,7 @@ TILES: dict[str, Callable[[Array, Array], Any]] = {
     "x.bitcast(tc.i32)": lambda x, y: x.view(np.int32),
     "x @ y.T": lambda x, y: x @ y.T,
     "tc.dot(x, y.T, tc.ones((4, 4), tc.f32))": lambda x, y: x @ y.T + 1,
+    "(x[None] @ y.T[None]).reshape((4, 4))": lambda x, y: x @ y.T,
     "x.sum(1)": lambda x, y: x.sum(1),
     "x.sum()": lambda x, y: x.sum(),
     "x.sum((0, 1))": lambda x, y: x.sum(),

@@ -57,11 +57,22 @@ def test_fragments_by_hand() -> None:
     assert mma_c(dt.f64, (16, 16)) == local(2, 2) * full_mma_atom(64).c
 
 
+def test_fragments_of_several_products() -> None:
+    """Warps go over products first; as one longer operand, each has its part of k."""
+    several = mma_b(dt.f16, (4, 32, 64), (2, 1, 2))
+    assert several == spatial(2, 1, 1) * local(2, 1, 1) * mma_b(dt.f16, (32, 64), 2).insert_axis(0)
+    assert several.threads == 128 and several.is_bijection
+    whole = several.reshape((128, 64))
+    assert whole is not None and whole.at(64, 0) == (64, 0) and whole.reshape((4, 32, 64)) == several
+
+
 def test_wrong_fragments() -> None:
     with pytest.raises(TilecError, match="mma accumulates in f64, f32, i32 or f16, not i8"):
         mma_c(dt.i8, (16, 16))
-    with pytest.raises(TilecError, match=r"a fragment of a matrix product has two axes, not \[64\]"):
-        mma_a(dt.f16, (64,))  # type: ignore[arg-type]
+    with pytest.raises(TilecError, match=r"product has two axes, of several products three, not \[64\]"):
+        mma_a(dt.f16, (64,))
+    with pytest.raises(TilecError, match=r"product has three axes, as its warps have, not \[64, 64\]"):
+        mma_a(dt.f16, (64, 64), (2, 1, 1))
     with pytest.raises(TilecError, match=r"needs at least one warp on each axis, not \(1, 0\)"):
         mma_b(dt.f16, (64, 64), warps=0)
     with pytest.raises(TilecError, match="no mma of m16n8k85 on 3-bit operands"):

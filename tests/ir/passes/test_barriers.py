@@ -7,6 +7,7 @@ import pytest
 
 import tilec as tc
 from tests.backends.ptx.runner import build, copies, emulate, meaning
+from tests.backends.ptx.test_several_products import sliced
 from tests.ir.passes.test_pipeline import half, matmul, traced
 from tilec.backends.ptx.kernel import compile as compile_ptx
 from tilec.ir.func import Func, Inst
@@ -51,6 +52,7 @@ CASES = {
     "column_sums": (column_sums, [_single(64, 32), np.zeros(32, np.float32)]),
     "neighbours": (neighbours, [_single(256), np.zeros(256, np.float32)]),
     "shifted_sums": (shifted_sums, [_single(256), np.zeros(128, np.float32)]),
+    "slices": (sliced, [half(16, 128), half(128, 32), np.zeros((16, 32), np.float32)]),
     "matmul": (matmul, [half(32, 48), half(48, 32), np.zeros((32, 32), np.float32)]),
 }
 
