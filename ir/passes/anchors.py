@@ -17,6 +17,7 @@ from tilec.ir.dtype import DType
 from tilec.ir.facts import Facts
 from tilec.ir.inst.memory import Load, Store
 from tilec.ir.inst.mma import Dot, GroupProduct, matrix_shape
+from tilec.ir.inst.shape import Permute, Reshape
 from tilec.ir.inst.sparse import SparseDot
 from tilec.ir.layout import Layout, Shape, local, register, spatial
 from tilec.ir.layouts import (
@@ -42,10 +43,12 @@ Split = tuple[int, ...]  # warps below and beside each other; in front, over sev
 
 
 @lru_cache(maxsize=1024)
-def dot_layouts(shape: Shape, dtypes: tuple[DType, DType, DType], atom: bool, across: Split) -> Trio:
+def dot_layouts(
+    shape: Shape, dtypes: tuple[DType, DType, DType], atom: bool, across: Split, apart: bool
+) -> Trio:
     """Layouts of a, b and c for a product of (m, n, k), or several, that warps share out as `across`."""
     if not atom:
-        return _fma_layouts(shape, prod(across) * WARP)
+        return _fma_layouts(shape, prod(across) * WARP, apart)
     *count, m, n, k = shape
     rows, right, sums = (*count, m, k), (*count, k, n), (*count, m, n)
     a, b, c = dtypes
@@ -70,13 +73,16 @@ def traffic(shape: Shape, across: Split, chained: bool) -> tuple[int, int, int]:
     return work * (2 if chained and wn > 1 else 1), each * (rows + columns), wn
 
 
-def _fma_layouts(shape: Shape, threads: int) -> Trio:
-    """Each thread a rectangle of c, as square as can be: rows * columns products for rows + columns reads."""
+def _fma_layouts(shape: Shape, threads: int, apart: bool) -> Trio:
+    """Each thread a rectangle of c, as square as can be: rows * columns products for rows + columns reads.
+    Its columns are neighbours, or `apart`: then those of neighbouring threads are, which lie in different
+    banks where b's columns are rows of its buffer.
+    """
     *count, m, n, k = shape
     if count:
         over = gcd(count[0], threads)
         each = spatial(over, 1, 1) * local(count[0] // over, 1, 1)
-        a, b, c = (each * one.insert_axis(0) for one in _fma_layouts((m, n, k), threads // over))
+        a, b, c = (each * one.insert_axis(0) for one in _fma_layouts((m, n, k), threads // over, apart))
         return a, b, c
     down = min(
         (d for d in range(1, threads + 1) if threads % d == 0),
@@ -84,18 +90,13 @@ def _fma_layouts(shape: Shape, threads: int) -> Trio:
     )
     across = threads // down
     rows, columns = -(-m // down), -(-n // across)
-    a = register(
-        (m, k), (Digit(down, (rows, 0)), Digit(across, (0, 0))), (Digit(rows, (1, 0)), Digit(k, (0, 1)))
-    )
-    b = register(
-        (k, n), (Digit(down, (0, 0)), Digit(across, (0, columns))), (Digit(k, (1, 0)), Digit(columns, (0, 1)))
-    )
-    c = register(
-        (m, n),
-        (Digit(down, (rows, 0)), Digit(across, (0, columns))),
-        (Digit(rows, (1, 0)), Digit(columns, (0, 1))),
-    )
-    return a, b, c
+    there, here = (1, across) if apart else (columns, 1)
+    down_m, down_0 = (Digit(down, (step, 0)) for step in (rows, 0))
+    across_n, across_0 = (Digit(across, (0, step)) for step in (there, 0))
+    row, column = Digit(rows, (1, 0)), Digit(columns, (0, here))
+    a = register((m, k), (down_m, across_0), (row, Digit(k, (0, 1))))
+    b = register((k, n), (down_0, across_n), (Digit(k, (1, 0)), column))
+    return a, b, register((m, n), (down_m, across_n), (row, column))
 
 
 def layouts_of_group(dot: GroupProduct, threads: int) -> tuple[Layout, ...]:
@@ -116,12 +117,28 @@ def split(m: int, groups: int) -> tuple[int, int]:
     return below, groups // below
 
 
-def layouts_of_dot(dot: Dot | SparseDot, across: Split) -> tuple[Layout, ...]:
+def reads_along_k(dot: Dot | SparseDot) -> bool:
+    """Whether b comes from a buffer in which k is the axis of neighbours."""
+    v, axis = dot.b, 0
+    while isinstance(v, Permute | Reshape):
+        if isinstance(v, Permute):
+            axis = v.axes[axis]
+        elif axis == v.tile.rank - 1 and v.shape[-1:] == v.x.tile.shape[-1:]:
+            axis = v.x.tile.rank - 1
+        else:
+            return False
+        v = v.x
+    memory = v.array.array_type.layout if isinstance(v, Load) else None
+    return memory is not None and any(digit.stride == (1,) for digit in memory.parts[axis])
+
+
+def layouts_of_dot(dot: Dot | SparseDot, across: Split, apart: bool = False) -> tuple[Layout, ...]:
     """Of its factors, then of c."""
     if isinstance(dot, SparseDot):
         return _sparse_layouts(dot, across)
     dtypes = (dot.a.tile.dtype, dot.b.tile.dtype, dot.c.tile.dtype)
-    return dot_layouts((*dot.tile.shape, dot.a.tile.shape[-1]), dtypes, bool(dot.atom), across)
+    shape = (*dot.tile.shape, dot.a.tile.shape[-1])
+    return dot_layouts(shape, dtypes, bool(dot.atom), across, apart)
 
 
 def _sparse_layouts(dot: SparseDot, across: Split) -> tuple[Layout, ...]:

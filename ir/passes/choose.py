@@ -43,7 +43,7 @@ class Choice:
         results = {components.of(dot) for dot in self._dots} - {None}
         self._chained = results & {components.of(dot.factors[0]) for dot in self._dots}
         self._viewed = {components.of(v): v.layout for v in func.walk() if isinstance(v, View)}
-        self._splits: dict[Component | None, anchors.Split] = {}
+        self._splits: dict[Component | None, tuple[anchors.Split, bool]] = {}
         self._asked = {inst.x for inst in func.walk() if isinstance(inst, Annotate)}
         self._rounds = _rounds(func.body, 1.0)
         self._fix(func)
@@ -54,11 +54,10 @@ class Choice:
         component = self.components.of(dot)
         if component not in self._splits:
             together = [other for other in self._dots if self.components.of(other) is component]
-            self._splits[component] = min(
-                anchors.splits(self.warps, dot.tile.shape),
-                key=lambda across: self._split_price(together, across),
-            )
-        return anchors.layouts_of_dot(dot, self._splits[component])
+            ways = anchors.splits(self.warps, dot.tile.shape)
+            across = min(ways, key=lambda across: self._split_price(together, across))
+            self._splits[component] = across, all(map(anchors.reads_along_k, together))
+        return anchors.layouts_of_dot(dot, *self._splits[component])
 
     def _split_price(self, dots: list[Dot | SparseDot], across: anchors.Split) -> tuple[float, ...]:
         """Whether accumulators are asked for in another layout, then what bringing operands that are views to

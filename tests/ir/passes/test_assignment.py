@@ -180,3 +180,24 @@ def test_parts_lie_in_slots(n: int, radix: int) -> None:
     report = emulate(kernel, [x[1], y[1].copy()])
     assert count(kernel.func, Alloc) <= 1
     assert all(used.units == used.least for used in report.metrics.shared.values())
+
+
+@tc.kernel
+def exact(a: tc.Array, b: tc.Array, c: tc.Array, *, turned=False, warps=4):
+    """a @ b in f32, by fused multiply-adds."""
+    acc = tc.zeros((32, 64), tc.f32)
+    for s in tc.range(2):
+        y = b.load((0, s * 32), (64, 32)).T if turned else b.load((s * 32, 0), (32, 64))
+        acc = tc.dot(a.load((0, s * 32), (32, 32)), y, acc)
+    c.store((0, 0), acc)
+
+
+@pytest.mark.parametrize("name", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_exact_products_meet_no_bank_twice(turned: bool, name: str) -> None:
+    """Whether b's columns are columns of its buffer or rows, which neighbouring threads then read."""
+    shapes = (32, 64), (64, 64), (32, 64)
+    a, b, c = (values(tc.f32, shape, i, small=True) for i, shape in enumerate(shapes))
+    kernel = check_kernel(exact, (tc.f32, a), (tc.f32, b), (tc.f32, c), name=name, turned=turned)
+    used = emulate(kernel, [a, b, c.copy()]).metrics
+    assert used.shared and all(t.units == t.least for t in (*used.shared.values(), *used.global_.values()))
