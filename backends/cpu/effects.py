@@ -9,8 +9,10 @@ from tilec.ir.func import Inst
 from tilec.ir.inst import sync
 from tilec.ir.tile import row_major
 
-# 8-byte words that the host shares with all threads.
-NEXT, TOTAL, CHUNK, FAILED, FAILED_BLOCK, PRINT = range(6)
+# 8-byte words that the host shares with all threads; those from CHANGING on are 0 before a launch. The last:
+# what has been taken of each of the PARTS.
+TOTAL, CHUNK, PARTS, FAILED_BLOCK, PRINT, FAILED, SEATS, TAKEN = range(8)
+CHANGING = FAILED
 
 
 def word(lo: Lowering, which: int) -> str:

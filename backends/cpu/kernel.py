@@ -3,8 +3,8 @@
     kernel = compile(func)
     kernel.launch([a, b, c], blocks=64)        # numpy arrays, in place
 
-One native function runs blocks until none is left; every thread calls it and takes the next few blocks from
-a counter that all share, in ticket order. ctypes gives up Python's lock meanwhile.
+One native function runs blocks until none is left; every thread calls it and takes a few blocks at a time,
+first of its own part of the grid. ctypes gives up Python's lock meanwhile.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from tilec.ir.tile import TileType
 FEW = 200_000  # operations that are not worth waking another thread for
 Array = np.ndarray[Any, Any]
 Blocks = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)
-State = ctypes.c_int64 * 6
 Words = ctypes.Array[ctypes.c_int64]
 PrintCallback = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)
 
@@ -111,7 +110,8 @@ class CpuKernel:
         spots = [(n, moving.index(slot.param)) for n, slot in enumerate(self._binding.slots)
                  if slot.kind == "pointer" and slot.param in moving]  # fmt: skip
         threads = self.threads(blocks) if threads is None else threads
-        state = 0, blocks, max(1, blocks // (threads * 16)), 0, 0, self._print_address
+        fixed = blocks, max(1, blocks // (threads * 16)), threads, 0, self._print_address
+        fresh = [0] * (effects.TAKEN - effects.CHANGING + threads)
         rooms: list[Room] = []  # that no launch is in
         tables = ctypes.addressof(self._table_addresses)
 
@@ -119,10 +119,10 @@ class CpuKernel:
             try:
                 room = rooms.pop()
             except IndexError:
-                room = self._room(words, state, threads - 1)
+                room = self._room(words, (*fixed, *fresh), threads - 1)
             for n, i in spots:
                 room.words[n] = addresses[i]
-            room.state[effects.NEXT] = room.state[effects.FAILED] = 0
+            room.state[effects.CHANGING :] = fresh
             if threads == 1 or not crew().run(room.job, room.at_state, self._scratch()):
                 self._function(room.at_words, room.at_state, self._scratch(), tables)
             if room.state[effects.FAILED]:
@@ -146,7 +146,7 @@ class CpuKernel:
 
     def _room(self, words: Array, state: Sequence[int], helpers: int) -> Room:
         """A room with words and a state like these, for so many helping threads."""
-        own, mine, at = _passed(words.copy()), State(*state), ctypes.addressof
+        own, mine, at = _passed(words.copy()), (ctypes.c_int64 * len(state))(*state), ctypes.addressof
         tables, arenas = at(self._table_addresses), at(self._arenas(helpers))
         job = Job(self._address(), at(own), tables, arenas, helpers)
         return Room(own, mine, at(own), at(mine), job)

@@ -1,4 +1,4 @@
-"""The text of the native function: it takes blocks of the grid from a counter until none is left.
+"""The text of the native function: it takes blocks of the grid from counters until none is left.
 
 print(function_text(lower(func)))
 """
@@ -10,35 +10,52 @@ from functools import cache
 from tilec.backends import llvm
 from tilec.backends.cpu import effects
 from tilec.backends.cpu.arrays import parameters
-from tilec.backends.cpu.loops import loop
+from tilec.backends.cpu.loops import Index, add, loop, mul, smaller, step_pointer, test
 from tilec.backends.cpu.lower import Lowering
 from tilec.backends.writer import Writer
 from tilec.ir.func import Func
+from tilec.ir.inst.turn import TakeTurn
 
 NAME = "blocks"
 
 
 def lower(func: Func) -> Lowering:
-    """The text of a function that takes blocks from the launch's counter until none is left."""
+    """The text of a function that takes blocks of a launch until none is left. The grid has a part for each
+    thread, where it begins: so memory that neighbours share stays in its caches, from launch to launch.
+    Blocks with turns are taken in order.
+    """
     w = Writer(_arch(), 1, _features())
     lo = Lowering(func, w, llvm.host().vector_bytes)
     parameters(lo)
-    chunk, total = (_state(lo, which) for which in (effects.CHUNK, effects.TOTAL))
-    w.jump("take")
-    w.start("take")
-    counter = effects.word(lo, effects.NEXT)
-    first = w.let(f"atomicrmw add ptr {counter}, i64 {chunk} seq_cst")
-    w.branch(w.let(f"icmp slt i64 {first}, {total}"), "run", "exit")
-    w.start("run")
-    last = w.let(f"add i64 {first}, {chunk}")
-    _blocks(lo, first, w.let(f"select i1 {w.let(f'icmp slt i64 {last}, {total}')}, i64 {last}, i64 {total}"))
-    w.jump("take")
+    in_order = any(isinstance(inst, TakeTurn) for inst in func.body.walk())
+    parts = "1" if in_order else _state(lo, effects.PARTS)
+    seat = w.let(f"atomicrmw add ptr {effects.word(lo, effects.SEATS)}, i64 1 seq_cst")
+    with loop(w, 0, parts) as run:
+        _part(lo, w.let(f"urem i64 {add(w, seat, run.index)}, {parts}"), parts)
+    w.jump("exit")
     w.start("exit")
     w.line("ret void")
     return lo
 
 
-def _blocks(lo: Lowering, first: str, last: str) -> None:
+def _part(lo: Lowering, part: str, parts: str) -> None:
+    """Takes blocks of one part, some at a time, until it has no more."""
+    w = lo.w
+    chunk, total = (_state(lo, which) for which in (effects.CHUNK, effects.TOTAL))
+    begin, end = (w.let(f"udiv i64 {mul(w, total, add(w, part, i))}, {parts}") for i in (0, 1))
+    taken = step_pointer(w, effects.word(lo, effects.TAKEN), "i64", part)
+    take, run, done = w.label("take"), w.label("run"), w.label("done")
+    w.jump(take)
+    w.start(take)
+    first = add(w, begin, w.let(f"atomicrmw add ptr {taken}, i64 {chunk} seq_cst"))
+    w.branch(test(w, "slt", first, end), run, done)
+    w.start(run)
+    _blocks(lo, first, smaller(w, add(w, first, chunk), end))
+    w.jump(take)
+    w.start(done)
+
+
+def _blocks(lo: Lowering, first: Index, last: Index) -> None:
     with loop(lo.w, first, last) as run:
         lo.block = run.index
         lo.enter(lo.func.body)

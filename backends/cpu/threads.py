@@ -101,10 +101,11 @@ class Crew:
             return False
         try:
             self._put_up(job, state)
+            begun = time.perf_counter()
             try:
                 self._lead(self._board, scratch, self._pauses)
             finally:
-                self._finish()
+                self._finish(time.perf_counter() - begun)
             return True
         finally:
             self._ended = time.perf_counter()
@@ -122,14 +123,17 @@ class Crew:
             if helper.asleep:
                 helper.ring()
 
-    def _finish(self) -> None:
-        """Returns when nobody runs the job any more, nor will; interrupts wait for that."""
-        interrupt, left = None, 1
+    def _finish(self, took: float) -> None:
+        """Returns when nobody runs the job any more, nor will; interrupts wait for that. A helper that needs
+        longer for its last blocks than the caller `took` for all of its own has lost its core.
+        """
+        interrupt, left, begun = None, 1, time.perf_counter()
         while left:
             try:
                 left = self._close(self._board, self._pauses)
                 if left:
-                    self._crowded = time.perf_counter() + CROWDED
+                    if (now := time.perf_counter()) - begun > took:
+                        self._crowded = now + CROWDED
                     time.sleep(LOOKING)
             except KeyboardInterrupt as found:
                 interrupt = found

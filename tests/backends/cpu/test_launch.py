@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 from tests.backends.cpu.build import Builder, agree, array, copied, reference, scalar
 from tests.backends.cpu.test_memory import stored
 from tilec.backends import cpu
+from tilec.backends.cpu import effects
 from tilec.backends.cpu.arguments import scalar_code
 from tilec.ir import codec, run
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import ALL, DType
 from tilec.ir.errors import Loc, TilecError
 from tilec.ir.inst import arith, memory, shape, sync
+from tilec.ir.inst.turn import TakeTurn
 from tilec.ir.tile import Dim
 
 
@@ -37,6 +40,31 @@ def grid_kernel() -> Any:
 @pytest.mark.parametrize("extents", [(1, 1, 1), (3, 5, 7), (9, 2, 4), (0, 3, 3)])
 def test_every_block_runs_once(extents: tuple[int, ...], threads: int | None) -> None:
     agree(grid_kernel(), [np.full(extents, -1, np.int32)], threads=threads)
+
+
+def order_kernel(turns: bool) -> Any:
+    """Each of 9 blocks writes how many came before it, where one thread runs them all."""
+    b = Builder(array(dt.i32, 9), array(dt.i32, 1), array(dt.i32, 9))
+    came, count, locks = b.params
+    block, one = b(sync.BlockIndex((b.const(9, dt.i32),), 0)), b.const(1, dt.i32, 1)
+    if turns:
+        b(TakeTurn(locks, block, b.const(0, dt.i32)))
+    before = b.load(count, (0,), 1)
+    b.store(came, (block,), before)
+    b.store(count, (0,), b(arith.Add(before, one)))
+    return b.func()
+
+
+@pytest.mark.parametrize(("turns", "expected"), [(False, [7, 8, 0, 1, 2, 3, 4, 5, 6]), (True, range(9))])
+def test_a_thread_begins_with_its_own_part(turns: bool, expected: Sequence[int]) -> None:
+    """The second of four threads, when no other comes; blocks with turns are taken in order."""
+    came, count, locks = (np.zeros(n, np.int32) for n in (9, 1, 9))
+    kernel = cpu.compile(order_kernel(turns))
+    state = [0] * (effects.TAKEN + 4)
+    state[effects.TOTAL], state[effects.CHUNK], state[effects.PARTS], state[effects.SEATS] = 9, 2, 4, 1
+    room = kernel._room(kernel._binding.words([came, count, locks]), state, 0)
+    kernel._function(room.at_words, room.at_state, kernel._scratch(), room.job.tables)
+    assert came.tolist() == list(expected)
 
 
 def test_a_kernel_without_blocks_runs_once() -> None:

@@ -130,6 +130,17 @@ def test_an_interrupt_waits_for_helpers(crew: Crew, monkeypatch: pytest.MonkeyPa
     assert meeting.gone == 2 and Meeting(1).run(crew)
 
 
+@pytest.mark.parametrize(("took", "crowded"), [(60.0, False), (0.0, True)])
+def test_cores_are_few_where_helpers_take_longer_than_the_caller(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch, took: float, crowded: bool
+) -> None:
+    late = iter([1, 1, 0])
+    monkeypatch.setattr(crew, "_close", lambda board, pauses: next(late))
+    monkeypatch.setattr(crew, "_crowded", 0.0)
+    crew._finish(took)
+    assert (crew._crowded > time.perf_counter()) == crowded
+
+
 FORKED = """
 import os
 import numpy as np
