@@ -77,13 +77,15 @@ class SparseWeight(SparseCheckpoints):
     @cached_property
     def whole(self) -> QuantizedWeight | Array | None:
         """The weight with its zeros written out, for machines that multiply those as fast: quantised, or an
-        array. None where no code stands for 0.
+        array. None where no code stands for 0, as floats may have none for zeros of their own.
         """
         if not self.is_quantised:
             return to_numpy(self.dequantize(), self.dtype)
         kept, k = self.kept, self.shape[1]
+        if kept.zeros is None and kept.zero % 1:
+            kept = _in_half_steps(kept)
         zeros = np.full((len(self.places), 1), kept.zero) if kept.zeros is None else kept.zeros
-        values = code_values(self.dtype)
+        values = code_values(kept.dtype)
         nearest = np.abs(values - zeros[..., None].astype(np.float32)).argmin(2)
         if not np.array_equal(values[nearest], zeros):
             return None
@@ -91,7 +93,7 @@ class SparseWeight(SparseCheckpoints):
         codes = np.repeat(nearest.astype(np.uint8), run, axis=1)[:, :k].copy()
         groups, places = (x.reshape(len(x), -1, size) for x, size in ((codes, GROUP), (self.places, KEPT)))
         np.put_along_axis(groups, places.astype(np.intp), kept.codes.reshape(places.shape), axis=2)
-        return QuantizedWeight(codes, kept.scales, kept.zeros, self.dtype, kept.scale_dtype, self.group_size)
+        return QuantizedWeight(codes, kept.scales, kept.zeros, kept.dtype, kept.scale_dtype, self.group_size)
 
     def packed_places(self, layout: Layout) -> NDArray[np.uint8]:
         """The bytes of places as QuantizedWeight.packed has those of codes: tiles (bk / 2, bn) of the
@@ -100,6 +102,16 @@ class SparseWeight(SparseCheckpoints):
         if layout not in self._places:
             self._places[layout] = packed_tiles(self.places, u2, layout, None, tuple(range(KEPT)))
         return self._places[layout]
+
+
+def _in_half_steps(weight: QuantizedWeight) -> QuantizedWeight:
+    """The same weight of signed integers, one bit wider: u1, whose codes stand for -1/2 and 1/2, as -1 and 1
+    of i2, so that there is a 0.
+    """
+    dtype = find_dtype(f"i{weight.dtype.bits + 1}")
+    steps = 2 * (code_values(weight.dtype) - weight.zero)
+    codes = codec.encode(steps, dtype).astype(np.uint8)[weight.codes]
+    return QuantizedWeight(codes, weight.scales / 2, None, dtype, f32, weight.group_size)
 
 
 @any_arrays
