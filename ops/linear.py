@@ -115,7 +115,7 @@ def quantised_product(
     apart = compute.is_integer and zeros is not None and zeros.is_float
     summed = find_dtype("f32") if apart else compute
     size, finished = (weight.dtype.bits, *weight.shape), epilogue != PLAIN
-    own = linear_tiling(x.shape[0], summed, group, place, *size, finished)
+    own = linear_tiling(x.shape[0], summed, group, place, *size, finished, weight.steady)
     tiling = placed_for(schedule or own, weight.dtype, zeros is not None, place)
     linear_kernel(
         in_order(x, weight.order),

@@ -29,6 +29,7 @@ FEW_ROWS = 8  # of x: more are read in halves of sectors where threads read them
 MS = (4, 16, 64, 256, 1024, 4096)
 STEPS = (128, 64, 32, 16)
 LEAST = 4  # steps of a block that shares a tile: fewer do not fill a pipeline
+LARGE = 128 * 128  # sums of a tile, of which there is hardly room for those of a group besides
 RUN = 32  # weights that a thread takes from a step at least, so that their bits can be placed
 WORD = 32  # bits that threads read at once
 SPILL_FREE = 248  # registers that a kernel is given at most, by the model's count
@@ -54,6 +55,9 @@ def candidates(board: Rates, group: int, operands: str = "f16") -> Tiles:
     machine, base = target(board.target), Tiles(*np.array(list(_shapes(board, group, operands))).T)
     plain = [all_of(base, split=split) for split in (1, 2, 4, 8)]
     every = [*plain, all_of(base, blocks=board.sms)]
+    if machine.has("wgmma") and operands == "f16" and group:
+        large = where(base, (base.bm * base.bn >= LARGE) & (group % base.bk == 0))
+        every += [all_of(large, rescaled=1), all_of(large, rescaled=1, blocks=board.sms)]
     if machine.has("wgmma") and operands != "f32":
         every += [all_of(each, producer=1) for each in every]
     if operands == "f16":
@@ -134,18 +138,19 @@ def stated(p: Problem, board: Rates) -> float:
 
 
 @lru_cache(4096)
-def chosen(p: Problem, board: Rates, shared: bool = True) -> Tiles:
+def chosen(p: Problem, board: Rates, shared: bool = True, steady: bool = True) -> Tiles:
     """The tiles that were fastest when they were measured, else the model's best, with the fragment that
-    serves every m; `shared`: blocks may share a tile.
+    serves every m; `shared`: blocks may share a tile; `steady`: scales are such that sums may be rescaled.
     """
     machine, key = target(board.target), fragment(p, board)
     fastest = measured(board.board).get(rounded(p)) if shared else None
-    if fastest and fragment_of(fastest) == key and not any(refusals(fastest, p, machine).values()):
+    suits = fastest is not None and fragment_of(fastest) == key and (steady or not fastest.rescaled)
+    if fastest and suits and not any(refusals(fastest, p, machine).values()):
         return fastest
     every = of_fragment(p, board)
     found = priced(rounded(p)._replace(finished=p.finished), board, every)
     alone = (every.split == 1) & (every.blocks == 0)
-    seconds = np.where(shared | alone, found.seconds, np.inf)
+    seconds = np.where((shared | alone) & (steady | (every.rescaled == 0)), found.seconds, np.inf)
     return found.at(int(np.argmax(seconds <= TIE * seconds.min())))  # the plainest of those as fast
 
 

@@ -56,7 +56,7 @@ class Problem(NamedTuple):
 class Tiles(NamedTuple):
     """A block's tile (bm, bn) of y, and its steps along k; `split` blocks share its sums, or so many `blocks`
     all tiles' steps. `producer`: warps of their own start the copies. `direct`: threads read what they
-    multiply themselves.
+    multiply themselves. `rescaled`: a group's sums are added to those before it, in units of its scale.
     """
 
     bm: Number
@@ -68,6 +68,7 @@ class Tiles(NamedTuple):
     blocks: Number = 0
     producer: Number = 0
     direct: Number = 0
+    rescaled: Number = 0
 
 
 def work(p: Problem, t: Tiles, machine: Target) -> Work:
@@ -108,7 +109,8 @@ def instructions(p: Problem, t: Tiles, machine: Target) -> Number:
     unpacked = _weights(t) * (_integers(p) + FLOATS.get(p.operands, 0))
     ends = t.bk / p.group if p.group else 0  # of groups, in a round
     casts = sums(t) if p.operands == "i8" else 0
-    scaled = ends * (1.2 * sums(t) + casts + 16) + 10 if p.group else 0
+    at_ends = either(t.rescaled, sums(t) + 50, 1.2 * sums(t) + casts + 16)
+    scaled = ends * at_ends + 10 if p.group else 0
     moved = (x + 2 * codes) / (512 * t.warps)  # copies, and codes to registers
     copied = moved + either(grouped, 0, t.bm * t.bk * p.size / 512) + ROUND - COPIES * t.producer
     read = t.bm * t.bk * p.size / 128 + codes / (512 * t.warps) + ROUND / rounds_in_a_row(p, t)
@@ -126,7 +128,8 @@ def products(p: Problem, t: Tiles, grouped: Number) -> Number:
 
 def registers(p: Problem, t: Tiles, machine: Target) -> Number:
     """Of a thread, in the loop: the sums, once more for a group's, weights on their way, addresses."""
-    kept = sums(t) * (2 if p.group or p.operands == "i8" else 1) + either(t.blocks > 0, STREAM, 0)
+    twice = 2 - t.rescaled if p.group or p.operands == "i8" else 1
+    kept = sums(t) * twice + either(t.blocks > 0, STREAM, 0)
     if p.operands == "f32":
         return kept + 4 * t.bk + REGISTERS[False]
     grouped = machine.has("wgmma")

@@ -49,6 +49,7 @@ def linear_kernel(
     split: int = 1,
     blocks: int = 0,
     direct: bool = False,
+    rescaled: bool = False,
     slices: int = 1,
     once: bool = False,
 ) -> None:
@@ -61,7 +62,8 @@ def linear_kernel(
     """
     if once:
         codes.read_once()
-    form = Form(weight, fragment, group, compute, zero_point, scaled_weights, placed, direct, slices)
+    ways = direct, rescaled, slices
+    form = Form(weight, fragment, group, compute, zero_point, scaled_weights, placed, *ways)
     given, extras = Weights(codes, scales, zeros), Extras(bias, residual, x_scale, u, v)
     Y, steps, shared = (
         y.tiles((bm, fragment.shape[1])),
@@ -126,7 +128,8 @@ def compile_linear(
     """The kernel of x [m, k] times a weight [n, k], quantised or of x's dtype; extents are numbers, or names
     or tc.dim that the launch knows. An x of 8 bits has scales, `low_rank` is a rank. With `activations`
     it is the kernel after the one that rounds x. `schedule`, for a quantised weight, stands in for what the
-    target would choose, ops.tiling.linear_tiling(...): _replace(split=4) is four blocks to a tile.
+    target would choose, ops.tiling.linear_tiling(...): _replace(split=4) is four blocks to a tile. Many rows
+    may be summed in units of scales, which must be none of them zero then (linear_tiling(..., steady=False)).
     With sparsity="2:4" the weight keeps two of each four (ops.sparsify).
     """
     check_activation(activation)

@@ -43,7 +43,12 @@ SHOWN = 6
 KINDS = ("f16", "bf16", "f32", "i8", "f8e4m3", "f8e5m2")  # of x
 WORDS = "{:>4}{:>5}{:>5}{:>7}{:>8}{:>7}{:>8}{:>8}"
 COLUMNS = ("bm", "bn", "bk", "warps", "stages", "split", "blocks", "an SM")
-WAYS = {"blocks": "stream-K", "producer": "a producer", "direct": "past shared memory"}  # and plain
+WAYS = {  # what is done otherwise, by the number of Tiles that says so
+    "blocks": "stream-K",
+    "producer": "a producer",
+    "direct": "past shared memory",
+    "rescaled": "rescaled",
+}
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class Form(NamedTuple):
     scaled_weights: bool
     placed: DType | None
     direct: bool = False
+    rescaled: bool = False
     slices: int = 1  # of each step, one for each group of warps
 
     @property
@@ -153,6 +154,7 @@ def summed(
     steps = 1 if run.share is None else form.steps  # runs of several tiles end anywhere
     source = words_of(form) if form.direct else None
     coming = [packed(W, j, run.first + q, form) for q in range(steps)] if form.direct else []
+    now = scale_of(scales, (run.first * bk // group, j * bn), bn) if form.rescaled else None
     for first in tc.range(run.first, run.last, steps, stages=stages):
         ahead = steps if form.direct else 0
         there = [packed(W, j, first + ahead + q, form) for q in range(steps)]
@@ -166,9 +168,12 @@ def summed(
                 if form.scaled_weights:
                     w = floats(w, zeros, at, compute, zero_point) * of_group(scales, at, w).to(compute)
                     acc = product(xs, w, acc, form)
+                elif form.rescaled:
+                    acc, now = in_units(acc, now, scales, at, s * bk % group == 0)
+                    acc = product(xs, factors(w, zeros, at, compute, zero_point, placed), acc, form)
                 else:
                     part = product(xs, factors(w, zeros, at, compute, zero_point, placed), part, form)
-                if not form.scaled_weights and span and ends_group(s, run.last, bk, span):
+                if not (form.scaled_weights or form.rescaled) and span and ends_group(s, run.last, bk, span):
                     acc = tc.fma(part.to(tc.f32), of_group(scales, at, w).to(tc.f32), acc)
                     part = tc.zeros(own, sums)
             else:  # groups end within a step: each weight gets its own scale
@@ -177,11 +182,27 @@ def summed(
                 scaled = (w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)
                 exact = tc.f32 if compute.is_integer else compute
                 acc = product(xs.to(exact), scaled.to(exact), acc, form)
-    if not span and not form.scaled_weights:
+    if form.rescaled:
+        acc = acc * now
+    elif not span and not form.scaled_weights:
         acc = part * scales.load((0, j * bn), (1, bn)).to(tc.f32)
     if worth != 1:
         acc = acc * worth
     return acc if form.slices == 1 else acc.sum(0)
+
+
+def scale_of(scales: tc.Array, at: Any, bn: int) -> tc.Tile:
+    """(1, bn) scales of the group at `at`."""
+    return scales.load(at, (1, bn), other=1).to(tc.f32)
+
+
+def in_units(acc: tc.Tile, now: tc.Tile, scales: tc.Array, at: Any, begins: Any) -> tuple[tc.Tile, tc.Tile]:
+    """Sums in units of `now`, where a group begins in units of its scale; and what they are in units of."""
+    if begins:
+        scale = scale_of(scales, at, acc.shape[1])
+        acc = acc * (now / scale)
+        now = scale
+    return acc, now
 
 
 def ends_group(step: Any, steps: Any, bk: int, group: int) -> Any:

@@ -58,7 +58,9 @@ class Weighted(NamedTuple):
     takes fewest instructions.
     `split`: blocks that share one tile's sums, each with a part of K. `blocks`, where it is not 0: so many
     share all tiles' steps, each a run of them. `producer` as in Dense. `direct`: threads read what they
-    multiply themselves, past shared memory. `slices`: each step along K is cut into so many, one for each
+    multiply themselves, past shared memory. `rescaled`: instead of a group's sums being scaled and added, all
+    sums are multiplied by the ratio of two groups' scales where the second begins, for scales that are
+    `steady` (ops/weight.py). `slices`: each step along K is cut into so many, one for each
     group of warps, which hold weights as `sliced` says and add their sums up at the end.
     """
 
@@ -72,6 +74,7 @@ class Weighted(NamedTuple):
     blocks: int = 0
     producer: bool = False
     direct: bool = False
+    rescaled: bool = False
     slices: int = 1
 
 
@@ -129,14 +132,15 @@ def linear_tiling(
     n: Extent = "n",
     k: Extent = "k",
     finished: bool = False,
+    steady: bool = True,
 ) -> Weighted:
     """For a [m, k] times weights [n, k] of `bits` bits in groups of `group` (0: the whole row); `finished`:
-    an epilogue follows. On a GPU it is the cost model's choice (ops/linear_choice.py), with one fragment for
-    every m.
+    an epilogue follows; `steady`: scales of groups may be divided by each other. On a GPU it is the cost
+    model's choice (ops/linear_choice.py), with one fragment for every m.
     """
     dtype = summed_as(dtype, group, target)
     if has_threads(target):
-        return _modelled(m, dtype, group, target, known(target), bits, n, k, finished)
+        return _modelled(m, dtype, group, target, known(target), bits, n, k, finished, steady)
     wide = isinstance(n, int) and n >= WIDE * _cores()
     return _vectors(m, dtype, group, bits, wide)
 
@@ -181,11 +185,12 @@ def _modelled(
     n: Extent,
     k: Extent,
     finished: bool,
+    steady: bool,
 ) -> Weighted:
     """Blocks share tiles only where all extents are known, and there is something to do."""
     exact = all(isinstance(extent, int) and extent > 0 for extent in (m, n, k))
     p = Problem(_nominal(m), _nominal(n), _nominal(k), bits, group, finished, operands(dtype))
-    found = weighted(chosen(p, _board(place), exact), dtype, target)
+    found = weighted(chosen(p, _board(place), exact, steady), dtype, target)
     return found._replace(producer=found.producer and _multiple(k) * dtype.bits % TMA_BITS == 0)
 
 
@@ -204,7 +209,7 @@ def weighted(tiles: Tiles, dtype: DType, target: str) -> Weighted:
         fragment = mma_b(dtype, shape, warps)
     placed = dtype if dtype.bits < 32 else None
     found = Weighted(tiles.bm, fragment, False, placed, tiles.stages, warps, tiles.split, tiles.blocks,
-                     tiles.producer > 0)  # fmt: skip
+                     tiles.producer > 0, rescaled=tiles.rescaled > 0)  # fmt: skip
     return direct(found) if tiles.direct else found
 
 

@@ -21,6 +21,8 @@ from tilec.ir.placement import placed as place
 from tilec.ops.arrays import NOTHING, Array, in_numpy, to_numpy
 from tilec.ops.checkpoints import Checkpoints
 
+FAR = 2.0**20  # of one scale in a row from another: sums in units of either are no infinities
+
 
 def default_zero(dtype: DType) -> float:
     """The zero of a weight that has none of its own."""
@@ -118,6 +120,17 @@ class QuantizedWeight(Checkpoints):
             return True
         low, high = int(self.dtype.max) - 16, int(self.dtype.min) + 16
         return bool(low <= self.zeros.min() and self.zeros.max() <= high)
+
+    @cached_property
+    def steady(self) -> bool:
+        """Are scales such that sums may be held in units of any of a row's: none zero, none far larger than
+        another? A GPU's are not asked, and are taken not to be."""
+        if not isinstance(self.scales, np.ndarray) or not self.scales.size:
+            return False
+        sizes = np.abs(self.scales.astype(np.float32))
+        least = sizes.min(axis=1)
+        near = (least > 0) & np.isfinite(least) & (sizes.max(axis=1) <= FAR * least)
+        return bool(near.all())
 
     def packed(self, layout: Layout, placed: DType | None = None) -> NDArray[np.uint8]:
         """The bytes uint8 [ceil(N / bn), ceil(K / bk), layout.nbytes(dtype)] of the weight's transpose in

@@ -41,6 +41,7 @@ from tilec.ops.linear_cost import (
     shared_bytes,
     work,
 )  # fmt: skip
+from tilec.ops.linear_plan import WAYS
 from tilec.ops.reference import linear_reference, relative_error
 from tilec.ops.tiling import linear_tiling, weighted
 
@@ -58,6 +59,7 @@ COMPILED = [  # target, m, n, k, weight, group, what is multiplied: ways of each
     ("sm_90a", 1, 8192, 8192, "u4", 128, "f16"),
     ("sm_90a", 16, 8192, 8192, "u4", 0, "f16"),
     ("sm_90a", 8192, 8192, 8192, "u4", 128, "f16"),
+    ("sm_90a", 8192, 8192, 8192, "u5", 0, "f16"),
     ("sm_80", 16, 4096, 4096, "u4", 128, "i8"),
     ("sm_90a", 512, 4096, 4096, "u8", 128, "i8"),
     ("sm_90a", 4096, 4096, 4096, "u4", 128, "f8e4m3"),
@@ -92,7 +94,7 @@ def test_the_formulas_are_what_is_computed(name: str, m: int):
     formulas, p, board, taken = found.formulas, found.problem, rates(name), found.chosen.tiles
     names = sympy.symbols("m n k bm bn bk warps stages split resident", integer=True, positive=True)
     every = candidates(board, 128)
-    alike = [getattr(every, way) == getattr(taken, way) for way in ("blocks", "producer", "direct")]
+    alike = [getattr(every, way) == getattr(taken, way) for way in WAYS]
     every = Tiles(*(x[np.logical_and.reduce(alike)] for x in every))
     done = work(p, every, target(board.target))
     done = done._replace(resident=np.maximum(done.resident, 1))

@@ -120,6 +120,42 @@ def test_a_producer_for_blocks_that_share(how: dict[str, int], aligned: bool):
     assert run(x, q, "emulator:sm_90a", schedule)[1] < 1.5e-3
 
 
+RESCALED = [
+    ("u4", 64, False, {}),
+    ("i3", 32, True, {"split": 2}),
+    ("u8", 128, False, {"blocks": 3}),
+    ("f6e3m2", 64, False, {"producer": True}),
+]
+
+
+@pytest.mark.parametrize(("weight", "group", "zero_point", "how"), RESCALED)
+@pytest.mark.parametrize("target", ["emulator:sm_80", "emulator:sm_90a"])
+def test_sums_in_units_of_scales(weight, group, zero_point, how, target, full):
+    """Of scales that differ much, negative ones among them; groups of several steps, and of one."""
+    if "producer" in how and target == "emulator:sm_80":
+        return
+    q, x = ops.quantize(normal(200, 300), weight, group_size=group, zero_point=zero_point), normal(20, 300)
+    q.scales[:] *= (2.0 ** np.random.default_rng(1).integers(-6, 1, q.scales.shape)).astype(q.scales.dtype)
+    q.scales[::3] *= -1
+    x = x.astype(np.float16)
+    assert q.steady
+    assert run(x, q, target, own(x, q, target)._replace(rescaled=True, **how))[1] < 1.5e-3
+
+
+def test_who_rescales():
+    """Tiles that are too large for a group's sums besides, where scales can be divided by each other."""
+    problem = 8192, dt.f16, 128, "sm_90a", 4, 8192, 8192
+    found = [linear_tiling(*problem, steady=steady) for steady in (True, False)]
+    assert [(t.rescaled, t.bm) for t in found] == [(True, 128), (False, 64)]
+    assert found[0].fragment == found[1].fragment
+    for kind, group, target in ((dt.i8, 128, "sm_90a"), (dt.f16, 0, "sm_90a"), (dt.f16, 128, "sm_80")):
+        assert not linear_tiling(8192, kind, group, target, 4, 8192, 8192).rescaled
+    for scale, steady in ((0, False), (1e-3, True), (3e-7, False), (np.inf, False), (np.nan, False)):
+        q = ops.quantize(normal(40, 300), "u4", group_size=64)
+        q.scales[3, 1] = scale
+        assert q.steady is steady
+
+
 def test_parts_without_work():
     """More parts than steps of K: sums of nothing."""
     q, x = ops.quantize(normal(40, 64), "u4", group_size=32), normal(3, 64, dtype=np.float16)
