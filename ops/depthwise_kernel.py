@@ -225,13 +225,16 @@ def depthwise_kernel(
     y and residual [N, rows, columns, channels], weight [kh, kw, channels]. `state`: what is left of x.
     """
     (c_axis, h_axis, w_axis), high = (3, 1, 2) if conv.channels_last else (1, 2, 3), cut.sums * cut.rows
-    n, j, c, i, w = tc.blocks(
+    n, j, *cell = tc.blocks(
         x.shape[0],
         conv.multiplier,
-        tc.cdiv(x.shape[c_axis] // conv.summed, cut.channels),
-        tc.cdiv(y.shape[h_axis], high),
-        tc.cdiv(y.shape[w_axis], cut.columns),
+        *conv.ordered(
+            tc.cdiv(x.shape[c_axis] // conv.summed, cut.channels),
+            tc.cdiv(y.shape[h_axis], high),
+            tc.cdiv(y.shape[w_axis], cut.columns),
+        ),
     )
+    c, i, w = (cell[2], cell[0], cell[1]) if conv.channels_last else cell
     kh, kw = (tc.static(weight.shape[axis - conv.channels_last]) for axis in (1, 2))
     if conv.multiplier == conv.summed == 1:
         channels = x.shape[c_axis]

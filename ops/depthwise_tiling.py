@@ -134,11 +134,7 @@ def _on_vectors(geometry: Geometry, channels: int, conv: Conv) -> Cut:
     in_pairs = not conv.channels_last and geometry.size[0] <= SUMS_DOWN  # vectors, for which there is room
     sums = _sums(rows, SUMS_DOWN if in_pairs or conv.stride[0] > 1 else SUMS_OF_VECTORS)
     if conv.channels_last:
-        c, wide, deep = (
-            32 if channels % 32 == 0 else min(channels, 16),
-            _evenly(columns, 16),
-            -(-rows // sums),
-        )
+        c, wide, deep = min(channels, 16), _evenly(columns, 16), -(-rows // sums)
         parts = -(-channels // c) * -(-columns // wide)
         return Cut(c, sums, _evenly(deep, max(1, min(8, deep * parts // FEW_BLOCKS))), wide, 0)
     return Cut(1, sums, min(-(-rows // sums), max(1, 64 // sums)), min(columns, 256), 0)
