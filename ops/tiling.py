@@ -258,7 +258,7 @@ def operands(dtype: DType) -> str:
 def _vectors(m: Extent, dtype: DType, group: int, bits: int, wide: bool) -> Weighted:
     """For the CPU."""
     bm = rows_of(m, 1, 128)
-    many = 512 if wide and not dtype.is_integer else 256  # the more columns, the less often x is copied
+    many = 512 if wide else 256  # the more columns, the less often x is copied
     shape = _steps(group, 128), many if bm > MMA_ROWS else 128
     if dtype.is_integer:
         return Weighted(bm, quads(shape, bits))

@@ -28,7 +28,7 @@ from tilec.ir.tile import row_major
 
 Table = np.ndarray[Any, np.dtype[Any]]
 WORD = 32
-AHEAD = 2048
+NEAR = 1 << 14  # bytes that the nearest cache has room for, beside what else is in use
 LONGEST = 32  # rows after which a pattern has to repeat: that many are unrolled
 
 
@@ -70,7 +70,7 @@ class Codes:
         at = add(w, add(w, mul(w, block, self.step), first), column)
         pointer = step_pointer(w, self.source.base, "i32", at)
         if self.root:
-            prefetch(w, step_pointer(w, pointer, "i32", prod(self.shape) * self.dtype.bits // WORD))
+            prefetch(w, pointer, prod(self.shape) * self.dtype.bits // 8)
         return read(w, pointer, "i32", 1, lanes, align=1)
 
     @property
@@ -79,10 +79,13 @@ class Codes:
         return np.asarray(codec.decode(np.arange(1 << self.dtype.bits), self.dtype))
 
 
-def prefetch(w: Writer, pointer: str) -> None:
-    """Asks for a cache line; any address will do."""
+def prefetch(w: Writer, pointer: str, ahead: int) -> None:
+    """Asks for the cache line so many bytes on, which may be nobody's: into the nearest cache where all that
+    is asked for until then has room, else into the next.
+    """
     w.declare("llvm.prefetch.p0", "void", "ptr", "i32", "i32", "i32")
-    w.line(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 2, i32 1)")
+    place, near = step_pointer(w, pointer, "i8", ahead), 3 if ahead <= NEAR else 2
+    w.line(f"call void @llvm.prefetch.p0(ptr {place}, i32 0, i32 {near}, i32 1)")
 
 
 def codes(inst: shape.View, source: Ref) -> Codes | None:

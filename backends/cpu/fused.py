@@ -165,12 +165,10 @@ class _Point:
     def _number(self, values: Table) -> str | None:
         """The f32 in the table; None where arithmetic is as good."""
         field, bits = self.of.codes.fields[self.at[1]], self.of.codes.dtype.bits
-        on = line(values, self.of.codes)
-        if on:
-            return number(self.w, self.words(), field, bits, on)
         if can_look_up(self.w, bits):
             return looked_up(self.w, self.words(), field, bits, values)
-        return None
+        on = line(values, self.of.codes)
+        return number(self.w, self.words(), field, bits, on) if on else None
 
 
 def moved(w: Writer, ref: Ref, row: Index, column: Index) -> str:

@@ -81,7 +81,7 @@ class Quads:
         along = along // COLUMNS if isinstance(along, int) else w.let(f"lshr exact i64 {along}, 4")
         pointer = step_pointer(w, self.source.base, "i8", add(w, mul(w, block, self.down), along))
         if self.root:  # weights are read once, and in order: the same place in the next tile
-            prefetch(w, step_pointer(w, pointer, "i8", self.source.shape[0]))
+            prefetch(w, pointer, self.source.shape[0])
         with w.at_width(BYTES):
             return spread(w, pointer, 8 if self.planes > 1 else self.dtype.bits)
 

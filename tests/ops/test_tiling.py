@@ -46,7 +46,7 @@ def test_wide_tiles_leave_every_core_two_blocks() -> None:
         for m, n in ((128, 1 << 24), (128, 512), (128, "n"), (16, 1 << 24))
     ]
     assert columns == [512, 256, 256, 128]
-    assert linear_tiling(128, dt.dtype("i8"), 128, "cpu", 4, 1 << 24).fragment.shape[1] == 256
+    assert linear_tiling(128, dt.dtype("i8"), 128, "cpu", 4, 1 << 24).fragment.shape[1] == 512
 
 
 def test_columns_along_memory_are_few() -> None:
