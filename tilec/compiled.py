@@ -255,10 +255,10 @@ class Compiled:
         held = [checked(param, x) for param, x in zip(self.definition.params, given, strict=True)]
         check_fits(self.definition, self.types, held)
         launch = self.prepared(held, self.place_of(held))
-        launch(held)
+        again = launch(held)
         if tape is not None:
             tape.launched(launch, held)
-        if facts is not None and debug.level() < LAUNCHES and (again := launch.bound(held)) is not None:
+        if facts is not None and again is not None and debug.level() < LAUNCHES:
             keep(self._again, key, again)
 
     def place_of(self, held: Sequence[Any]) -> str:
@@ -299,12 +299,17 @@ class Launch:
     blocks: int
     apart: tuple[tuple[int, int], ...]
 
-    def __call__(self, held: Sequence[Any]) -> None:
+    def __call__(self, held: Sequence[Any]) -> Again | None:
+        """Launches, and gives what does it again; None where the place has to see the arrays each time."""
         check_apart(self.compiled.definition, self.apart, held)
         if debug.level() >= LAUNCHES:
             self._tell(held)
-        if self.blocks:
+        again = self.bound(held)
+        if again is None:
             self.compiled.program_on(self.place).launch(held, self.blocks)
+        else:
+            again()
+        return again
 
     def _tell(self, held: Sequence[Any]) -> None:
         func, args = self.compiled.traced, zip(self.compiled.definition.params, held, strict=True)
@@ -312,8 +317,7 @@ class Launch:
         print(f"{func.name} on {self.place}: {self.blocks} blocks, {', '.join(shown)}")
 
     def bound(self, held: Sequence[Any]) -> Again | None:
-        """This launch on these very arrays, checked already, which it does not keep; None where the place has
-        to see them each time."""
+        """This launch on these very arrays, checked already, which it does not keep."""
         moved = self.movable(held, ())
         return moved and partial(moved, ())
 

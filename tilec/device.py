@@ -349,7 +349,8 @@ def gpu_of(x: Any) -> DeviceArray | None:
 
 def span(x: Array) -> tuple[int, int]:
     """The address of an array's first byte, and that after its last."""
-    if not x.size:
-        return x.ctypes.data, x.ctypes.data
+    at = address(x)
+    if not x.size or x.flags.c_contiguous:
+        return at, at + x.nbytes
     low, high = np.lib.array_utils.byte_bounds(x)
     return int(low), int(high)

@@ -135,10 +135,10 @@ class Kernel:
             )
         self._look_around()
         launch, held = self._launch(target, args, constants, chosen)
-        launch(held)
+        again = launch(held)
         if tape is not None:
             tape.launched(launch, held)
-        if facts is not None and debug.level() < LAUNCHES and (again := launch.bound(held)) is not None:
+        if facts is not None and again is not None and debug.level() < LAUNCHES:
             keep(self._again, (target, chosen, facts), again)
 
     def _launch(
@@ -214,7 +214,9 @@ class Kernel:
 
 def _types(definition: Definition, given: Sequence[Any], static: Static) -> tuple[Type, ...]:
     pairs = zip(definition.params, given, strict=True)
-    return tuple(agreed([argument_type(param, i, x, static) for i, (param, x) in enumerate(pairs)]))
+    found = [argument_type(param, i, x, static) for i, (param, x) in enumerate(pairs)]
+    named = any(isinstance(x, Spec) for x in given)  # of arrays each extent has a name of its own
+    return tuple(agreed(found) if named else found)
 
 
 def _check_static(definition: Definition, given: Sequence[Any], wanted: Respecialise) -> None:

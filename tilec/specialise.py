@@ -180,10 +180,10 @@ def _shape(extents: Sequence[int], name: str, static: frozenset[int]) -> Extents
 def _strides_like(extents: Sequence[int], shape: Extents) -> list[Extent]:
     """Row-major strides: known ones as they are, others as Dims of their values."""
     found: list[Extent] = []
-    for axis in range(len(shape)):
-        known = all(isinstance(n, int) for n in shape[axis + 1 :])
-        value = int(np.prod(extents[axis + 1 :], dtype=np.int64))
-        found.append(value if known else Dim("", value))
+    value, known = 1, True
+    for n, extent in zip(reversed(extents), reversed(shape), strict=True):
+        found.insert(0, value if known else Dim("", value))
+        value, known = value * n, known and isinstance(extent, int)
     return found
 
 

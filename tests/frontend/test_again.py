@@ -13,6 +13,7 @@ import pytest
 import tilec as tc
 from tilec import again
 from tilec.ir import addresses
+from tilec.specialise import agreed, array_type
 
 SCALE = 2.0
 
@@ -286,3 +287,12 @@ def test_launches_are_told_at_level_5(
     for _ in range(2):
         done(x, y)
         assert "scaled on cpu: 3 blocks" in capsys.readouterr().out
+
+
+def test_types_of_arrays_agree_already() -> None:
+    """Each has names of its own, so that calls need not bring them together."""
+    whole = np.zeros((6, 4, 10), np.float32)
+    views = (whole, whole[::2], whole[:, :, 3], whole.transpose(2, 0, 1), whole[:, :1], whole.reshape(-1))
+    packed = tc.packed(tc.pack(np.zeros(24, np.uint8), "u3"), "u3", (4, 6))
+    types = [array_type(x, f"x{i}") for i, x in enumerate((*views, packed))]
+    assert agreed(types) == types
