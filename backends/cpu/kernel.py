@@ -111,7 +111,7 @@ class CpuKernel:
                  if slot.kind == "pointer" and slot.param in moving]  # fmt: skip
         threads = self.threads(blocks) if threads is None else threads
         fixed = blocks, max(1, blocks // (threads * 16)), threads, 0, self._print_address
-        fresh = [0] * (effects.TAKEN - effects.CHANGING + threads)
+        fresh: list[Any] = [0] * (effects.TAKEN - effects.CHANGING + threads)
         rooms: list[Room] = []  # that no launch is in
         tables = ctypes.addressof(self._table_addresses)
 
