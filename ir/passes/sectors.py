@@ -27,8 +27,11 @@ def whole_sectors(layout: Layout, axis: int, size: int, vector: int) -> Layout:
     """The layout after those swaps with which a warp is done soonest; itself where all sectors are whole.
     Elements of `size` bytes are neighbours on `axis`, and an instruction may move up to `vector` of them.
     """
-    groups = lanes(layout), binary(layout.digits("slot"))
-    warp = Warp(*({p: _held(d, layout, axis) for p, d in group.items()} for group in groups), size, vector)
+    threads, slots = (
+        {place: _held(digit, layout, axis) for place, digit in group.items()}
+        for group in (lanes(layout), binary(layout.digits("slot")))
+    )
+    warp = Warp(threads, slots, size, vector)
     swaps: Swaps = ()
     least = warp.cycles
     while len(swaps) < MOST and not warp.is_whole:
@@ -106,7 +109,7 @@ class Warp:
     def sectors(self) -> float:
         """That an access of the warp touches."""
         apart = [held for held in self.lanes.values() if not held.idle and not self._inside(held)]
-        return max(1.0, self.run * self.size / SECTOR) * 2 ** len(apart)
+        return max(1.0, self.run * self.size / SECTOR) * (1 << len(apart))
 
     @property
     def is_whole(self) -> bool:
