@@ -208,7 +208,8 @@ def fragments(board: Rates, group: int, operands: str = "f16") -> dict[tuple[int
     """(bk, bn, warps) of all candidates, and the places of those that have them."""
     keys = np.stack(fragment_of(candidates(board, group, operands)), axis=1)
     kinds, which = np.unique(keys, axis=0, return_inverse=True)
-    return {tuple(map(int, key)): np.flatnonzero(which.reshape(-1) == i) for i, key in enumerate(kinds)}
+    rows = [(bk, bn, warps) for bk, bn, warps in kinds.tolist()]
+    return {key: np.flatnonzero(which.reshape(-1) == i) for i, key in enumerate(rows)}
 
 
 def fragment_of(tiles: Tiles) -> tuple[Number, Number, Number]:

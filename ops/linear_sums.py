@@ -154,7 +154,7 @@ def summed(
     steps = 1 if run.share is None else form.steps  # runs of several tiles end anywhere
     source = words_of(form) if form.direct else None
     coming = [packed(W, j, run.first + q, form) for q in range(steps)] if form.direct else []
-    now = scale_of(scales, (run.first * bk // group, j * bn), bn) if form.rescaled else None
+    now: Any = scale_of(scales, (run.first * bk // group, j * bn), bn) if form.rescaled else None
     for first in tc.range(run.first, run.last, steps, stages=stages):
         ahead = steps if form.direct else 0
         there = [packed(W, j, first + ahead + q, form) for q in range(steps)]
