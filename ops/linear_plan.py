@@ -174,7 +174,8 @@ def plan(
     known, and for extents that are no numbers.
 
     The model is a roofline (Williams, Waterman, Patterson 2009) with the waves that a GPU runs blocks in:
-    `print(plan.formulas["issue"])` and so on. Instructions are counted as they are in the machine code.
+    `print(plan.formulas["issue"])` and so on. Instructions are counted as they are in the machine code. It
+    knows nothing of warps that share K, nor of 2:4 weights, whose tiles are a rule.
     """
     board = board_of(device)
     p, kind = _problem(m, n, k, weight, x, group_size, board.target)
