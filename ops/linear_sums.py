@@ -154,7 +154,7 @@ def summed(
     steps = 1 if run.share is None else form.steps  # runs of several tiles end anywhere
     source = words_of(form) if form.direct else None
     coming = [packed(W, j, run.first + q, form) for q in range(steps)] if form.direct else []
-    now: Any = scale_of(scales, (run.first * bk // group, j * bn), bn) if form.rescaled else None
+    now: Any = scale_of(scales, (run.first * bk // group, j * bn), form) if form.rescaled else None
     for first in tc.range(run.first, run.last, steps, stages=stages):
         ahead = steps if form.direct else 0
         there = [packed(W, j, first + ahead + q, form) for q in range(steps)]
@@ -169,7 +169,7 @@ def summed(
                     w = floats(w, zeros, at, compute, zero_point) * of_group(scales, at, w).to(compute)
                     acc = product(xs, w, acc, form)
                 elif form.rescaled:
-                    acc, now = in_units(acc, now, scales, at, s * bk % group == 0)
+                    acc, now = in_units(acc, now, scales, at, form, s * bk % group == 0)
                     acc = product(xs, factors(w, zeros, at, compute, zero_point, placed), acc, form)
                 else:
                     part = product(xs, factors(w, zeros, at, compute, zero_point, placed), part, form)
@@ -191,15 +191,19 @@ def summed(
     return acc if form.slices == 1 else acc.sum(0)
 
 
-def scale_of(scales: tc.Array, at: Any, bn: int) -> tc.Tile:
-    """(1, bn) scales of the group at `at`."""
-    return scales.load(at, (1, bn), other=1).to(tc.f32)
+def scale_of(scales: tc.Array, at: Any, form: Form) -> tc.Tile:
+    """(1, bn) scales of the group at `at`; (slices, 1, bn) of each slice's."""
+    count, bn = form.slices if form.has_groups else 1, form.fragment.shape[1]
+    rows = scales.load(at, (count, bn), other=1).to(tc.f32)
+    return rows.reshape((count, 1, bn)) if form.has_groups else rows
 
 
-def in_units(acc: tc.Tile, now: tc.Tile, scales: tc.Array, at: Any, begins: Any) -> tuple[tc.Tile, tc.Tile]:
+def in_units(
+    acc: tc.Tile, now: tc.Tile, scales: tc.Array, at: Any, form: Form, begins: Any
+) -> tuple[tc.Tile, tc.Tile]:
     """Sums in units of `now`, where a group begins in units of its scale; and what they are in units of."""
     if begins:
-        scale = scale_of(scales, at, acc.shape[1])
+        scale = scale_of(scales, at, form)
         acc = acc * (now / scale)
         now = scale
     return acc, now

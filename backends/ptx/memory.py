@@ -7,7 +7,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import copysign
+from math import copysign, prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token, memory_bits
 from tilec.backends.ptx.threads import predicate
 from tilec.backends.ptx.words import as_words, from_words
 from tilec.backends.writer import held
+from tilec.ir.atoms import WARP
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Value, root
 from tilec.ir.inst import memory
 from tilec.ir.inst.arith import Full
-from tilec.ir.layout import Layout
+from tilec.ir.layout import Layout, local, spatial
 from tilec.ir.layouts import blocked
 from tilec.ir.tile import ArrayType
 
@@ -212,12 +213,18 @@ def copy(e: Emitter, inst: memory.Copy) -> Token:
 
 
 def _along(buffer: ArrayType, shape: tuple[int, ...], threads: int, vector: int) -> Layout:
-    """Threads side by side along the axis whose neighbours are neighbours in the buffer."""
+    """Threads side by side along the axis whose neighbours are neighbours in the buffer; of a line each warp
+    has a stretch, so that its copies have their addresses from one register: offsets are short.
+    """
     digits = buffer.layout.parts if buffer.layout else ()
     last = len(shape) - 1
     axis = next((a for a, part in enumerate(digits) if any(d.stride == (1,) for d in part)), last)
     order = (*(a for a in range(len(shape)) if a != axis), axis)
-    found = blocked(tuple(shape[a] for a in order), threads, vector)
+    rows, line, at_once = tuple(shape[a] for a in order[:-1]), shape[axis], threads * vector
+    found = blocked((*rows, line), threads, vector)
+    if prod(rows) == 1 and line % at_once == 0:
+        stretches = spatial(*rows, threads // WARP) * local(*rows, line // at_once)
+        found = stretches * spatial(*rows, WARP) * local(*rows, vector)
     return found if axis == last else found.permute(tuple(order.index(a) for a in range(len(shape))))
 
 

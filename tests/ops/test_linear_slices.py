@@ -23,6 +23,7 @@ CASES = [  # weight, group, zero_point, (bk, bn), warps, slices, how, (x, tolera
     ("u2", 32, False, (128, 32), 4, 4, {"split": 2, "stages": 1}, F16),
     ("u8", 48, True, (64, 64), 4, 2, {}, F16),  # groups end within slices
     ("u4", 64, True, (128, 64), 4, 2, {"scaled_weights": True}, F16),
+    ("i4", 64, False, (128, 64), 4, 2, {"rescaled": True}, F16),
     ("u4", 128, False, (256, 64), 4, 2, {"bm": 32}, F16),
 ]
 
@@ -79,7 +80,7 @@ def test_slices_of_bytes(shape: tuple[int, int], group: int):
 
 
 @needs_ptxas
-@pytest.mark.parametrize(("shape", "warps", "slices"), [((512, 64), 4, 4)])
+@pytest.mark.parametrize(("shape", "warps", "slices"), [((256, 64), 4, 2), ((512, 64), 8, 4)])
 def test_the_loop_of_slices(shape: tuple[int, int], warps: int, slices: int):
     """At most 260 instructions for 32 products, as without slices."""
     form = schedule(dt.f16, shape, warps, slices)

@@ -9,7 +9,9 @@ import pytest
 
 import tilec as tc
 from tests.backends.ptx.runner import check_kernel, out, seeds, values
+from tilec.backends.ptx.memory import _along
 from tilec.ir import dtype as dt
+from tilec.ir.tile import ArrayType
 
 Array = np.ndarray[Any, Any]
 WIDTHS = (dt.bool, dt.u8, dt.f8e5m2, dt.f16, dt.bf16, dt.i32, dt.f32, dt.tf32, dt.f64, dt.u64)
@@ -241,3 +243,13 @@ def shared_once(y: tc.Array):
 def test_only_global_memory_is_cached() -> None:
     with pytest.raises(tc.TilecError, match="read_once is about arrays in global memory, found"):
         shared_once.compile(tc.Spec("f32", (32,)), target="sm_80")
+
+
+def test_a_line_is_copied_in_stretches() -> None:
+    """What a warp copies lies together: offsets from its first address fit an instruction."""
+    line = _along(ArrayType(dt.u8, (1, 8192), (8192, 1)), (1, 8192), 128, 16)
+    assert line.is_bijection and line.slot_part()[::16, 1].tolist() == [0, 512, 1024, 1536]
+    starts = np.repeat(np.arange(4) * 2048, 32) + np.tile(np.arange(32) * 16, 4)
+    assert np.array_equal(line.thread_part()[:, 1], starts)
+    rows = _along(ArrayType(dt.f16, (16, 128), (128, 1)), (16, 128), 128, 8)
+    assert rows.thread_part()[16].tolist() == [1, 0]
