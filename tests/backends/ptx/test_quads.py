@@ -14,6 +14,8 @@ from tilec.ir import byte_placement, placement
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.layout import Layout, local, spatial
+from tilec.ir.layouts import mma_b
+from tilec.ops.tiling import Weighted
 from tilec.ops.weight import default_zero
 
 SMALL = [d for d in dt.ALL if d.bits <= 8 and not d.is_bool]
@@ -142,7 +144,9 @@ def test_the_loop_of_quantised_weights(name: str, activations: str, integer: flo
     if not full and name not in ("u3", "u4", "f4e2m1"):
         pytest.skip("make check-all runs it")
     problem = {"m": 16, "n": 4096, "k": 4096, "weight": name, "group_size": 128, "activations": activations}
-    done = ops.linear.compile(**problem, target="sm_89")
+    kind = tc.i8 if activations == "int8" else tc.f8e4m3
+    form = Weighted(16, mma_b(kind, (128, 128), 4), placed=kind)
+    done = ops.linear.compile(**problem, target="sm_89", schedule=form)
     loop = done.hot_loop
     assert loop is not None and loop.products == 16 and done.resources.spill_bytes == 0
     adds = 32 if activations == "f8e4m3" and name.startswith("u") else 0
