@@ -16,7 +16,7 @@ from tilec.ops.reference import relative_error
 
 REPEATS = 10  # calls of each in one run
 WARMING = 0.02  # seconds of calls that are not counted
-PAUSE = 0.05  # seconds until threads of the one before, which look for more to do, have gone to sleep
+PAUSE = 0.3  # seconds until threads of the one before are asleep: those of OpenMP look for more for up to 0.2
 WRONG = 1e-4  # relative error from which a peer has computed something else
 Call = Callable[[], Any]
 
