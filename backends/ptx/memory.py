@@ -191,11 +191,13 @@ def copy(e: Emitter, inst: memory.Copy) -> Token:
     """
     kind = inst.array.array_type
     bits = memory_bits(kind.dtype)
-    layout = _along(inst.buffer.array_type, inst.shape, e.threads, max(1, 128 // bits))
-    source = Window(inst.array, inst.at, layout, inst.masked)
-    taking = layout.owner_mask()
-    there = shared.byte_offsets(inst.buffer.array_type, layout, [0] * len(inst.shape))
-    length = min(run_length(e, source, taking), shared.run_length(there, bits, taking))
+    length = max(1, 128 // bits)
+    for _ in range(2):  # neighbouring threads have neighbouring runs: of what is proven, once that is known
+        layout = _along(inst.buffer.array_type, inst.shape, e.threads, length)
+        source = Window(inst.array, inst.at, layout, inst.masked)
+        taking = layout.owner_mask()
+        there = shared.byte_offsets(inst.buffer.array_type, layout, [0] * len(inst.shape))
+        length = min(run_length(e, source, taking), shared.run_length(there, bits, taking))
     size = length * bits // 8
     when = e.scalar(inst.when) if inst.when is not None else None
     if size < 4 or not _is_zero(inst.other) or not e.target.has("cp_async"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tilec as tc
-from tests.backends.ptx.runner import check_kernel, out, seeds, values
+from tests.backends.ptx.runner import check_kernel, emulate, out, seeds, values
 from tilec.backends.ptx.memory import _along
 from tilec.ir import dtype as dt
 from tilec.ir.tile import ArrayType
@@ -253,3 +253,22 @@ def test_a_line_is_copied_in_stretches() -> None:
     assert np.array_equal(line.thread_part()[:, 1], starts)
     rows = _along(ArrayType(dt.f16, (16, 128), (128, 1)), (16, 128), 128, 8)
     assert rows.thread_part()[16].tolist() == [1, 0]
+
+
+@tc.kernel
+def odd_product(a: tc.Array, b: tc.Array, c: tc.Array, *, warps=2):
+    acc = tc.zeros((32, 32), tc.f32)
+    for s in tc.range(2, stages=2):
+        acc = tc.dot(a.load((0, s * 16), (32, 16)), b.load((s * 16, 0), (16, 32)), acc)
+    c.store((0, 0), acc)
+
+
+def test_copies_of_single_elements_lie_side_by_side() -> None:
+    """Rows of an odd number of elements: a warp copies neighbours, not every fourth one."""
+    shapes = (32, 33), (33, 35), (32, 35)
+    args = [(dt.f32, values(dt.f32, shape, i, small=True)) for i, shape in enumerate(shapes)]
+    kernel = check_kernel(odd_product, *args)
+    lines = kernel.ptx.splitlines()
+    counts = emulate(kernel, [a.copy() for _, a in args]).metrics.global_
+    used = [each for n, each in counts.items() if "cp.async.ca" in lines[n - 1]]
+    assert used and sum(t.units for t in used) < 2 * sum(t.least for t in used)
