@@ -128,8 +128,8 @@ def compile_linear(
     """The kernel of x [m, k] times a weight [n, k], quantised or of x's dtype; extents are numbers, or names
     or tc.dim that the launch knows. An x of 8 bits has scales, `low_rank` is a rank. With `activations`
     it is the kernel after the one that rounds x. `schedule`, for a quantised weight, stands in for what the
-    target would choose, ops.tiling.linear_tiling(...): _replace(split=4) is four blocks to a tile. Many rows
-    may be summed in units of scales, which must be none of them zero then (linear_tiling(..., steady=False)).
+    target would choose, ops.tiling.linear_tiling(...): _replace(split=4) is four blocks to a tile. Of a
+    weight that is `steady`, linear_tiling(..., steady=True) may sum many rows in units of its scales.
     With sparsity="2:4" the weight keeps two of each four (ops.sparsify).
     """
     check_activation(activation)

@@ -132,11 +132,11 @@ def linear_tiling(
     n: Extent = "n",
     k: Extent = "k",
     finished: bool = False,
-    steady: bool = True,
+    steady: bool = False,
 ) -> Weighted:
     """For a [m, k] times weights [n, k] of `bits` bits in groups of `group` (0: the whole row); `finished`:
-    an epilogue follows; `steady`: scales of groups may be divided by each other. On a GPU it is the cost
-    model's choice (ops/linear_choice.py), with one fragment for every m.
+    an epilogue follows; `steady`: the weight is, so that its scales may be divided by each other. On a GPU it
+    is the cost model's choice (ops/linear_choice.py), with one fragment for every m.
     """
     dtype = summed_as(dtype, group, target)
     if has_threads(target):

@@ -2,7 +2,7 @@
 
 It takes arrays that are arguments, with neighbours along one axis and all other strides multiples of 16
 bytes, zeros outside, and buffers in panels: a box is one panel, of extents of at most 256. A buffer that is
-one row is filled in pieces of 256 words.
+one row is filled in equal pieces of up to 256 words.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tilec.ir.target import Target
 
 MOST_EXTENT = 256
 WORD = 8  # bytes of the largest elements that TMA counts
+ALIGNED = 128  # bytes: where in shared memory a box begins
 
 
 def box_of(func: Func, copy: Copy, facts: Facts, target: Target) -> Box | None:
@@ -88,13 +89,22 @@ def _row(copy: Copy, kept: tuple[int, ...], array: Value, facts: Facts) -> Box |
     each = WORD // kind.dtype.bytes
     if prod(copy.shape[:-1]) != 1 or kept[-1] != last or kind.strides[last] != 1 or each == 0:
         return None
-    extent = min(copy.shape[-1] // each, MOST_EXTENT)
     starts = (copy.shape[-1], facts.multiple(copy.at[-1]), facts.extent_multiple(array, last))
-    if any(n % each for n in starts) or not extent or copy.shape[-1] // each % extent or extent * WORD % UNIT:
+    words = copy.shape[-1] // each
+    extent = _piece(words)
+    if any(n % each for n in starts) or extent is None:
         return None
     axes = tuple(reversed(range(last + 1)))
-    pieces = copy.shape[-1] // each // extent
+    pieces = words // extent
     whole = kind.shape[last] == copy.shape[-1] and facts.constant(copy.at[-1]) == 0
     if whole and 1 < pieces <= MOST_EXTENT and kind.rank < MOST_AXES:
         return Box((last, *axes), (extent, pieces, *(1 for _ in range(last))), UNIT, WORD)
     return Box(axes, (extent, *(1 for _ in range(last))), UNIT, WORD)
+
+
+def _piece(words: int) -> int | None:
+    """The longest extent of a box of which so many words are a whole number, each where a box may begin."""
+    if words <= MOST_EXTENT:
+        return words if words and words * WORD % UNIT == 0 else None
+    step = ALIGNED // WORD
+    return next((n for n in range(MOST_EXTENT, 0, -step) if words % n == 0), None)

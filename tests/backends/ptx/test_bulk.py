@@ -30,6 +30,8 @@ from tilec.backends.ptx import assemble
 from tilec.backends.ptx.maps import maps_of
 from tilec.ir import dtype as dt
 from tilec.ir.signature import Slot
+from tilec.ops.epilogue import finishing
+from tilec.ops.linear import quantised_product
 from tilec.ops.tiling import linear_tiling
 
 TMA, CP_ASYNC = "cp.async.bulk.tensor", "cp.async.cg"
@@ -86,6 +88,20 @@ def test_rows_come_in_words(weight: str, boxes: int) -> None:
     assert codes is not None and (codes.axes, codes.span, codes.unit) == ((2, 2, 1, 0), 16, 8)
     assert codes.extents == (256, boxes, 1, 1) and CP_ASYNC not in ptx
     assert ptx.count(TMA) == 3 * own.stages  # all rounds but one before the loop; x has two panels
+
+
+@pytest.mark.parametrize(("weight", "words", "boxes"), [("u5", 160, 2), ("u6", 192, 2), ("u7", 224, 2)])
+def test_rows_come_in_equal_pieces(weight: str, words: int, boxes: int) -> None:
+    """Of up to 256 words, each beginning where boxes may; a producer has them too."""
+    q = ops.quantize(np.random.default_rng(0).standard_normal((40, 64)), weight, group_size=32)
+    own = linear_tiling(16, dt.f16, 32, "sm_90a", q.dtype.bits, 40, 64)._replace(producer=True)
+    done = ops.linear.compile(m=16, n=40, k=64, weight=weight, group_size=32, target="sm_90a", schedule=own)
+    assert own.fragment.shape == (32, 128)
+    assert next(m.box for m in maps_of(done.ptx) if m.param == 1).extents == (words, boxes, 1, 1)
+    x, y = np.ones((16, 64), np.float16), np.zeros((16, 40), np.float16)
+    with tc.target("emulator:sm_90a"):
+        quantised_product(x, q, y, *finishing(y.shape, None, None, None, None, None, None), schedule=own)
+    np.testing.assert_allclose(y, x @ q.dequantize().T, rtol=2e-3, atol=2e-2)
 
 
 @pytest.mark.parametrize(
