@@ -7,7 +7,6 @@ w = dense(held, k, torch.float16)                    # [N, K], zeros written out
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from tilec.ir.packing import pack_codes, packed_bytes, unpack_codes
 from tilec.ops import QuantizedWeight, SparseWeight
 from tilec.ops.sparse_weight import check_columns, unchanged
 from tilec.torch.register import Tensor, register
-from tilec.torch.weights import Codes, PackedWeight, dequantize, known, new_tensors, version, weight_of
+from tilec.torch.weights import Codes, PackedWeight, dequantize, known, new_tensors, once, version, weight_of
 
 Array = np.ndarray[Any, Any]
 
@@ -52,17 +51,6 @@ class SparseCodes(NamedTuple):
         return Codes(self.codes, self.scales, self.zeros, self.dtype, group, k * KEPT // GROUP)
 
 
-_tensors: WeakKeyDictionary[SparseWeight, dict[Any, SparseCodes]] = WeakKeyDictionary()
-
-
-def sparse_tensors_of(weight: SparseWeight, device: Any) -> SparseCodes:
-    """The tensors of a weight on a device, made once."""
-    held = _tensors.setdefault(weight, {})
-    if device not in held:
-        held[device] = new_sparse_tensors(weight, device)
-    return held[device]
-
-
 def new_sparse_tensors(weight: SparseWeight, device: Any) -> SparseCodes:
     """New tensors of a weight on a device."""
     places = torch.from_numpy(pack_codes(weight.places, u2.bits).copy()).to(device)
@@ -73,6 +61,9 @@ def new_sparse_tensors(weight: SparseWeight, device: Any) -> SparseCodes:
     kind = torch.float16 if weight.dtype.name == "f16" else torch.bfloat16
     floats = torch.from_numpy(weight.kept.codes.copy()).view(kind)
     return SparseCodes(floats.to(device), None, None, weight.dtype.name, weight.shape[1], places)
+
+
+sparse_tensors_of = once(new_sparse_tensors)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,9 @@
 codes = tensors_of(ops.quantize(w, "u4"), "cpu")      # codes row after row without gaps
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -24,6 +25,8 @@ from tilec.ops.weight import default_zero
 from tilec.torch.register import Tensor, register
 
 Array = np.ndarray[Any, Any]
+W = TypeVar("W")
+T = TypeVar("T")
 
 
 class Codes(NamedTuple):
@@ -40,15 +43,17 @@ class Codes(NamedTuple):
     order: Tensor | None = None
 
 
-_tensors: WeakKeyDictionary[QuantizedWeight, dict[Any, Codes]] = WeakKeyDictionary()
+def once(new: Callable[[W, Any], T]) -> Callable[[W, Any], T]:
+    """What is made of a weight on a device is made once, and lives as long as the weight."""
+    made: WeakKeyDictionary[W, dict[Any, T]] = WeakKeyDictionary()
 
+    def found(weight: W, device: Any) -> T:
+        held = made.setdefault(weight, {})
+        if device not in held:
+            held[device] = new(weight, device)
+        return held[device]
 
-def tensors_of(weight: QuantizedWeight, device: Any) -> Codes:
-    """The tensors of a weight on a device, made once."""
-    held = _tensors.setdefault(weight, {})
-    if device not in held:
-        held[device] = new_tensors(weight, device)
-    return held[device]
+    return found
 
 
 def new_tensors(weight: QuantizedWeight, device: Any) -> Codes:
@@ -63,6 +68,9 @@ def new_tensors(weight: QuantizedWeight, device: Any) -> Codes:
     order = None if weight.order is None else torch.from_numpy(np.array(weight.order, np.int32)).to(device)
     group, k = min(weight.group_size, weight.shape[1]), weight.shape[1]
     return Codes(codes.to(device), scales, zeros, weight.dtype.name, group, k, order)
+
+
+tensors_of = once(new_tensors)
 
 
 @dataclass(frozen=True, eq=False)
