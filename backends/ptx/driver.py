@@ -33,6 +33,8 @@ WITHOUT_ASKING = 48 << 10  # bytes of a block's shared memory that need no opt-i
 PORTABLE_CLUSTER = 8  # blocks of a cluster that every GPU with clusters runs without being asked
 MOST_BLOCKS = 2**31 - 1  # along x
 LOG_BYTES = 8192
+SMALL = 128 << 10  # bytes. Maps of arrays of fewer have a bit that may make Blackwell's TMA leave them, from
+LAST_WITH_BIT = 13030  # drivers up to this: NVIDIA's release notes (595.71, known issues) say to clear it
 
 LOST = (
     'the same call under tc.target("emulator:sm_80") says where. This process can use the GPU no '
@@ -286,22 +288,40 @@ def tensor_map(address: int, size: int, shape: tuple[int, ...], strides: tuple[i
     if 0 in shape:
         return bytes(MAP_BYTES)
     cuda, axes = api(), box.seen(shape, strides, size)
-    wide, small = cuda.cuuint64_t, cuda.cuuint32_t
-    made = call(
-        "cuTensorMapEncodeTiled",
-        getattr(cuda.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_UINT{8 * box.unit}"),
-        len(box.axes),
-        address,
-        [wide(extent) for extent, _ in axes],
-        [wide(stride) for _, stride in axes[1:]],
-        [small(extent) for extent in box.extents],
-        [small(1) for _ in box.extents],
+    rank, room = len(axes), ctypes.create_string_buffer(2 * MAP_BYTES)
+    at = ctypes.addressof(room) + -ctypes.addressof(room) % MAP_BYTES
+    longs, words = ctypes.c_uint64 * rank, ctypes.c_uint32 * rank
+    how = (
         cuda.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
         getattr(cuda.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{_swizzle(box.span)}"),
         cuda.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
         cuda.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
     )
-    return ctypes.string_at(int(made.getPtr()), MAP_BYTES)
+    status = _encoder(cuda)(
+        at, int(getattr(cuda.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_UINT{8 * box.unit}")), rank, address,
+        longs(*(extent for extent, _ in axes)), longs(*(stride for _, stride in axes[1:])),
+        words(*box.extents), words(*[1] * rank), *map(int, how),
+    )  # fmt: skip
+    if status:
+        raise TilecError(told(cuda, "cuTensorMapEncodeTiled", status))
+    if sum((extent - 1) * stride for extent, stride in axes) < SMALL and _driver_version() <= LAST_WITH_BIT:
+        (ctypes.c_uint64 * 2).from_address(at)[1] &= ~(1 << 21)
+    return ctypes.string_at(at, MAP_BYTES)
+
+
+@lru_cache(1)
+def _encoder(cuda: Any) -> Any:
+    """cuTensorMapEncodeTiled itself: it takes a map at multiples of 64 bytes, and since CUDA 13 of 128, only,
+    and cuda-python has them at multiples of 16."""
+    address = int(call("cuGetProcAddress", b"cuTensorMapEncodeTiled", 12000, 0))
+    longs, words = ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint32)
+    kinds = (ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p, longs, longs, words, words)
+    return ctypes.CFUNCTYPE(ctypes.c_int, *kinds, *[ctypes.c_int] * 4)(address)
+
+
+@cache
+def _driver_version() -> int:
+    return int(call("cuDriverGetVersion"))
 
 
 def _swizzle(span: int) -> str:

@@ -21,6 +21,8 @@ from tilec.backends.emulator import Report
 from tilec.backends.ptx import driver
 
 Array = np.ndarray[Any, Any]
+LONGS, WORDS = ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint)
+BITS, SWIZZLES = (8, 16, 32, 32, 64), ("none", "32B", "64B", "128B")  # by cuda.h's numbers
 ERRORS = {
     2: ("CUDA_ERROR_OUT_OF_MEMORY", "out of memory"),
     100: ("CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"),
@@ -48,15 +50,17 @@ class StubDriver:
         CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8,
         CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED=14,
     )
-    CUtensorMapDataType = SimpleNamespace(**{f"CU_TENSOR_MAP_DATA_TYPE_UINT{n}": n for n in (8, 16, 32, 64)})
+    CUtensorMapDataType = SimpleNamespace(
+        CU_TENSOR_MAP_DATA_TYPE_UINT8=0, CU_TENSOR_MAP_DATA_TYPE_UINT16=1, CU_TENSOR_MAP_DATA_TYPE_UINT32=2,
+        CU_TENSOR_MAP_DATA_TYPE_UINT64=4,
+    )  # fmt: skip
     CUtensorMapInterleave = SimpleNamespace(CU_TENSOR_MAP_INTERLEAVE_NONE=0)
     CUtensorMapSwizzle = SimpleNamespace(
-        CU_TENSOR_MAP_SWIZZLE_NONE="none", CU_TENSOR_MAP_SWIZZLE_32B="32B", CU_TENSOR_MAP_SWIZZLE_64B="64B",
-        CU_TENSOR_MAP_SWIZZLE_128B="128B",
+        CU_TENSOR_MAP_SWIZZLE_NONE=0, CU_TENSOR_MAP_SWIZZLE_32B=1, CU_TENSOR_MAP_SWIZZLE_64B=2,
+        CU_TENSOR_MAP_SWIZZLE_128B=3,
     )  # fmt: skip
     CUtensorMapL2promotion = SimpleNamespace(CU_TENSOR_MAP_L2_PROMOTION_L2_128B=2)
     CUtensorMapFloatOOBfill = SimpleNamespace(CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE=0)
-    cuuint64_t = cuuint32_t = int
     CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2, CU_EVENT_DEFAULT=0)
 
     def __init__(self, capability: tuple[int, int] = (8, 0)) -> None:
@@ -73,10 +77,11 @@ class StubDriver:
         self.launches: list[tuple[str, int, int, int, bytes]] = []
         self.reports: list[Report] = []
         self.maps: list[tuple[Any, ...]] = []
+        self.functions: list[Any] = []  # of C, which live as long
 
     def __getattribute__(self, name: str) -> Any:
         found = object.__getattribute__(self, name)
-        if not name.startswith("cu") or not callable(found) or name.startswith(("cuGetError", "cuuint")):
+        if not name.startswith("cu") or not callable(found) or name.startswith("cuGetError"):
             return found
 
         def recorded(*args: Any) -> tuple[Any, ...]:
@@ -218,10 +223,35 @@ class StubDriver:
         found = [m for at, m in memory.items() if len(raw) == 8 and at <= number < at + max(1, m.nbytes)]
         return found[0][int(number) - found[0].ctypes.data :] if found else number
 
-    def cuTensorMapEncodeTiled(self, *told: Any) -> Any:
+    def cuDriverGetVersion(self) -> int:
+        return 13000
+
+    def cuGetProcAddress(self, name: bytes, version: int, flags: int) -> int | None:
+        assert (name, version, flags) == (b"cuTensorMapEncodeTiled", 12000, 0), (
+            "the one that is called itself"
+        )
+        kinds = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.c_uint64, LONGS, LONGS, WORDS, WORDS
+        type_ = ctypes.CFUNCTYPE(ctypes.c_int, *kinds, *[ctypes.c_int] * 4)
+        self.functions.append(type_(self.c_cuTensorMapEncodeTiled))
+        return ctypes.cast(self.functions[-1], ctypes.c_void_p).value
+
+    def c_cuTensorMapEncodeTiled(
+        self, room: int, kind: int, rank: int, address: int, shape: Any, strides: Any, box: Any, steps: Any,
+        *how: int,
+    ) -> int:  # fmt: skip
+        """As C calls it."""
+        assert room % 128 == 0, "a tensor map is aligned"
+        tables = shape[:rank], strides[: rank - 1], box[:rank], steps[:rank]
+        interleave, swizzle, promotion, fill = how
+        told = *tables, interleave, SWIZZLES[swizzle], promotion, fill
+        status, encoded = self.cuTensorMapEncodeTiled(BITS[kind], rank, address, *told)
+        if not status:
+            ctypes.memmove(room, encoded, 128)
+        return int(status)
+
+    def cuTensorMapEncodeTiled(self, *told: Any) -> bytes:
         self.maps.append(told)
-        encoded = ctypes.create_string_buffer(bytes([len(self.maps) - 1]), 128)
-        return SimpleNamespace(getPtr=lambda: ctypes.addressof(encoded), encoded=encoded)
+        return bytes([len(self.maps) - 1]) + b"\xff" * 127
 
     def tensor_map(
         self, bits: int, rank: int, address: int, shape: list[int], strides: list[int], box: list[int],
@@ -257,5 +287,6 @@ def installed(capability: tuple[int, int] = (8, 0)) -> Iterator[StubDriver]:
         patch.setattr(driver, "api", lambda: stub)
         driver.device.cache_clear()
         driver.tensor_map.cache_clear()
+        driver._driver_version.cache_clear()
         yield stub
     driver.device.cache_clear()

@@ -17,7 +17,7 @@ from tilec.backends.ptx import driver
 from tilec.backends.ptx.arguments import Parameters
 from tilec.ir.dtype import ALL, dtype
 from tilec.ir.errors import TilecError
-from tilec.ir.signature import Slot
+from tilec.ir.signature import Box, Slot
 from tilec.ir.target import target
 
 PTX = """.version 8.0
@@ -245,6 +245,26 @@ def test_without_a_driver(outcome: Any, message: str, monkeypatch: pytest.Monkey
     driver.api.cache_clear()
     with pytest.raises(TilecError, match=message):
         driver.api()
+
+
+@pytest.mark.parametrize(
+    ("rows", "version", "cleared"), [(1023, 13000, True), (1025, 13000, False), (9, 13040, False)]
+)
+def test_maps_of_small_arrays(
+    stub: StubDriver, monkeypatch: pytest.MonkeyPatch, rows: int, version: int, cleared: bool
+) -> None:
+    """NVIDIA's release notes (595.71) have bit 85 of maps of arrays of less than 128 KiB cleared."""
+    monkeypatch.setattr(StubDriver, "cuDriverGetVersion", lambda self: version)
+    encoded = driver.tensor_map(
+        stub.cuMemAlloc(128 * rows)[1], 2, (rows, 64), (64, 1), Box((1, 0), (64, 8), 128, 2)
+    )
+    assert encoded == b"\0" + b"\xff" * 9 + bytes([0xDF if cleared else 0xFF]) + b"\xff" * 117
+
+
+def test_a_map_that_the_driver_refuses(stub: StubDriver) -> None:
+    stub.fail["cuTensorMapEncodeTiled"] = 2
+    with pytest.raises(TilecError, match="failed in cuTensorMapEncodeTiled: CUDA_ERROR_OUT_OF_MEMORY"):
+        driver.tensor_map(256, 2, (8, 64), (64, 1), Box((1, 0), (64, 8), 128, 2))
 
 
 def test_names_are_those_of_cuda_python() -> None:
