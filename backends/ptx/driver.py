@@ -287,26 +287,32 @@ def tensor_map(address: int, size: int, shape: tuple[int, ...], strides: tuple[i
     array without elements nothing: nobody reads it."""
     if 0 in shape:
         return bytes(MAP_BYTES)
-    cuda, axes = api(), box.seen(shape, strides, size)
-    rank, room = len(axes), ctypes.create_string_buffer(2 * MAP_BYTES)
+    axes, room = box.seen(shape, strides, size), ctypes.create_string_buffer(2 * MAP_BYTES)
     at = ctypes.addressof(room) + -ctypes.addressof(room) % MAP_BYTES
+    _encode(at, address, axes, box)
+    if sum((extent - 1) * stride for extent, stride in axes) < SMALL and _driver_version() <= LAST_WITH_BIT:
+        (ctypes.c_uint64 * 2).from_address(at)[1] &= ~(1 << 21)
+    return ctypes.string_at(at, MAP_BYTES)
+
+
+def _encode(at: int, address: int, axes: Sequence[tuple[int, int]], box: Box) -> None:
+    """Writes the map of an array, of whose axes there are the extent and the stride in bytes."""
+    cuda, rank = api(), len(axes)
     longs, words = ctypes.c_uint64 * rank, ctypes.c_uint32 * rank
+    kind = getattr(cuda.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_UINT{8 * box.unit}")
     how = (
         cuda.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
         getattr(cuda.CUtensorMapSwizzle, f"CU_TENSOR_MAP_SWIZZLE_{_swizzle(box.span)}"),
         cuda.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
         cuda.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
     )
+    extents, strides = longs(*(n for n, _ in axes)), longs(*(stride for _, stride in axes[1:]))
+    extents_of_box, steps = words(*box.extents), words(*[1] * rank)
     status = _encoder(cuda)(
-        at, int(getattr(cuda.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_UINT{8 * box.unit}")), rank, address,
-        longs(*(extent for extent, _ in axes)), longs(*(stride for _, stride in axes[1:])),
-        words(*box.extents), words(*[1] * rank), *map(int, how),
-    )  # fmt: skip
+        at, int(kind), rank, address, extents, strides, extents_of_box, steps, *map(int, how)
+    )
     if status:
         raise TilecError(told(cuda, "cuTensorMapEncodeTiled", status))
-    if sum((extent - 1) * stride for extent, stride in axes) < SMALL and _driver_version() <= LAST_WITH_BIT:
-        (ctypes.c_uint64 * 2).from_address(at)[1] &= ~(1 << 21)
-    return ctypes.string_at(at, MAP_BYTES)
 
 
 @lru_cache(1)
