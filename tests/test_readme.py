@@ -1,4 +1,4 @@
-"""Every snippet and every command of README.md runs."""
+"""Every snippet and every command of README.md and docs/ runs, and what they name is there."""
 
 import re
 import runpy
@@ -16,21 +16,27 @@ from tilec.__main__ import main
 from tilec.ir.target import TARGETS
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+TEXTS = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+README = TEXTS["README.md"]
+BLOCKS = {
+    name: re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) for name, text in TEXTS.items()
+}
+SHELL = [text for blocks in BLOCKS.values() for kind, text in blocks if kind == "sh"]
+COMMANDS = sorted({line for text in SHELL for line in text.splitlines()})
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
-def test_snippets_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One after the other, in one file: a later one may use what an earlier one made."""
-    script = tmp_path / "readme.py"
-    texts = [text for kind, text in BLOCKS if kind == "python"]
+@pytest.mark.parametrize("name", TEXTS)
+def test_snippets_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One after the other, in one file: a later one may use what an earlier one of the same page made."""
+    script = tmp_path / f"{name}.py"
+    texts = [text for kind, text in BLOCKS[name] if kind == "python"]
     if find_spec("torch") is None:
-        texts = [text for text in texts if not re.search(r"\b(torch|tt)\.", text)]
+        texts = [text for text in texts if not re.search(r"\b(torch|tt|cube\w*)\b", text)]
     script.write_text("\n".join(texts))
     runpy.run_path(str(script))
-    assert "readme.py" in capsys.readouterr().out, "the finding names the line of the kernel"
+    said = capsys.readouterr().out
+    assert name != "README.md" or script.name in said, "the finding names the line of the kernel"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -50,19 +56,30 @@ def test_commands_run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
             pytest.fail(f"{command!r} is not tested: say how")
 
 
-def test_all_kinds_of_blocks_are_known() -> None:
-    assert {kind for kind, _ in BLOCKS} == {"python", "sh"}
-    assert README.count("```") == 2 * len(BLOCKS)
+@pytest.mark.parametrize("name", TEXTS)
+def test_all_kinds_of_blocks_are_known(name: str) -> None:
+    assert {kind for kind, _ in BLOCKS[name]} <= {"python", "sh"}
+    assert TEXTS[name].count("```") == 2 * len(BLOCKS[name])
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name: str) -> None:
+    folder = ROOT if name == "README.md" else ROOT / "docs"
+    prose = re.sub(r"```.*?```|`[^`]*`", "", TEXTS[name], flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)]+)\)", prose):
+        assert (folder / link).exists(), link
 
 
 def test_names_exist() -> None:
     """Files, commands and targets that the text names."""
-    for name in re.findall(r"`((?:tests|examples)/[\w./]*)`", README):
+    everything = "\n".join(TEXTS.values())
+    for name in re.findall(r"`((?:tests|examples)/[\w./]*)`", everything):
         assert (ROOT / name).exists(), name
     for name in re.findall(r'`"(sm_\w+)"`', README):
         assert name in TARGETS
     assert {n for n in TARGETS if n.startswith("sm_")} == set(re.findall(r'`"(sm_\w+)"`', README))
-    there, missing = README.split("## What is not there yet")
+    missing = README.split("## What is not there yet")[1]
+    there = everything.replace(missing, "")
     for room, module in (("tc", tc), ("ops", ops)):
         for name in re.findall(rf"`{room}\.(\w+)", there):
             assert hasattr(module, name), name

@@ -96,7 +96,7 @@ def test_the_loop_of_quantised_weights_converts_nothing_one_by_one(name: str, in
 
 @pytest.mark.skipif(not find("ptxas"), reason="there is no ptxas")
 def test_loops_are_short() -> None:
-    """`tilec bench loops` prints all; these are what the README states."""
+    """`tilec bench loops` prints all; these are what docs/speed.md states."""
     limits = {"u1": 256, "u2": 256, "u3": 272, "u4": 260, "u5": 292, "u6": 308, "u7": 332, "u8": 260}
     floats = {"f4e2m1": 260, "f6e3m2": 292, "f6e2m3": 324, "f8e4m3": 288, "f8e5m2": 194, "f4e3m0": 260}
     for case in loops_bench.tiles():
