@@ -80,14 +80,14 @@ def _floats(x: Any, name: str, shape: tuple[int, ...], rank: int) -> Any:
 
 
 def finish(acc: tc.Tile, i: Any, j: Any, given: Extras, epilogue: Epilogue) -> tc.Tile:
-    """activation((acc + u @ v) * x_scale + bias) + residual, in acc's dtype, for tile (i, j)."""
+    """activation(acc * x_scale + u @ v + bias) + residual, in acc's dtype, for tile (i, j)."""
     bm, bn = acc.shape
+    if epilogue.x_scale:
+        acc = acc * given.x_scale.load(i * bm, bm).to(acc.dtype)[:, None]
     if epilogue.low_rank:
         U, V = given.u.tiles((bm, RANKS)), given.v.tiles((RANKS, bn))
         for r in tc.range(U.shape[1]):
             acc = tc.dot(U[i, r], V[r, j], acc)
-    if epilogue.x_scale:
-        acc = acc * given.x_scale.load(i * bm, bm).to(acc.dtype)[:, None]
     if epilogue.bias:
         acc = acc + given.bias.load(j * bn, bn).to(acc.dtype)[None, :]
     acc = activated(acc, epilogue.activation)

@@ -81,11 +81,12 @@ def linear(
         weight = suited(weight, compute)
     shape, rows = (*held.shape[:-1], n), flat(held, 2)
     given, epilogue = finishing(shape, bias, activation, residual, x_scale, None, None)
+    if low_rank is not None:
+        scaled = Extras(x_scale=given.x_scale), Epilogue(x_scale=epilogue.x_scale)
+        u, v = _low_rank(rows, dtype, low_rank, n, scaled)
+        given, epilogue = given._replace(u=u, v=v), epilogue._replace(low_rank=True)
     if activations is not None:
         rows, given, epilogue = _of_class(activations, rows, weight, given, epilogue)
-    if low_rank is not None:
-        u, v = _low_rank(rows, dtype, low_rank, n)
-        given, epilogue = given._replace(u=u, v=v), epilogue._replace(low_rank=True)
     y = result(out, shape, result_dtype(out_dtype, out, compute))
     with written_flat(y, 2) as work:
         if isinstance(weight, SparseWeight):
@@ -175,8 +176,12 @@ def _same_dtype(x: Any, name: str, dtype: DType) -> Array:
     return held
 
 
-def _low_rank(x: Array, dtype: DType, low_rank: Any, n: int) -> tuple[Array, Array]:
-    """u = x @ a^T [M, R] and v = b^T [R, N] of low_rank = (a [R, K], b [N, R])."""
+def _low_rank(
+    x: Array, dtype: DType, low_rank: Any, n: int, scaled: tuple[Extras, Epilogue]
+) -> tuple[Array, Array]:
+    """u = x @ a^T [M, R], times x's scales where it has some, and v = b^T [R, N] of low_rank = (a [R, K],
+    b [N, R]).
+    """
     if not isinstance(low_rank, tuple | list) or len(low_rank) != 2:
         raise TilecError(f"low_rank is a pair (a [R, K], b [N, R]), found {type(low_rank).__name__}")
     a, b = (_same_dtype(each, "low_rank", compute_dtype(dtype)) for each in low_rank)
@@ -184,5 +189,5 @@ def _low_rank(x: Array, dtype: DType, low_rank: Any, n: int) -> tuple[Array, Arr
         found = f"{list(a.shape)} and {list(b.shape)}"
         raise TilecError(f"low_rank is (a [R, {x.shape[1]}], b [{n}, R]) here, found {found}")
     u = empty((len(x), len(a)), compute_dtype(dtype))
-    product(x[None], a.T[None], u[None])
+    product(x[None], a.T[None], u[None], *scaled)
     return u, b.T

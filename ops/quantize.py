@@ -243,9 +243,9 @@ class Search:
         self.errors = np.full((len(w), 1), np.inf, np.float32)
 
     def offer(self, scales: Array) -> None:
-        """Takes a scale where it is better than all before; one that rounds to nothing is none."""
+        """Takes a scale where it is better than all before; one of 0, or that rounds to it, is none."""
         rounded = codec.round_to(scales, self.scale_dtype).astype(np.float32)
-        usable = (rounded > 0) & np.isfinite(rounded)
+        usable = (scales > 0) & (rounded > 0) & np.isfinite(rounded)
         rounded = np.where(usable, rounded, self.scales)
         errors = self._errors(rounded)
         better = usable & (errors < self.errors)

@@ -23,7 +23,7 @@ from tilec.ops.arrays import to_numpy
 from tilec.ops.callers import any_arrays
 from tilec.ops.quantize import quantize
 from tilec.ops.sparse_checkpoints import SparseCheckpoints
-from tilec.ops.weight import QuantizedWeight, code_values, packed_tiles
+from tilec.ops.weight import QuantizedWeight, code_values, packed_tiles, read_only
 
 Array = np.ndarray[Any, Any]
 
@@ -39,6 +39,9 @@ class SparseWeight(SparseCheckpoints):
     kept: QuantizedWeight
     places: NDArray[np.uint8]
     _places: dict[Layout, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "places", read_only(self.places))
 
     def __repr__(self) -> str:
         n, k = self.shape

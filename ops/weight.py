@@ -7,6 +7,7 @@ Without zeros of its own a weight has its type's: 0 for signed integers and floa
 
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,11 +47,21 @@ def finite_codes(codes: NDArray[np.uint8], dtype: DType) -> NDArray[np.uint8]:
     return np.where(numbers, np.arange(1 << dtype.bits), 0).astype(codes.dtype)[codes]
 
 
+def read_only(x: Any) -> Any:
+    """A view of an array of the host's that cannot be written; anything else as it is."""
+    if not isinstance(x, np.ndarray) or not x.flags.writeable:
+        return x
+    view = x.view()
+    view.flags.writeable = False
+    return view
+
+
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight(Checkpoints):
     """A weight [N, K]: `codes` uint8 [N, K] (canonical: see ir/dtype.py), `scales` [N, groups] as numpy holds
     values of `scale_dtype`, `zeros` integers or floats [N, groups] or None. `ops.quantize` makes them, and
     `from_gptq` and its like from checkpoints. Column j belongs to column `order[j]` of x where there is one.
+    What kernels take of it is made once: its arrays are read-only.
     """
 
     codes: NDArray[np.uint8]
@@ -63,6 +74,10 @@ class QuantizedWeight(Checkpoints):
     _bytes: dict[tuple[Layout, DType | None], NDArray[np.uint8]] = field(
         default_factory=dict, init=False, repr=False
     )
+
+    def __post_init__(self) -> None:
+        for name in ("codes", "scales", "zeros", "order"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
 
     def __repr__(self) -> str:
         n, k = self.shape

@@ -105,6 +105,16 @@ def test_everything_that_finishes_a_layer(dtype) -> None:
     assert y.dtype == x.dtype and 0 < relative_error(y, exact) < 2e-2
 
 
+def test_a_low_rank_product_is_of_x_as_it_comes() -> None:
+    """Not of its bytes, whose sums f16 does not hold."""
+    x, q, scale = np.ones((2, 4096), np.float16), quantize(np.zeros((3, 4096)), "u4"), np.full(2, 1e-2)
+    a, b = np.full((1, 4096), 0.2, np.float16), np.ones((3, 1), np.float16)
+    for name in ("int8", "f8e4m3"):
+        np.testing.assert_allclose(linear(x, q, low_rank=(a, b), activations=name), 819, rtol=1e-3)
+    held = np.full(x.shape, 127, np.int8)
+    np.testing.assert_allclose(linear(held, q, low_rank=(a, b), x_scale=scale), 1040, rtol=1e-3)
+
+
 def test_bytes_with_scales_are_taken_as_they_are() -> None:
     x, scale = (normal(3, 64) * 40).astype(np.int8), np.abs(normal(3))
     q = quantize(normal(33, 64), "i4", group_size=32)
@@ -130,6 +140,7 @@ X, Q = normal(2, 64), quantize(normal(33, 64), "u4")
     ("weight", "activations", "message"),
     [
         (Q, "int4", r"expected activations=None \(as they come\), 'int8' or 'f8e4m3', found 'int4'"),
+        (Q, ["int8"], r"expected activations=None .*, found \['int8'\]"),
         (quantize(normal(33, 64), "f4e2m1"), "int8", "takes weights quantised to integers, found f4e2m1"),
         (normal(33, 64), "int8", r"takes a QuantizedWeight, found a dense one: ops.quantize\(weight, 'i8'\)"),
     ],

@@ -227,6 +227,14 @@ def test_view_undoes_packing(dtype: DType, layout):
     assert (values[outside] == np.nanmin(values)).all()  # 0 in all types but u1
 
 
+def test_its_arrays_are_read_only():
+    """Kernels have copies of them."""
+    q = quantize(normal(), "u4", zero_point=True)
+    for x in (q.codes, q.scales, q.zeros):
+        with pytest.raises(ValueError, match="read-only"):
+            x *= 2
+
+
 def test_packed_is_cached():
     q = quantize(normal(), "u4")
     assert q.packed(local(8, 16)) is q.packed(local(8, 16)) is not q.packed(local(16, 8))
@@ -298,3 +306,8 @@ def test_one_bit_is_signs() -> None:
     w = np.random.default_rng(3).standard_normal((5, 96)).astype(np.float32)
     found = quantize(w, "u1", group_size=None, scale_dtype="f32").dequantize()
     np.testing.assert_allclose(found, np.sign(w) * np.abs(w).mean(1, keepdims=True), rtol=1e-6)
+
+
+def test_weights_on_the_side_without_codes() -> None:
+    """i1 has 0 and -1: no scale is the nearest for what is above 0, and powers of two have no 0 to say so."""
+    assert not quantize(np.ones((2, 3)), "i1", scale_dtype="e8m0").dequantize().any()
