@@ -38,7 +38,9 @@ kept = lru_cache(4096)  # of layouts made from others: the passes ask for the sa
 
 @dataclass(frozen=True)
 class Layout:
-    """`groups`: named digits, strides with one entry per axis of `shape`. `shape`: the tile that is covered,
+    """A function from an index to a point, in mixed radix.
+
+    `groups`: named digits, strides with one entry per axis of `shape`. `shape`: the tile that is covered,
     or (size,) of a memory layout, whose `swizzle` then moves byte offsets.
     """
 
@@ -73,6 +75,7 @@ class Layout:
 
     @property
     def rank(self) -> int:
+        """How many axes a point has."""
         return len(self.shape)
 
     @property
@@ -91,14 +94,17 @@ class Layout:
         return tuple(map(dg.size, self.parts))
 
     def digits(self, group: str) -> Digits:
+        """The digits of a group; none where there is no such group."""
         return dict(self.groups).get(group, ())
 
     @property
     def threads(self) -> int:
+        """How many threads hold the tile."""
         return dg.size(self.digits("thread"))
 
     @property
     def slots(self) -> int:
+        """How many elements each thread holds."""
         return dg.size(self.digits("slot"))
 
     @property

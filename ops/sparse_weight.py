@@ -50,6 +50,7 @@ class SparseWeight(SparseCheckpoints):
 
     @property
     def shape(self) -> tuple[int, int]:
+        """[N, K] of the weight that it stands for."""
         n, half = self.kept.shape
         return n, half * GROUP // KEPT
 
@@ -60,6 +61,7 @@ class SparseWeight(SparseCheckpoints):
 
     @property
     def is_quantised(self) -> bool:
+        """Is what is kept codes of 8 bits or fewer?"""
         return self.dtype.bits <= 8
 
     @property

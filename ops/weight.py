@@ -86,6 +86,7 @@ class QuantizedWeight(Checkpoints):
 
     @property
     def shape(self) -> tuple[int, int]:
+        """[N, K]."""
         n, k = self.codes.shape
         return n, k
 

@@ -26,12 +26,15 @@ def test_the_pages_are_up_to_date() -> None:
 def test_a_page(name: str) -> None:
     """Python that parses, links that lead somewhere, something said."""
     text = TOLD[name]
-    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        ast.parse(re.sub(r"^(tc\.)?(\w+)(\(.*\))( -> .*)$", r"def \2\3\4: ...", code, flags=re.MULTILINE))
+    signatures = r"(^#+ .*\n\n```python\n)(?:tc\.|ops\.)?(\w+\(.*)$"
+    defined = re.sub(signatures, r"\1def \2: ...", text, flags=re.MULTILINE)
+    for code in re.findall(r"```python\n(.*?)```", defined, re.DOTALL):
+        ast.parse(code)
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert link in TOLD or (PAGES / link).resolve().is_file(), f"{name} leads to {link}"
-    if name != "README.md" and not name.startswith("class_"):
-        assert text.split("```")[2].strip(), f"{name}: the function has no docstring"
+    if name != "README.md":
+        bare = re.search(r"^```\n\n+(?=#|In \[|\Z)", text, re.MULTILINE)
+        assert not bare, f"{name}: nothing is said of {text[: bare.start()].splitlines()[-1]}"
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -42,6 +42,7 @@ class Array:
 
     @property
     def value(self) -> Value:
+        """The array in the IR."""
         if not self._scope.open:
             raise TilecError(
                 f"this view of {self.name} was made inside a {self._scope.what} that has ended: make it again"
@@ -50,6 +51,7 @@ class Array:
 
     @property
     def type(self) -> ArrayType:
+        """Its dtype, extents and strides."""
         return self._value.array_type
 
     @property

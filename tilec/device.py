@@ -71,14 +71,17 @@ class DeviceArray:
 
     @property
     def ndim(self) -> int:
+        """How many axes there are."""
         return self.bounds.ndim
 
     @property
     def size(self) -> int:
+        """How many elements there are."""
         return self.bounds.size
 
     @property
     def nbytes(self) -> int:
+        """Bytes of its elements."""
         return self.bounds.nbytes
 
     def __len__(self) -> int:
@@ -92,12 +95,14 @@ class DeviceArray:
 
     @property
     def T(self) -> DeviceArray:
+        """The same elements, axes in reverse."""
         return replace(self, bounds=self.bounds.T)
 
     def transpose(self, *axes: int) -> DeviceArray:
         return replace(self, bounds=self.bounds.transpose(*axes))
 
     def broadcast_to(self, shape: tuple[int, ...]) -> DeviceArray:
+        """The same elements in another shape, as numpy's broadcast_to; nothing is copied."""
         return replace(self, bounds=np.broadcast_to(self.bounds, shape))
 
     def reshape(self, *shape: int) -> DeviceArray:

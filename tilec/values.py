@@ -64,18 +64,22 @@ class Tile(RunTimeValue):
 
     @property
     def type(self) -> TileType:
+        """Its dtype and shape, as messages print it: f32[16, 8]."""
         return self._value.tile
 
     @property
     def dtype(self) -> DType:
+        """The type of its elements."""
         return self._value.tile.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Its extents, constants; () of a scalar."""
         return self._value.tile.shape
 
     @property
     def rank(self) -> int:
+        """How many axes it has; 0 of a scalar."""
         return len(self.shape)
 
     @property
@@ -199,10 +203,7 @@ class Tile(RunTimeValue):
         if not isinstance(power, int) or not 1 <= power <= 8:
             why = f"not {power!r}: write tc.exp2(y * tc.log2(x))"
             raise TilecError(f"** takes the constants 1 to 8 and 0.5, {why}")
-        result = self
-        for _ in range(power - 1):
-            result = result * self
-        return result
+        return prod([self] * (power - 1), start=self)
 
     def __neg__(self) -> Tile:
         return emit(arith.Neg, self.value)
