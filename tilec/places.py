@@ -177,7 +177,7 @@ def flat(arg: Any) -> np.ndarray[Any, Any]:
     data = arg.bytes if isinstance(arg, PackedArray) else arg
     if data.flags.c_contiguous:
         return np.asarray(data).reshape(-1)
-    span = 1 + sum(
-        (n - 1) * stride // data.itemsize for n, stride in zip(data.shape, data.strides, strict=True)
-    )
-    return np.lib.stride_tricks.as_strided(data, (span if data.size else 0,), (data.itemsize,))
+    span = 1 + sum((n - 1) * stride for n, stride in zip(data.shape, element_strides(data), strict=True))
+    bits = data.view(f"u{data.itemsize}")  # as_strided does not take all dtypes of ml_dtypes
+    row = np.lib.stride_tricks.as_strided(bits, (span if data.size else 0,), (data.itemsize,))
+    return row.view(data.dtype)

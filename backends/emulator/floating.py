@@ -78,17 +78,24 @@ def canonical_half(x: Any) -> Any:
     return np.where(nan, np.uint16(0x7FFF).view(np.float16), x) if np.any(nan) else x
 
 
-def elementwise(f: Form, kind: Kind, arity: int, function: Callable[..., Any], ftz: bool, sat: bool) -> Step:
-    """A step that loads, flushes, computes, saturates, flushes and stores."""
+def elementwise(
+    f: Form, kind: Kind, arity: int, function: Callable[..., Any], ftz: bool, sat: bool, mixed: bool = False
+) -> Step:
+    """A step that loads, flushes, computes, saturates, flushes and stores; `mixed`: f32 may be told of all
+    operands but the last that they are halves (add.f32.bf16)."""
     f.count(arity + 1)
     put: Setter = f.target(0, kind.raw)
-    gets: list[Getter] = [f.source(n + 1, kind.raw) for n in range(arity)]
-    if kind.name in ("f32", "f64") and not (ftz or sat) and arity == 2:
+    half = f.take("f16", "bf16") if mixed and kind.name == "f32" else None
+    kinds = [*[kind if half is None else Kind(half)] * (arity - 1), kind]
+    gets: list[Getter] = [f.source(n, each.raw) for n, each in enumerate(kinds, 1)]
+    if kind.name in ("f32", "f64") and not (ftz or sat or half) and arity == 2:
         a, b = gets
         return Step(lambda m, s: put(m, s, kind.store(function(a(m, s), b(m, s)))))
 
     def run(m: Machine, s: Sel) -> None:
-        values = [kind.load(get(m, s)) for get in gets]
+        values = [each.load(get(m, s)) for each, get in zip(kinds, gets, strict=True)]
+        if half is not None:
+            values = [np.float32(v) for v in values]
         if ftz:
             values = [kind.flush(v) for v in values]
         x = function(*values)
@@ -119,7 +126,7 @@ def add(f: Form, sign: int = 1) -> Step:
             x = np.where((x == 0) & (np.signbit(a) != np.signbit(b)), -0.0, x)
         return kind.round(x, mode)
 
-    return elementwise(f, kind, 2, function, ftz, sat)
+    return elementwise(f, kind, 2, function, ftz, sat, mixed=True)
 
 
 def sub(f: Form) -> Step:
@@ -152,7 +159,7 @@ def fma(f: Form) -> Step:
             x = kind.round(exact.fma_odd(a, b, c), mode)
         return np.where(x != x, x, np.maximum(x, x.dtype.type(0))) if relu else x
 
-    return elementwise(f, kind, 3, function, ftz, sat)
+    return elementwise(f, kind, 3, function, ftz, sat, mixed=True)
 
 
 def div(f: Form) -> Step:

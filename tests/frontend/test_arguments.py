@@ -68,6 +68,7 @@ def test_small_and_wide_dtypes(target: str, dtype: Any) -> None:
     out = copied(target, x)
     np.testing.assert_array_equal(out, x.astype(np.float32))
     np.testing.assert_array_equal(copied(target, out, dtype).view(np.uint8), x.view(np.uint8))
+    np.testing.assert_array_equal(copied(target, x.T), x.T.astype(np.float32))
 
 
 @everywhere

@@ -1,6 +1,7 @@
 """Quantised linear layers as PTX: emulated, assembled without spills, and what the loop is made of."""
 
 import re
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -24,6 +25,8 @@ CASES = [  # m, n, k, weight, group, zero_point, x, tolerance
     (3, 40, 192, "f5e4m0", 64, False, np.float16, 1.5e-3),
 ]
 
+SHAPES = ((3, 64), (40,), (3, 40))  # of x, bias and residual
+
 
 def normal(*shape: int, dtype=np.float32) -> np.ndarray:
     return np.random.default_rng(shape).standard_normal(shape).astype(dtype)
@@ -43,13 +46,23 @@ def test_emulated(m, n, k, weight, group, zero_point, dtype, tolerance, target):
 @pytest.mark.parametrize("dtype", ["f8e4m3", "f8e5m2"])
 def test_codes_that_are_no_number_count_as_0(dtype: str, target: str):
     q = ops.quantize(normal(40, 128), dtype, group_size=64)
-    kind = q.dtype
-    q.codes[::3, ::5] = kind.nan_code
-    q.codes[1::3, ::7] = kind.nan_code | kind.sign_code
+    kind, codes = q.dtype, q.codes.copy()
+    codes[::3, ::5] = kind.nan_code
+    codes[1::3, ::7] = kind.nan_code | kind.sign_code
+    q = replace(q, codes=codes)
     x = normal(4, 128, dtype=np.float16)
     with tc.target(target):
         y = ops.linear(x, q)
     assert relative_error(y, linear_reference(x, q)) < 1.5e-3
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_what_is_added_in_16_bits(dtype):
+    """sm_100 and up add halves to sums of f32 without a conversion before."""
+    q, x, bias, residual = ops.quantize(normal(40, 64), "u4"), *(normal(*s, dtype=dtype) for s in SHAPES)
+    with tc.target("emulator:sm_120"):
+        y = ops.linear(x, q, bias, residual=residual, out_dtype="f32")
+    assert relative_error(y, linear_reference(x, q, bias, residual=residual)) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -82,6 +82,7 @@ def zero_terms(function, values):
 
 
 NAMES = ("f16", "bf16", "f32", "f64")
+FMA = "fma.{} {{d}}, {{a}}, {{b}}, {{c}};"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,6 +95,21 @@ def test_add_sub_mul(apply, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_fma(apply, name):
     check(apply, f"fma.rn.{name} {{d}}, {{a}}, {{b}}, {{c}};", name, 3, lambda a, b, c: a * b + c, limit=1200)
+
+
+@pytest.mark.parametrize("mode", ["rn", "rz", "rm.sat"])
+@pytest.mark.parametrize("half", ["f16", "bf16"])
+def test_halves_into_f32(apply, half, mode):
+    """Of sm_100 and up: all operands but the last are halves, and as if they were f32."""
+    (a, b), (c,) = operands(half, 2), operands("f32", 1)
+    wide = [apply(f"cvt.f32.{half} {{d}}, {{a}};", "b32", a=("b16", x)) for x in (a, b)]
+    halves, whole = {"a": ("b16", a), "b": ("b16", b)}, {"a": ("b32", wide[0]), "b": ("b32", wide[1])}
+    for text in ("add.{} {{d}}, {{a}}, {{c}};", "sub.{} {{d}}, {{a}}, {{c}};", FMA):
+        found, wanted = (
+            apply(text.format(f"{mode}.{kind}"), "b32", **given, c=("b32", c))
+            for kind, given in ((f"f32.{half}", halves), ("f32", whole))
+        )
+        np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("mode", ["rz", "rm", "rp"])
