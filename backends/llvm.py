@@ -45,7 +45,6 @@ class Host:
     features: str
     triple: str
     vector_bytes: int  # of the widest vector registers
-    has_avx2: bool
     has_avx512: bool
     has_neon: bool
 
@@ -63,7 +62,6 @@ def host() -> Host:
         features=",".join(f"{'+' if has else '-'}{name}" for name, has in sorted(found.items())),
         triple=binding.get_process_triple(),
         vector_bytes=64 if "avx512f" in on else 32 if "avx" in on else 16,
-        has_avx2="avx2" in on,
         has_avx512={"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= on,
         has_neon=neon,
     )

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from tilec.ir.layout import Layout, Shape
-from tilec.ir.memory_layout import WARP, Slots, byte_addresses, dense_strides, grouped, strided, trips
+from tilec.ir.memory_layout import WARP, Slots, byte_addresses, grouped, strided, trips
 from tilec.ir.swizzle import CHUNK, LINE, Swizzle
+from tilec.ir.tile import dense_strides
 
 Family = tuple[Swizzle | None, ...]  # swizzles of one base, which allow accesses of one width
 Floats = np.ndarray[Any, np.dtype[np.float64]]

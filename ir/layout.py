@@ -236,23 +236,12 @@ class Layout:
         shape = (*self.shape[:axis], extent, *self.shape[axis:])
         return self._strides(lambda s: (*s[:axis], 0, *s[axis:]), shape)
 
-    def drop_axis(self, axis: int) -> Layout | None:
-        """Without an axis of extent 1; None where there is pad on it that would come inside."""
-        if self.shape[axis] != 1:
-            raise TilecError(f"drop_axis needs an axis of extent 1: axis {axis} of {list(self.shape)} is not")
-        if self.cover[axis] == 1:
-            return self._keep(self._others(axis))
-        return self.reshape(self.shape[:axis] + self.shape[axis + 1 :])
-
     @kept
     def reduce(self, axis: int) -> Layout:
         """Without the axis: who held any part of it holds the reduced element. Threads that differed only
         along it become replicas; slots that did are one.
         """
-        return self._keep(self._others(axis)).without_slot_replicas()
-
-    def _others(self, axis: int) -> tuple[int, ...]:
-        return tuple(a for a in range(self.rank) if a != axis)
+        return self._keep(tuple(a for a in range(self.rank) if a != axis)).without_slot_replicas()
 
     def without_slot_replicas(self) -> Layout:
         """The same elements per thread, with the slots that repeat others left out."""
@@ -387,8 +376,3 @@ def replicas(rank: int, threads: int = 1, slots: int = 1) -> Layout:
     """A tile of one element, held by every thread in every slot."""
     zero = (0,) * rank
     return register((1,) * rank, (Digit(threads, zero),), (Digit(slots, zero),))
-
-
-def equivalent(a: Layout, b: Layout) -> bool:
-    """Whether two layouts are the same function over the same tile; what pad holds counts too."""
-    return a == b

@@ -7,7 +7,6 @@ A memory layout has one group of digits per axis, from coordinates to an element
 """
 
 from functools import lru_cache
-from math import prod
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from tilec.ir.digits import Digit, Ints
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout, Shape, memory
 from tilec.ir.swizzle import CHUNK, Swizzle, wavefronts
+from tilec.ir.tile import dense_strides
 
 WARP = 32
 Slots = tuple[tuple[int, ...], ...]
@@ -39,17 +39,6 @@ def column_major(shape: Shape, swizzle: Swizzle | None = None) -> Layout:
 def padded(shape: Shape, pad: int) -> Layout:
     """Memory: row-major, every row `pad` elements longer than it needs to be."""
     return strided(shape, dense_strides((*shape[:-1], shape[-1] + pad)))
-
-
-def dense_strides(shape: Shape) -> Shape:
-    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
-
-
-def memory_bytes(layout: Layout, element_bits: int) -> int:
-    """What a buffer needs: the elements' bytes, up to whole blocks of the swizzle (it stays within them)."""
-    block = layout.swizzle.block if layout.swizzle else 1
-    plain = -(-layout.size * element_bits // 8)
-    return -(-plain // block) * block
 
 
 @lru_cache(512)

@@ -14,8 +14,8 @@ from math import prod
 
 from tilec.ir.digits import Digit
 from tilec.ir.layout import Layout, memory
-from tilec.ir.memory_layout import dense_strides
 from tilec.ir.swizzle import Swizzle
+from tilec.ir.tile import dense_strides
 
 SPANS = (128, 64, 32, 16)  # bytes; 16 is not swizzled
 GROUP = 8  # rows that a swizzle's pattern and a matrix descriptor count together

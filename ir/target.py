@@ -86,7 +86,6 @@ class Target:
     shared_bytes_per_block: int = 0  # with the driver's opt-in; without it 48 KiB
     shared_bytes_per_sm: int = 0
     shared_bytes_reserved: int = 0  # of the SM's, by the system, for every block
-    max_access_bytes: int = 16  # of one load or store of a thread
     rates: Rates | None = None
 
     def __post_init__(self) -> None:
@@ -264,7 +263,7 @@ SM_120 = replace(
     atomic_add=SM_90.atomic_add,
     rates=BOARDS["RTX 5090"],
 )
-CPU = Target("cpu", "cpu", shared_bytes_per_block=1 << 30, max_access_bytes=64)  # shared: in the arena
+CPU = Target("cpu", "cpu", shared_bytes_per_block=1 << 30)  # shared: in the arena
 
 TARGETS = {t.name: t for t in (SM_80, SM_86, SM_89, SM_90, SM_90A, SM_100A, SM_120, CPU)}
 

@@ -102,6 +102,6 @@ Type = TileType | ArrayType | TokenType | TupleType
 UNIT = TupleType()
 
 
-def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Strides of a dense array, last axis fastest."""
     return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))

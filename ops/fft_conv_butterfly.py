@@ -6,14 +6,13 @@ Each radix is one pass over the tile: decimation in frequency on the way down, i
 (Gentleman and Sande, 1966). Parts that nobody reads, and parts known to be zero, are not computed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 import tilec as tc
 from tilec.ops.fft_conv_complex import Complex, Part, butterfly, computed, unit
 
-Factor = Callable[[int], Complex]  # what part r of the first radix is multiplied with
 Radices = tuple[int, ...]
 
 

@@ -25,6 +25,7 @@ from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.packing import PackedArray
+from tilec.ir.tile import dense_strides
 
 Array = np.ndarray[Any, Any]
 _serials = count(1)
@@ -172,7 +173,7 @@ def allocated(shape: tuple[int, ...], dtype: DType, number: int, stream: int = L
     """A new array on a GPU, row-major, its elements whatever the memory holds."""
     at = device(number).allocate(prod(shape) * dtype.storage.itemsize)
     kept = _Memory(number, at)
-    return placed(at, shape, dlpack.row_major(shape), dtype, number, stream=stream, owner=kept)
+    return placed(at, shape, dense_strides(shape), dtype, number, stream=stream, owner=kept)
 
 
 class _Memory:
@@ -292,7 +293,7 @@ def _from_interface(x: Any, given: dict[str, Any]) -> DeviceArray:
     dtype = find_dtype(np.dtype(given["typestr"]))
     size, shape = dtype.storage.itemsize, tuple(given["shape"])
     in_bytes = given.get("strides")
-    strides = dlpack.row_major(shape) if in_bytes is None else tuple(s // size for s in in_bytes)
+    strides = dense_strides(shape) if in_bytes is None else tuple(s // size for s in in_bytes)
     number = int(getattr(getattr(x, "device", None), "id", 0))
     stream = given.get("stream") or LEGACY
     return placed(address, shape, strides, dtype, number, stream=stream, owner=x, read_only=read_only)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
+from tilec.ir.tile import dense_strides
 
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13  # kinds of device
 READ_ONLY = 1
@@ -95,13 +95,9 @@ def read(capsule: Any) -> Tensor:
 
 def _tensor(t: _Tensor, read_only: bool) -> Tensor:
     shape = tuple(t.shape[: t.ndim])
-    strides = tuple(t.strides[: t.ndim]) if t.strides else row_major(shape)
+    strides = tuple(t.strides[: t.ndim]) if t.strides else dense_strides(shape)
     address = (t.data or 0) + t.byte_offset
     return Tensor(address, shape, strides, _dtype(t), t.device_kind, t.device, read_only)
-
-
-def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _dtype(t: _Tensor) -> DType:

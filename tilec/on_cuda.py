@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilec.device import bounds_of, device, gpu_of, placed, span
-from tilec.dlpack import LEGACY, row_major
+from tilec.dlpack import LEGACY
 from tilec.ir import codec
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.packing import PackedArray
 from tilec.ir.signature import Slot
 from tilec.ir.target import Target
-from tilec.ir.tile import ArrayType
+from tilec.ir.tile import ArrayType, dense_strides
 
 if TYPE_CHECKING:
     from tilec.backends.ptx import PtxKernel
@@ -135,7 +135,7 @@ def word(slot: Slot, arg: Any) -> Any:
         case "extent":
             return arg.shape[slot.axis]
         case "stride":
-            return (row_major(arg.shape) if isinstance(arg, PackedArray) else arg.strides)[slot.axis]
+            return (dense_strides(arg.shape) if isinstance(arg, PackedArray) else arg.strides)[slot.axis]
         case "map":
             return encoded(slot, arg)(arg.address)
     dtype = slot.dtype

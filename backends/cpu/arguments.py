@@ -15,7 +15,7 @@ from tilec.ir.func import Arg, Func, Value
 from tilec.ir.packing import PackedArray
 from tilec.ir.run import Memory, grid_size
 from tilec.ir.signature import Slot, signature
-from tilec.ir.tile import ArrayType, TileType, row_major
+from tilec.ir.tile import ArrayType, TileType, dense_strides
 
 Array = np.ndarray[Any, Any]
 
@@ -56,7 +56,7 @@ def scalar_code(value: Any, dtype: DType) -> int:
 def seen_array(arg: Array | PackedArray) -> Seen:
     """An array's numbers."""
     if isinstance(arg, PackedArray):
-        return Seen(address(np.asarray(arg.bytes)), arg.shape, row_major(arg.shape))
+        return Seen(address(np.asarray(arg.bytes)), arg.shape, dense_strides(arg.shape))
     size = arg.itemsize
     return Seen(address(arg), arg.shape, tuple([stride // size for stride in arg.strides]))
 

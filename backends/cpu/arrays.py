@@ -14,7 +14,7 @@ from tilec.backends.writer import Writer
 from tilec.ir.dtype import DType
 from tilec.ir.inst import memory
 from tilec.ir.signature import signature
-from tilec.ir.tile import ArrayType, row_major
+from tilec.ir.tile import ArrayType, dense_strides
 
 
 def parameters(lo: Lowering) -> None:
@@ -101,7 +101,7 @@ def alloc(lo: Lowering, inst: memory.Alloc) -> None:
         byte = 1 if inst.dtype.is_bool else -1
         lo.w.declare("llvm.memset.p0.i64", "void", "ptr", "i8", "i64", "i1")
         lo.w.line(f"call void @llvm.memset.p0.i64(ptr {base}, i8 {byte}, i64 {nbytes}, i1 false)")
-    lo.define(inst, ArrayPlace(base, inst.dtype, inst.shape, row_major(inst.shape)))
+    lo.define(inst, ArrayPlace(base, inst.dtype, inst.shape, dense_strides(inst.shape)))
 
 
 def stage(lo: Lowering, inst: memory.Stage) -> None:
@@ -115,4 +115,4 @@ def stage(lo: Lowering, inst: memory.Stage) -> None:
 
 def array_reshape(lo: Lowering, inst: memory.ArrayReshape) -> None:
     array = lo.array(inst.array)
-    lo.define(inst, ArrayPlace(array.base, array.dtype, inst.shape, row_major(inst.shape), raw=array.raw))
+    lo.define(inst, ArrayPlace(array.base, array.dtype, inst.shape, dense_strides(inst.shape), raw=array.raw))

@@ -24,7 +24,7 @@ from tilec.ir import codec
 from tilec.ir.dtype import DType
 from tilec.ir.func import Value
 from tilec.ir.inst import shape
-from tilec.ir.tile import row_major
+from tilec.ir.tile import dense_strides
 
 Table = np.ndarray[Any, np.dtype[Any]]
 WORD = 32
@@ -122,7 +122,7 @@ def _fields(inst: shape.View, bits: int) -> tuple[Table, Table, Table] | None:
     words = _words(inst)
     if words is None:
         return None
-    into = inst.layout.points() @ np.array(row_major(inst.layout.shape), np.int64)
+    into = inst.layout.points() @ np.array(dense_strides(inst.layout.shape), np.int64)
     start = np.broadcast_to(np.arange(into.shape[1]) * bits, into.shape)
     last = np.minimum((start + bits - 1) // WORD, words.shape[1] - 1)
     tables = [np.empty(into.size, np.int64) for _ in range(3)]
@@ -145,7 +145,7 @@ def _held(words: Table, start: Table, last: Table) -> Iterator[Table]:
 
 def _words(inst: shape.View) -> Table | None:
     """The number of each thread's each word, if a thread's bytes are whole words of the source."""
-    held = inst.source.points() @ np.array(row_major(inst.source.shape), np.int64)
+    held = inst.source.points() @ np.array(dense_strides(inst.source.shape), np.int64)
     if held.shape[1] % 4 or (held[:, ::4] % 4).any():
         return None
     grouped = held.reshape(len(held), -1, 4)

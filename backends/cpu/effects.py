@@ -7,7 +7,7 @@ from tilec.backends.cpu.nest import Point, nest
 from tilec.backends.cpu.places import Ref, Splat
 from tilec.ir.func import Inst
 from tilec.ir.inst import sync
-from tilec.ir.tile import row_major
+from tilec.ir.tile import dense_strides
 
 # 8-byte words that the host shares with all threads; those from CHANGING on are 0 before a launch. The last:
 # what has been taken of each of the PARTS.
@@ -85,7 +85,7 @@ def say(lo: Lowering, inst: sync.Print) -> None:
     kind = inst.x.tile
     lo.reports.append(Report(inst.label, inst.loc, kind))
     into = lo.temporary(kind)
-    lo.copy(lo.place(inst.x), kind, Ref(into.base, kind.dtype, kind.shape, row_major(kind.shape)))
+    lo.copy(lo.place(inst.x), kind, Ref(into.base, kind.dtype, kind.shape, dense_strides(kind.shape)))
     callback = lo.w.let(f"load ptr, ptr {word(lo, PRINT)}")
     lo.w.line(f"call void {callback}(i64 {len(lo.reports) - 1}, ptr {into.base})")
     lo.used(inst)

@@ -17,7 +17,7 @@ from tilec.ir.func import Block, Func, Inst, Value, root
 from tilec.ir.inst import shape as sh
 from tilec.ir.inst.arith import Full
 from tilec.ir.inst.memory import Alloc, Load, Store
-from tilec.ir.tile import TileType, row_major
+from tilec.ir.tile import TileType, dense_strides
 
 Strides = tuple[Index, ...]
 
@@ -70,7 +70,7 @@ def _first(block: Block, alloc: Alloc) -> Store | None:
 def _source(store: Store, alloc: Alloc, reads: Counter[Value]) -> tuple[Load, Strides] | None:
     """The load that the store writes, moved about at most, and the strides in which it lies there."""
     value: Value = store.tile_
-    strides: Strides | None = row_major(alloc.shape)
+    strides: Strides | None = dense_strides(alloc.shape)
     while strides is not None and reads[value] == 1:
         if isinstance(value, Load):
             return value, strides

@@ -30,7 +30,7 @@ from tilec.ir.dtype import DType
 from tilec.ir.errors import Loc
 from tilec.ir.func import Arg, Block, Func, Inst, Value, mnemonic, root
 from tilec.ir.inst import shape as sh
-from tilec.ir.tile import TileType, row_major
+from tilec.ir.tile import TileType, dense_strides
 
 if TYPE_CHECKING:
     from tilec.backends.cpu.cluster import Cluster
@@ -223,7 +223,7 @@ class Lowering:
         return self.in_buffer(buffer, kind)
 
     def in_buffer(self, buffer: Buffer, kind: TileType) -> Ref:
-        return Ref(self.address(buffer), kind.dtype, kind.shape, row_major(kind.shape), buffer)
+        return Ref(self.address(buffer), kind.dtype, kind.shape, dense_strides(kind.shape), buffer)
 
     def temporary(self, kind: TileType) -> Ref:
         """A dense place that is given back when the instruction at hand has been written."""

@@ -20,7 +20,7 @@ from tilec.backends.cpu.loops import Index, add, mul, step_pointer
 from tilec.backends.writer import Writer
 from tilec.ir.dtype import DType
 from tilec.ir.func import Value
-from tilec.ir.tile import row_major
+from tilec.ir.tile import dense_strides
 
 Shape = tuple[int, ...]
 
@@ -66,7 +66,7 @@ class Ref:
     @property
     def dense(self) -> bool:
         """Are the elements one after the other, in row-major order?"""
-        plain = row_major(self.shape)
+        plain = dense_strides(self.shape)
         return all(n == 1 or s == p for n, s, p in zip(self.shape, self.strides, plain, strict=True))
 
 

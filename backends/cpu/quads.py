@@ -32,7 +32,7 @@ from tilec.ir.inst import shape
 from tilec.ir.inst.arith import Full
 from tilec.ir.inst.memory import Gather
 from tilec.ir.run import State
-from tilec.ir.tile import row_major
+from tilec.ir.tile import dense_strides
 
 if TYPE_CHECKING:
     from tilec.backends.cpu.lower import Lowering
@@ -141,7 +141,7 @@ def quads(lo: Lowering, inst: shape.View, source: Ref) -> Quads | None:
     ordered = np.array_equal(inst.source.points().reshape(-1), np.arange(source.shape[0]))
     if kind[0] % ROWS or kind[1] % COLUMNS or not ordered:
         return None
-    flat = inst.layout.points().reshape(-1, 2) @ np.array(row_major(kind))
+    flat = inst.layout.points().reshape(-1, 2) @ np.array(dense_strides(kind))
     at = np.argsort(flat).reshape(kind[0] // ROWS, ROWS, kind[1] // COLUMNS, COLUMNS).transpose(0, 2, 3, 1)
     for planes in {1, 8 // bits} if 8 % bits == 0 else {1}:
         found = _steps(at, planes)

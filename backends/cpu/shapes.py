@@ -12,7 +12,7 @@ from tilec.backends.cpu.transpose import lies_across, turned
 from tilec.ir import dtype as dt
 from tilec.ir.func import Inst, Item
 from tilec.ir.inst import arith, shape
-from tilec.ir.tile import row_major
+from tilec.ir.tile import dense_strides
 
 
 def full(lo: Lowering, inst: arith.Full) -> None:
@@ -39,7 +39,7 @@ def iota(lo: Lowering, inst: arith.Iota) -> None:
 def table(lo: Lowering, inst: arith.Table) -> None:
     """Elements in the host's memory; whole vectors are read, so it goes on behind the last."""
     codes = np.append(inst.elements(), np.zeros(lo.vector_bytes, inst.dtype.code))
-    place = Ref(lo.table(codes), inst.dtype, inst.shape, row_major(inst.shape))
+    place = Ref(lo.table(codes), inst.dtype, inst.shape, dense_strides(inst.shape))
     lo.define(inst, _one(lo, place) if inst.tile.size == 1 else place)
 
 
@@ -86,7 +86,7 @@ def stack(lo: Lowering, inst: shape.Stack) -> None:
     """Each tile is copied to its slice of the result, unless it was computed right there."""
     places = [lo.place(tile) for tile in inst.tiles]
     into = lo.stacks.pop(inst, None) or lo.new(inst.tile, inst)
-    strides = row_major(inst.tile.shape)
+    strides = dense_strides(inst.tile.shape)
     rest = (*strides[: inst.axis], *strides[inst.axis + 1 :])
     for i, (tile, place) in enumerate(zip(inst.tiles, places, strict=True)):
         if isinstance(place, Ref) and place.buffer is into.buffer:

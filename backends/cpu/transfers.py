@@ -24,7 +24,7 @@ from tilec.backends.cpu.windows import Window, spread
 from tilec.backends.writer import Writer
 from tilec.ir.func import Value, root
 from tilec.ir.inst import memory
-from tilec.ir.tile import TileType, row_major
+from tilec.ir.tile import TileType, dense_strides
 
 FEW = 8  # vectors of a row, for which there are registers of masks
 OfVector = Callable[[list[str], Index, Lanes], list[str]]  # (inputs, element offset, lanes) -> outputs
@@ -239,7 +239,7 @@ def _through(lo: Lowering, window: Window, waiting: Cluster, inst: memory.Store)
     """
     w, kind = lo.w, inst.tile_.tile
     aside = lo.temporary(kind)
-    aside = Ref(aside.base, kind.dtype, kind.shape, row_major(kind.shape))
+    aside = Ref(aside.base, kind.dtype, kind.shape, dense_strides(kind.shape))
     if not window.plain:
         flush(lo, waiting, (lo.same(inst.tile_), aside))
         _put(lo, window, aside)

@@ -25,7 +25,7 @@ from tilec.backends.cpu.unpack import Pattern, pattern, unpacked
 from tilec.backends.writer import Writer
 from tilec.ir import dtype as dt
 from tilec.ir.inst import shape
-from tilec.ir.tile import TileType, row_major
+from tilec.ir.tile import TileType, dense_strides
 
 Table = np.ndarray[Any, np.dtype[np.int32]]
 UNUSED = 64  # a shift that leaves nothing
@@ -73,7 +73,7 @@ def _bit(source: Table, into: Table, places: Table, i: int, old: int) -> Part:
 
 def _flat(layout: Any) -> Table:
     """The row-major number of the element in each thread and slot."""
-    return np.asarray(layout.points() @ np.array(row_major(layout.shape), np.int32), np.int32)
+    return np.asarray(layout.points() @ np.array(dense_strides(layout.shape), np.int32), np.int32)
 
 
 def view(lo: Lowering, inst: shape.View) -> None:
@@ -158,7 +158,7 @@ def _codes(lo: Lowering, inst: shape.View) -> Ref:
     if isinstance(place, Ref) and place.dense and place.buffer and not place.root and kind.dtype == dt.u8:
         return place
     into = lo.temporary(kind)
-    plain = Ref(into.base, code_type(kind).dtype, kind.shape, row_major(kind.shape))
+    plain = Ref(into.base, code_type(kind).dtype, kind.shape, dense_strides(kind.shape))
 
     def body(args: list[str], point: Point) -> list[str]:
         return [to_code(lo.w, args[0], kind.dtype)[0]]

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
 
 INTEGERS = ("u16", "u32", "u64", "s16", "s32", "s64")
-SATURATING = ("s32",)
 
 
 def binary(f: Form, kind: str, function: Callable[[Any, Any], Any]) -> Step:

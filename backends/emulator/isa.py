@@ -105,9 +105,7 @@ class Program:
     steps: list[Step]
     shared_size: int
     shared_names: list[tuple[int, int, str]]
-    dynamic_shared: bool
     local_size: int
-    params_size: int
 
     def granule(self, space: str) -> int:
         """The narrowest access of a space, in bytes."""
@@ -126,11 +124,11 @@ def build(source: Source, name: str, addresses: dict[str, int]) -> Program:
     functions = [function, *callees(source, function)]
     context = Context(addresses=dict(addresses), spaces={n: "global" for n in addresses})
     context.functions = {f.name: f for f in functions}
-    params = place_params(function, context)
-    shared, names, dynamic = place_shared(source, functions, context)
+    place_params(function, context)
+    shared, names = place_shared(source, functions, context)
     local = place_local(functions, context)
     steps = decode(functions, context)
-    return Program(function, source, context, steps, shared, names, dynamic, local, params)
+    return Program(function, source, context, steps, shared, names, local)
 
 
 def callees(source: Source, root: Function) -> list[Function]:
@@ -164,18 +162,17 @@ def aligned(at: int, align: int) -> int:
     return (at + align - 1) // align * align
 
 
-def place_params(function: Function, context: Context) -> int:
+def place_params(function: Function, context: Context) -> None:
     at = 0
     for v in function.params:
         at = aligned(at, v.align)
         context.addresses[v.name], context.spaces[v.name] = PARAM + at, "param"
         at += v.size
-    return at
 
 
 def place_shared(
     source: Source, functions: list[Function], context: Context
-) -> tuple[int, list[tuple[int, int, str]], bool]:
+) -> tuple[int, list[tuple[int, int, str]]]:
     """Static variables by alignment, then the dynamic array, which all extern declarations share."""
     found = [v for v in source.variables.values() if v.space == "shared"]
     found += [v for f in functions for v in f.variables if v.space == "shared"]
@@ -189,7 +186,7 @@ def place_shared(
     for v in dynamic:
         context.addresses[v.name], context.spaces[v.name] = SHARED + at, "shared"
         names.append((at, 1 << 24, plain(v.name)))
-    return at, names, bool(dynamic)
+    return at, names
 
 
 def plain(name: str) -> str:

@@ -168,11 +168,6 @@ def parameters(function: Function, args: Sequence[Any], memory: GlobalMemory) ->
     return np.frombuffer(bytes(data), np.uint8)
 
 
-def host_bytes_of(value: Any) -> int:
-    array = value.array if isinstance(value, TensorMap) else value
-    return int(getattr(array, "nbytes", 0))
-
-
 def argument(function: Function, n: int, value: Any, memory: GlobalMemory) -> bytes:
     param = function.params[n]
     what = f"argument {n} of {function.name}"

@@ -27,7 +27,6 @@ class Traffic:
     requests: int = 0
     units: int = 0
     least: int = 0
-    executions: int = 0
 
     def add(self, requests: int, units: int, least: int) -> None:
         self.requests += requests

@@ -19,8 +19,7 @@ from tilec.backends.ptx.words import as_words, from_words
 from tilec.ir.func import Value
 from tilec.ir.layout import Layout
 from tilec.ir.memory_layout import row_major
-from tilec.ir.tile import ArrayType
-from tilec.ir.tile import row_major as row_major_strides
+from tilec.ir.tile import ArrayType, dense_strides
 
 if TYPE_CHECKING:
     from tilec.backends.ptx.emitter import Emitter
@@ -36,7 +35,7 @@ def is_placed(kind: ArrayType) -> bool:
     if kind.space != "shared" or not all(isinstance(n, int) for n in kind.shape):
         return False
     shape = tuple(n for n in kind.shape if isinstance(n, int))
-    return kind.layout is not None or kind.strides == row_major_strides(shape)
+    return kind.layout is not None or kind.strides == dense_strides(shape)
 
 
 def byte_offsets(kind: ArrayType, layout: Layout, at: Sequence[int], pad: bool = True) -> Offsets:

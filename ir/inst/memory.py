@@ -21,7 +21,7 @@ from tilec.ir.func import Effects, Inst, Value
 from tilec.ir.inst.rules import in_bounds, window
 from tilec.ir.layout import Layout
 from tilec.ir.run import Memory, State
-from tilec.ir.tile import UNIT, ArrayType, Dim, Extent, TileType, TokenType, TupleType, row_major
+from tilec.ir.tile import UNIT, ArrayType, Dim, Extent, TileType, TokenType, TupleType, dense_strides
 
 Array = np.ndarray[Any, Any]
 _fresh = count()
@@ -111,7 +111,7 @@ class Alloc(Inst):
 
     def result(self) -> ArrayType:
         shape = self.tile_shape
-        return ArrayType(self.dtype, shape, row_major(shape), 128, "shared", self.layout)
+        return ArrayType(self.dtype, shape, dense_strides(shape), 128, "shared", self.layout)
 
     @property
     def stage_bytes(self) -> int:
@@ -147,7 +147,7 @@ class Stage(Inst):
     def result(self) -> ArrayType:
         a = self.array.array_type
         shape = tuple(n for n in a.shape[1:] if isinstance(n, int))
-        return ArrayType(a.dtype, shape, row_major(shape), a.align, a.space, a.layout)
+        return ArrayType(a.dtype, shape, dense_strides(shape), a.align, a.space, a.layout)
 
     def meaning(self, state: State, array: Memory, index: Array) -> Memory:
         return Memory(array.data[int(index)], array.dtype)
@@ -163,7 +163,7 @@ class ArrayReshape(Inst):
     def result(self) -> ArrayType:
         a = self.array.array_type
         assert a.space == "shared" and a.layout is None, "only a dense shared array has other shapes"
-        return ArrayType(a.dtype, self.shape, row_major(self.shape), a.align, a.space)
+        return ArrayType(a.dtype, self.shape, dense_strides(self.shape), a.align, a.space)
 
     def meaning(self, state: State, array: Memory) -> Memory:
         seen = array.data.view()

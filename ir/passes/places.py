@@ -22,12 +22,13 @@ from tilec.ir.inst.mma import Dot
 from tilec.ir.inst.shape import Permute, Reshape, View
 from tilec.ir.inst.sparse import SparseDot
 from tilec.ir.layout import Layout
-from tilec.ir.memory_layout import dense_strides, strided
+from tilec.ir.memory_layout import strided
 from tilec.ir.passes.anchors import ROWS
 from tilec.ir.passes.warpgroups import choose, staged
 from tilec.ir.rewrite import Emit, Rewritten, rebuild, uses
 from tilec.ir.swizzle import swizzle_for
 from tilec.ir.target import Target
+from tilec.ir.tile import dense_strides
 
 
 def widen_dots(func: Func, target: Target) -> Func:

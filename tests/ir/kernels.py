@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -356,8 +356,3 @@ KERNELS: dict[str, Callable[[], Case]] = {
         control, staged, scattered, arithmetic, packed,
     )
 }  # fmt: skip
-
-
-def with_body(case: Case, body: tuple[Inst, ...]) -> Case:
-    """The same arguments under other instructions."""
-    return replace(case, func=replace(case.func, body=Block((), body)))

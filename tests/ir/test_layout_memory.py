@@ -10,12 +10,12 @@ from tilec.ir import dtype as dt
 from tilec.ir.digits import Digit
 from tilec.ir.errors import TilecError
 from tilec.ir.exchange import exchange_layout
+from tilec.ir.inst.memory import Alloc
 from tilec.ir.layout import Layout, column_local, local, register, replicas, spatial
 from tilec.ir.layouts import blocked, mma_a, mma_b, mma_c
 from tilec.ir.memory_layout import (
     bank_conflicts,
     column_major,
-    memory_bytes,
     padded,
     row_major,
     strided,
@@ -43,9 +43,9 @@ def test_offsets_by_hand() -> None:
     assert row_major((8, 64)).byte_offset((1, 3), 4) == 33
     assert row_major((4, 4)).offset((1, 20)) == 24, "past the tile the leading digit goes on"
     swizzled = row_major((3, 48), Swizzle(1, 4, 3))
-    assert (memory_bytes(swizzled, 16), memory_bytes(row_major((3, 5)), 4)) == (288, 8)
+    assert Alloc(dt.f16, (3, 48), swizzled).nbytes == 288
     every = {int(swizzled.byte_offset(c, 16)) for c in np.ndindex(3, 48)}
-    assert len(every) == 144 and max(every) < memory_bytes(swizzled, 16)
+    assert len(every) == 144 and max(every) < 288
 
 
 def check_vectors(place: Layout, tile: Layout, bits: int, most: int) -> None:
@@ -123,7 +123,7 @@ def test_bank_conflicts_by_hand() -> None:
 def test_tiles_change_hands_without_conflicts(a: Layout, b: Layout, bits: int) -> None:
     """The numbers arrive, and no access takes half more trips than its bytes do."""
     place = exchange_layout(a, b, bits)
-    memory = np.full(memory_bytes(place, bits) * 8 // bits, -1)
+    memory = np.full(Alloc(dt.dtype(f"u{bits}"), a.shape, place).nbytes * 8 // bits, -1)
     for tile, write in ((a, True), (b, False)):
         held = scatter(tile, numbered(tile.shape))
         at = place.byte_offset(np.moveaxis(tile.points(), -1, 0), bits) * 8 // bits + 0 * held

@@ -25,7 +25,7 @@ from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Load, Store
 from tilec.ir.packing import PackedArray
 from tilec.ir.run import Memory
-from tilec.ir.tile import ArrayType, Dim, Extent, TileType, row_major
+from tilec.ir.tile import ArrayType, Dim, Extent, TileType, dense_strides
 
 Array = np.ndarray[Any, Any]
 
@@ -36,7 +36,7 @@ def array(
     """An array type; strides default to row-major where the extents are known, else to run-time ones."""
     if strides is None:
         known = [n for n in shape if isinstance(n, int)]
-        plain = row_major(tuple(known)) if len(known) == len(shape) else None
+        plain = dense_strides(tuple(known)) if len(known) == len(shape) else None
         strides = plain or (*(Dim(f"s{i}") for i in range(len(shape) - 1)), 1)
     return ArrayType(dtype, shape, strides, packed=packed)
 
