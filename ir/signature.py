@@ -53,11 +53,8 @@ class Box:
 
 def describable(kind: ArrayType) -> bool:
     """Whether TMA can be told what such an argument looks like: neighbours along one axis, all other strides
-    multiples of 16 bytes, as its first address is, but 0 (of an expanded array): the driver's manual has
-    strides grow, and nothing says that it takes those."""
+    multiples of 16 bytes, as its first address is; 0 is one (an expanded array)."""
     if kind.packed or kind.dtype.bits < 8 or kind.rank > MOST_AXES or kind.strides.count(1) != 1:
-        return False
-    if any(stride == 0 and n != 1 for n, stride in zip(kind.shape, kind.strides, strict=True)):
         return False
     steps = [multiple_of(n) * kind.dtype.bytes % UNIT for n in kind.strides if n != 1]
     return kind.align % UNIT == 0 and not any(steps)
