@@ -117,6 +117,19 @@ def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyP
     assert cache.fetch("name") is None
 
 
+def test_users_without_a_home_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that no name belongs to, as containers have them."""
+    monkeypatch.delenv("TILEC_CACHE_DIR")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    cache.keep("name", {"ptx": b"text"})
+    assert cache.fetch("name") is None and not cache.entries() and cache.clear() == 0
+
+
+def test_what_cannot_be_removed_is_not_said_to_be(folder: Path) -> None:
+    (folder / "name.tilec").mkdir(parents=True)
+    assert cache.clear() == 0
+
+
 @tc.kernel
 def halves(x: tc.Array, y: tc.Array, *, block=64):
     i = tc.blocks(tc.cdiv(x.shape[0], block))

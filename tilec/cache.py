@@ -28,9 +28,9 @@ ROOMS = ("ir", "backends")  # folders whose sources decide what is compiled
 
 
 def directory() -> Path:
-    """TILEC_CACHE_DIR, or ~/.cache/tilec."""
-    chosen = os.environ.get("TILEC_CACHE_DIR")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "tilec"
+    """TILEC_CACHE_DIR, or ~/.cache/tilec; for users without a home a place that nothing can be kept in."""
+    chosen, home = os.environ.get("TILEC_CACHE_DIR"), os.path.expanduser("~")
+    return Path(chosen or os.path.join(os.devnull if home == "~" else home, ".cache", "tilec"))
 
 
 def key(*parts: str) -> str:
@@ -135,9 +135,10 @@ def prune(most: int | None = None) -> int:
         most = limit() if total <= limit() else limit() * 9 // 10
     for entry in kept:
         if total > most or entry.abandoned:
-            with suppress(OSError):
+            total -= entry.size
+            with suppress(OSError):  # another process has removed it, or it is not ours to remove
                 os.unlink(entry.path)
-            total, gone = total - entry.size, gone + 1
+                gone += 1
     return gone
 
 
