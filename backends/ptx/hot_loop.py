@@ -31,7 +31,8 @@ class Loop:
 def hot_loop(sass: str) -> Loop | None:
     """The innermost loop with most matrix products, without any the longest; None where there is no loop."""
     names, labels, jumps = _read(sass)
-    loops = [names[labels[label] : at + 1] for at, label in jumps if labels.get(label, at + 1) <= at]
+    back = ((labels[label], at) for at, label in jumps if label in labels)
+    loops = [names[first : at + 1] for first, at in back if first < at]  # code ends in a branch to itself
     found = [Loop(len(body), sum(name in PRODUCTS for name in body), dict(Counter(body).most_common()))
              for body in loops]  # fmt: skip
     return max(found, key=_heat, default=None)

@@ -26,4 +26,9 @@ def test_the_loop_with_products_is_hot() -> None:
 
 def test_without_products_the_longest_is() -> None:
     assert hot_loop(SASS.replace("HMMA", "FFMA")) == Loop(4, 0, {"LDSM": 1, "FFMA": 1, "LDGSTS": 1, "BRA": 1})
+
+
+def test_without_a_loop() -> None:
+    """The last instruction of every kernel branches to itself."""
     assert hot_loop("/*0000*/ EXIT ;") is None
+    assert hot_loop(SASS[SASS.index(".L_x_2") :]) is None
