@@ -62,6 +62,16 @@ def attention(q, k, v, out, n, scale, BM: tl.constexpr, BN: tl.constexpr, D: tl.
     tl.store(out + i[:, None] * D + d[None, :], (sums / total[:, None]).to(tl.float16))
 
 
+@triton.jit
+def boxes(a, b, c, k, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """c = a @ b of tensor descriptors: TMA by warps of their own, wgmma, and TMA again."""
+    i, j = tl.program_id(0) * BM, tl.program_id(1) * BN
+    total = tl.zeros((BM, BN), dtype=tl.float32)
+    for s in tl.range(0, tl.cdiv(k, BK), warp_specialize=True):
+        total = tl.dot(a.load([i, s * BK]), b.load([s * BK, j]), total)
+    c.store([i, j], total.to(tl.float16))
+
+
 HALF = ("*fp16", "*fp16", "*fp16", "i32", "i32", "i32")
 KERNELS = {
     "matmul": (matmul, dict(zip("abcmnk", HALF, strict=True)), {"BM": 64, "BN": 64, "BK": 32}),
@@ -71,13 +81,24 @@ KERNELS = {
         {"q": "*fp16", "k": "*fp16", "v": "*fp16", "out": "*fp16", "n": "i32", "scale": "fp32"},
         {"BM": 64, "BN": 64, "D": 64},
     ),
+    "boxes": (
+        boxes,
+        {
+            "a": "tensordesc<fp16[64,32]>",
+            "b": "tensordesc<fp16[32,64]>",
+            "c": "tensordesc<fp16[64,64]>",
+            "k": "i32",
+        },
+        {"BM": 64, "BN": 64, "BK": 32},
+    ),
 }
 
 
 def main():
     for name, (function, types, constants) in KERNELS.items():
-        for arch in (80, 90):
-            aligned = {(n,): [["tt.divisibility", 16]] for n, t in enumerate(types.values()) if t != "fp32"}
+        for arch in (80, 90)[name == "boxes" :]:
+            aligned = {(n,): [["tt.divisibility", 16]] for n, t in enumerate(types.values())
+                       if t != "fp32" and "desc" not in t}  # fmt: skip
             source = ASTSource(function, signature={**types, **dict.fromkeys(constants, "constexpr")},
                                constexprs=constants, attrs=aligned)  # fmt: skip
             found = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": 4})
