@@ -64,6 +64,7 @@ class BulkCopies:
         lanes, granule = issue(m, lane, at, unit)
         if race.flight.on:
             race.flight.check(m, lanes, granule, True)
+            race.flight.proxy(m, lanes, granule, verb="overwrites")
         if race.on and race.quick(m, lanes, granule, WRITE | WITHIN) != 0:
             race.examine(m, lanes, granule, True, False)
         if race.init:
@@ -117,7 +118,7 @@ class BulkCopies:
         lanes, granule = issue(m, lane, at, unit)
         if race.flight.on:
             race.flight.check(m, lanes, granule, False)
-            race.flight.proxy(m, lanes, granule, False)
+            race.flight.proxy(m, lanes, granule)
         if race.init:
             race.initialised(m, lanes, granule, False)
         if race.on:

@@ -81,7 +81,9 @@ class Flight:
             self.reading[granule] -= 1
 
     # --- the asynchronous proxy
-    def proxy(self, m: Machine, lanes: Array, granule: Array, warning: bool) -> None:
+    def proxy(
+        self, m: Machine, lanes: Array, granule: Array, warning: bool = False, verb: str = "reads"
+    ) -> None:
         """An access by the asynchronous proxy of what the generic proxy wrote needs fence.proxy.async
         between."""
         race = self.race
@@ -96,7 +98,7 @@ class Flight:
             name, offset = race.name(m, int(granule[n]))
             other = int(stamp.place(last[n]))
             message = (
-                f"the asynchronous proxy reads {name} at shared offset {offset}, written at "
+                f"the asynchronous proxy {verb} {name} at shared offset {offset}, written at "
                 f"{m.line_of(other)}, "
             )
             message += "with no fence.proxy.async between"

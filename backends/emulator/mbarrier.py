@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tilec.backends.emulator.machine import Machine
 
 FIELDS = ("phase", "pending", "count", "bytes")
+MOST_BYTES = (1 << 20) - 1  # that a barrier waits for
 SPACES = ("shared", "shared::cta", "shared::cluster")
 
 
@@ -114,8 +115,14 @@ class Mbarriers:
             arrivals -= step
             self.settle(each)
 
-    def expect(self, n: Array, count: Array) -> None:
+    def expect(self, s: Sel, n: Array, count: Array) -> None:
         np.add.at(self.bytes, n, count)
+        beyond = np.abs(self.bytes[n]) > MOST_BYTES
+        if beyond.any():
+            first = int(np.flatnonzero(beyond)[0])
+            offset, found = int(self.keys[n[first]]) % self.m.shared_size, int(self.bytes[n[first]])
+            message = f"the mbarrier at shared offset {offset} is to count {found} bytes: it counts {MOST_BYTES}"
+            self.m.record("async", access.lane(s, 0), message, address=SHARED + offset)
 
     def complete(self, each: int, count: int) -> None:
         self.bytes[each] -= count
@@ -256,7 +263,7 @@ def arrive(f: Form) -> Step:
 
 def arrive_at(m: Machine, s: Sel, n: Array, amount: Array, expect: bool, release: bool) -> None:
     if expect:
-        m.mbarriers.expect(n, amount)
+        m.mbarriers.expect(s, n, amount)
         amount = np.ones_like(amount)
     m.mbarriers.arrive(s, n, amount, release)
 
@@ -292,7 +299,8 @@ def transaction(sign: int) -> Callable[[Form], Step]:
             if lanes is None:
                 return
             n, there = m.mbarriers.find(lanes, at)
-            m.mbarriers.expect(n[there], sign * full(count(m, lanes), lanes)[there].astype(np.int64))
+            amount = sign * full(count(m, lanes), lanes)[there].astype(np.int64)
+            m.mbarriers.expect(lanes, n[there], amount)
             for each in np.unique(n[there]):
                 m.mbarriers.settle(int(each)) if sign < 0 else None
 

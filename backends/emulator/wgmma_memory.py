@@ -3,7 +3,7 @@
 A descriptor (64 bits): [0, 14) address >> 4, [16, 30) leading offset >> 4, [32, 46) stride offset >> 4,
 [49, 52) base offset, [62, 64) swizzle: 0 none, 1 128 bytes, 2 64, 3 32. With S the swizzle's bytes, e an
 element's, chunk the 16 bytes that lie together, element (r, k) of an operand that is K-major lies at
-    S > 0    start + (r / 8) stride + (r % 8) S + (k e / S) leading + (k e) % S
+    S > 0    start + (r / 8) stride + (r % 8) S + k e
     none     start + (r / 8) stride + (r % 8) 16 + (k e / 16) leading + (k e) % 16
 and of one that is MN-major (16-bit types) at
     S > 0    start + (r / (S / e)) leading + (k / 8) stride + (k % 8) S + (r % (S / e)) e
@@ -50,7 +50,7 @@ def pattern(tile: Tile, span: int) -> tuple[Array, Array, Array]:
     if not tile.transposed:
         r, c = np.meshgrid(np.arange(tile.rows), np.arange(tile.depth // per), indexing="ij")
         if span:
-            return c // (span // 16), r // 8, r % 8 * span + c % (span // 16) * 16
+            return np.zeros_like(c), r // 8, r % 8 * span + c * 16
         return c, r // 8, r % 8 * 16
     k, c = np.meshgrid(np.arange(tile.depth), np.arange(tile.rows // per), indexing="ij")
     if span:
@@ -73,6 +73,7 @@ def read_tile(m: Machine, descriptor: Array, tile: Tile, name: str, clocks: Arra
     span = SPANS[int(mode[0])]
     block = clocks[:, 0] // m.race.each
     aligned(m, clocks, start, base, span)
+    within_rows(m, clocks, start, tile, span)
     by_leading, by_stride, fixed = (x.reshape(-1) for x in pattern(tile, span))
     at = start[:, None] + leading[:, None] * by_leading + stride[:, None] * by_stride + fixed
     at = xor(at, span)
@@ -95,6 +96,19 @@ def aligned(m: Machine, clocks: Array, start: Array, base: Array, span: int) -> 
             f"pattern: align it "
         )
         message += f"to {8 * span} bytes or set the base offset"
+        m.record("misaligned", lane_of(m, int(clocks[n, 0])), message, address=SHARED + int(start[n]))
+
+
+def within_rows(m: Machine, clocks: Array, start: Array, tile: Tile, span: int) -> None:
+    """A swizzled K-major operand lies within rows of the span: hardware does not use the leading offset."""
+    begin, taken = start & max(span - 1, 0), tile.depth * tile.item
+    beyond = begin + taken > span
+    if span and not tile.transposed and beyond.any():
+        n = int(np.flatnonzero(beyond)[0])
+        message = (
+            f"the matrix at shared offset {int(start[n])} takes {taken} bytes of each row from byte "
+            f"{int(begin[n])} on, and rows of the {span}-byte swizzle end before"
+        )
         m.record("misaligned", lane_of(m, int(clocks[n, 0])), message, address=SHARED + int(start[n]))
 
 

@@ -82,6 +82,14 @@ def test_expected_bytes_hold_a_phase_back(launch):
     assert "0 arrivals and 64 bytes are missing" in report.findings[0].message
 
 
+@pytest.mark.parametrize(("count", "fine"), [(1 << 19, True), (1 << 20, False)])
+def test_more_bytes_than_a_barrier_counts(launch, count, fine):
+    body = f"@%q0 mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%a0], {count - 1};"
+    found = [f.message for f in run(launch, body + body.replace(str(count - 1), "1")).findings]
+    text = "the mbarrier at shared offset 0 is to count 1048576 bytes: it counts 1048575"
+    assert found == ([] if fine else [text])
+
+
 def test_missing_arrival_is_a_deadlock_that_says_who_waits(launch):
     body = "@!%q0 mbarrier.arrive.shared.b64 %st, [%a0];" + WAIT.format(0)
     (found,) = run(launch, body).findings

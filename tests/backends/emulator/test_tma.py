@@ -168,6 +168,15 @@ def test_reading_before_the_wait():
     assert "async" in {f.kind for f in report.errors} and (out == 0xFF).all()
 
 
+@pytest.mark.parametrize("fence", ["", "fence.proxy.async;"])
+def test_overwriting_what_threads_wrote(fence):
+    module = kernel(2, 256, f"@%q0 st.shared.u32 [%s], %r0; {fence} bar.sync 0;" + LOAD + WAIT)
+    args = (TensorMap(np.ones((20, 24), np.uint16), (8, 16)), np.zeros(256, np.uint8), *map(np.int32, (0, 0)))
+    found = [f.message for f in module.launch("k", 1, 64, args).findings]
+    text = "the asynchronous proxy overwrites s at shared offset 0, written at line 10 ("
+    assert not found if fence else [text in each for each in found] == [True], found
+
+
 @pytest.mark.parametrize(("count", "kind"), [(128, "async"), (512, "deadlock")])
 def test_wrong_byte_counts(count, kind):
     module = kernel(2, 256, LOAD.replace("{total}", str(count)) + WAIT + ONE + COPY_OUT)
