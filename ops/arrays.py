@@ -27,6 +27,7 @@ from tilec.tape import current as noted
 Array = np.ndarray[Any, Any]
 
 ARRAYS = (np.ndarray, DeviceArray)
+FLOATS = ("f16", "bf16", "f32", "f64")  # what operators compute with
 LONGEST = 2**31 - 1  # the longest axis that kernels count along
 NOTHING = np.zeros(1, np.float32)  # stands where a kernel's optional array is not given
 
@@ -51,6 +52,16 @@ def _in_ml_dtypes(dtype: DType) -> Iterator[Any]:
     import ml_dtypes
 
     yield from (getattr(ml_dtypes, name) for name in dtype.aliases if hasattr(ml_dtypes, name))
+
+
+def sums_in(dtype: DType) -> DType:
+    """What sums of this dtype are made in."""
+    return find_dtype("f64" if dtype.name == "f64" else "f32")
+
+
+def told(x: Array) -> str:
+    """As messages show it: f32[16, 8]."""
+    return f"{find_dtype(x.dtype)}{list(x.shape)}"
 
 
 def to_numpy(values: Array, dtype: DType) -> Array:
@@ -86,9 +97,19 @@ def operand(x: object, name: str, rank: int = 1) -> tuple[Array, DType]:
     """An array of one of the float dtypes that products are made of, and which."""
     held = array(x, name, rank=rank)
     dtype = find_dtype(held.dtype)
-    if dtype.name not in ("f16", "bf16", "f32", "f64"):
+    if dtype.name not in FLOATS:
         raise TilecError(f"{name} is {dtype}, expected f16, bf16, f32 or f64: {name}.astype(np.float32)")
     return held, dtype
+
+
+def optional(x: Any, name: str, shape: tuple[int, ...]) -> Array | None:
+    """An array of floats of just this shape, or None."""
+    if x is None:
+        return None
+    given = array(x, name, rank=0)
+    if given.shape != shape or not find_dtype(given.dtype).is_float:
+        raise TilecError(f"{name} is {told(given)}, expected floats {list(shape)}")
+    return given
 
 
 def flat(x: Array, rank: int) -> Array:
@@ -122,8 +143,7 @@ def result(out: object, shape: tuple[int, ...], dtype: DType) -> Array:
         return empty(shape, dtype)
     given = _array(out, "out", 0)
     if given.shape != shape or find_dtype(given.dtype) != dtype:
-        found = f"{find_dtype(given.dtype)}{list(given.shape)}"
-        raise TilecError(f"out is {found}, and the result {dtype}{list(shape)}")
+        raise TilecError(f"out is {told(given)}, and the result {dtype}{list(shape)}")
     if not bounds_of(given).flags.writeable:
         raise TilecError("out is read-only, as arrays of jax always are: leave it out, or pass a copy")
     return given
@@ -220,3 +240,13 @@ def copy_kernel(y: tc.Array, x: tc.Array, *, block: int = 512, warps: int = 4) -
     *lead, part = tc.blocks(*y.shape[:-1], tc.cdiv(y.shape[-1], block))
     at = (*lead, part * block)
     y.store(at, x.load(at, (1,) * len(lead) + (block,)).to(y.dtype))
+
+
+@tc.kernel
+def total_kernel(parts: tc.Array, total: tc.Array, *, columns: int = 256, warps: int = 4) -> None:
+    """total [N] = the sum of parts [P, N], row after row."""
+    at = tc.blocks(tc.cdiv(total.shape[0], columns)) * columns
+    found = tc.zeros((1, columns), parts.dtype)
+    for p in tc.range(parts.shape[0]):
+        found = found + parts.load((p, at), (1, columns))
+    total.store(at, found.reshape((columns,)).to(total.dtype))

@@ -10,10 +10,10 @@ from typing import Any
 import tilec as tc
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, empty, empty_like, flat, result
+from tilec.ops.arrays import Array, array, empty, empty_like, flat, result, sums_in, told
 from tilec.ops.attention_call import Call, attention_call
 from tilec.ops.attention_gradients import Gradients, backward
-from tilec.ops.attention_kernel import Options, attention_kernel, sums_in
+from tilec.ops.attention_kernel import Options, attention_kernel
 from tilec.ops.attention_tiling import tiled
 from tilec.ops.attention_windows import Axis
 from tilec.ops.op import op
@@ -152,9 +152,10 @@ def merge_attentions(outputs: Sequence[Any], lse_tensors: Sequence[Any]) -> tupl
     shape, dtype = outs[0].shape, find_dtype(outs[0].dtype)
     for x, y in zip(outs, lses, strict=True):
         if x.shape != shape or x.dtype != outs[0].dtype or y.shape != shape[:-1] or y.dtype != lses[0].dtype:
-            found = f"{find_dtype(x.dtype)}{list(x.shape)} with lse {find_dtype(y.dtype)}{list(y.shape)}"
             like = f"{dtype}{list(shape)} with lse {list(shape[:-1])}"
-            raise TilecError(f"merge_attentions takes results alike, {like}: found {found}")
+            raise TilecError(
+                f"merge_attentions takes results alike, {like}: found {told(x)} with lse {told(y)}"
+            )
     parts = [(flat(x, 2), flat(y, 1)) for x, y in zip(outs, lses, strict=True)]
     merged, lse = parts[0]
     for i, (b, b_lse) in enumerate(parts[1:]):

@@ -13,17 +13,8 @@ from typing import Any, NamedTuple
 
 import tilec as tc
 from tilec.ir.dtype import DType
-from tilec.ops.attention_kernel import (
-    LOG2_E,
-    Box,
-    Keys,
-    Options,
-    Queries,
-    bias_of,
-    box_of_block,
-    sums_in,
-    walk,
-)
+from tilec.ops.arrays import sums_in
+from tilec.ops.attention_kernel import LOG2_E, Box, Keys, Options, Queries, bias_of, box_of_block, walk
 from tilec.ops.attention_windows import (
     Axis,
     Seen,

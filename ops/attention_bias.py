@@ -2,8 +2,7 @@
 
 d_bias[h, offset] = the sum of dS over all pairs of a query and a key that lies so far behind it
 A block takes every so many boxes of queries of a head. It puts dS of a box and a span of keys into shared
-memory, gathers it by offset, sums over the queries, and adds what it finds to its own part of the result; a
-second kernel adds up the parts.
+memory, gathers it by offset, sums over the queries, and adds what it finds to its own part of the result.
 """
 
 import math
@@ -11,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import tilec as tc
+from tilec.ops.arrays import sums_in
 from tilec.ops.attention_backward import known_of
-from tilec.ops.attention_kernel import LOG2_E, Box, Keys, Options, Queries, sums_in, walk
+from tilec.ops.attention_kernel import LOG2_E, Box, Keys, Options, Queries, walk
 from tilec.ops.attention_windows import Axis, across, down, unravel
 
 
@@ -79,13 +79,3 @@ def add_by_offset(
     found = slopes.gather(*rows, *columns, other=0).sum(0).reshape(ends)
     nearest = [u - p - axis.box + axis.window for u, p, axis in zip(first, at, axes, strict=True)]
     mine.store(nearest, mine.load(nearest, ends) + found)
-
-
-@tc.kernel
-def sum_of_parts_kernel(parts: tc.Array, total: tc.Array, *, columns: int = 128, warps: int = 4) -> None:
-    """total [N], of parts [P, N]."""
-    at = tc.blocks(tc.cdiv(total.shape[0], columns)) * columns
-    found = tc.zeros((columns,), parts.dtype)
-    for part in tc.range(parts.shape[0]):
-        found = found + parts[part].load(at, columns)
-    total.store(at, found.to(total.dtype))

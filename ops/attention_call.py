@@ -12,13 +12,11 @@ import numpy as np
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, zeros
+from tilec.ops.arrays import FLOATS, Array, array, told, zeros
 from tilec.ops.attention_kernel import Options
 from tilec.ops.attention_tiling import Tiling, group_lengths, tiled
 from tilec.ops.attention_windows import Axis
 from tilec.places import current_target
-
-FLOATS = ("f16", "bf16", "f32", "f64")
 
 
 class Tensors(NamedTuple):
@@ -215,9 +213,8 @@ def _additional(keys: Any, values: Any, k: Array, v: Array) -> tuple[Array, Arra
             or x.dtype != like.dtype
             or (x.shape[0], *x.shape[2:]) != (like.shape[0], *like.shape[-2:])
         ):
-            found = f"{find_dtype(x.dtype)}{list(x.shape)}"
             shown = f"{find_dtype(like.dtype)}[{', '.join(map(str, wanted))}]"
-            raise TilecError(f"{name} is {found}, expected {shown}")
+            raise TilecError(f"{name} is {told(x)}, expected {shown}")
     if mk.shape[1] != mv.shape[1]:
         raise TilecError(
             f"additional_keys and additional_values have one length: {mk.shape[1]} and {mv.shape[1]}"
@@ -232,7 +229,6 @@ def _bias(bias: Any, q: Array, axes: Sequence[Axis]) -> Array:
     wanted = (q.shape[-2], *(2 * axis.window - 1 for axis in axes))
     if held.shape != wanted or find_dtype(held.dtype).name not in FLOATS:
         raise TilecError(
-            f"bias is floats {list(wanted)}, per head and relative position: found "
-            f"{find_dtype(held.dtype)}{list(held.shape)}"
+            f"bias is floats {list(wanted)}, per head and relative position: found {told(held)}"
         )
     return held

@@ -6,13 +6,14 @@ gradients = backward(call, out, lse, d_out, d_lse)
 import math
 from typing import Any, NamedTuple
 
+from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, empty_like, flat, result, zeros
+from tilec.ops.arrays import Array, array, empty_like, flat, result, sums_in, told, total_kernel, zeros
 from tilec.ops.attention_backward import delta_kernel, key_gradient_kernel, query_gradient_kernel
-from tilec.ops.attention_bias import bias_parts_kernel, sum_of_parts_kernel
+from tilec.ops.attention_bias import bias_parts_kernel
 from tilec.ops.attention_call import Call, Tensors
-from tilec.ops.attention_kernel import Options, sums_in
+from tilec.ops.attention_kernel import Options
 from tilec.ops.attention_tiling import Tiling
 from tilec.ops.attention_windows import Axis
 
@@ -32,10 +33,10 @@ class Gradients(NamedTuple):
 
 def backward(call: Call, out: Any, lse: Any, d_out: Any, d_lse: Any) -> Gradients:
     """The gradients of sum(out * d_out) + sum(lse * d_lse); d_lse None: 0. TilecError for other shapes."""
-    y, dy = (_like(x, name, call.out_shape, call.dtype.name) for x, name in ((out, "out"), (d_out, "d_out")))
-    wide = "f64" if call.dtype.name == "f64" else "f32"
+    y, dy = (_like(x, name, call.out_shape, call.dtype) for x, name in ((out, "out"), (d_out, "d_out")))
+    wide = sums_in(call.dtype)
     held = _like(lse, "lse", call.lse_shape, wide)
-    nothing = zeros(call.lse_shape, find_dtype(wide))
+    nothing = zeros(call.lse_shape, wide)
     dl = nothing if d_lse is None else _like(d_lse, "d_lse", call.lse_shape, wide)
     q, k, v, more_k, more_v, bias = call.tensors
     dq, tiling = empty_like(q), call.tiling(backward=True)
@@ -49,11 +50,10 @@ def backward(call: Call, out: Any, lse: Any, d_out: Any, d_lse: Any) -> Gradient
     return Gradients(dq, dk, dv, d_bias, *more)
 
 
-def _like(x: Any, name: str, shape: tuple[int, ...], dtype: str) -> Array:
+def _like(x: Any, name: str, shape: tuple[int, ...], dtype: DType) -> Array:
     held = array(x, name, rank=1)
-    if held.shape != shape or find_dtype(held.dtype).name != dtype:
-        found = f"{find_dtype(held.dtype)}{list(held.shape)}"
-        raise TilecError(f"{name} is {found}, expected {dtype}{list(shape)}")
+    if held.shape != shape or find_dtype(held.dtype) != dtype:
+        raise TilecError(f"{name} is {told(held)}, expected {dtype}{list(shape)}")
     return held
 
 
@@ -98,5 +98,5 @@ def _bias_gradient(call: Call, saved: Saved, tiling: Tiling) -> Array:
     bias_parts_kernel(
         q, k, v, *saved, parts, bias, call.scale, axes=tiling.axes, options=options, warps=tiling.warps
     )  # fmt: skip
-    sum_of_parts_kernel(parts.reshape(PARTS, math.prod(bias.shape)), flat(d_bias, 1))
+    total_kernel(parts.reshape(PARTS, math.prod(bias.shape)), flat(d_bias, 1))
     return d_bias

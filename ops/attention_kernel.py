@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import tilec as tc
 from tilec.ir.dtype import DType
+from tilec.ops.arrays import sums_in
 from tilec.ops.attention_windows import Axis, across, down, seen_by, unravel, visible
 
 LOG2_E = math.log2(math.e)
@@ -145,11 +146,6 @@ class Softmax(NamedTuple):
         """log(sum(e^score)) of each row."""
         found: tc.Tile = (self.maximum + tc.log2(self.total)) * LN_2
         return found
-
-
-def sums_in(dtype: DType) -> DType:
-    """What attention of this dtype is summed in."""
-    return tc.f64 if dtype == tc.f64 else tc.f32
 
 
 @tc.kernel

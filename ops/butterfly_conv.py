@@ -13,14 +13,14 @@ import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, assign, empty, empty_like
+from tilec.ops.arrays import Array, assign, empty, empty_like, sums_in, told
 from tilec.ops.butterfly_conv_kernel import (
     Stages,
     block_kernel,
     butterfly_conv_backward_kernel,
     butterfly_conv_kernel,
 )
-from tilec.ops.fft_conv_call import floats, sums_in, told
+from tilec.ops.fft_conv_call import floats
 from tilec.ops.op import op
 
 SIZES = (2, 16)

@@ -10,9 +10,9 @@ from typing import Any
 import tilec as tc
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, assign, copied, empty, result, zeros
-from tilec.ops.depthwise import compile_depthwise, launch, lies_last, optional
-from tilec.ops.depthwise_call import FLOATS, LARGEST, Call, geometry_of
+from tilec.ops.arrays import FLOATS, Array, array, assign, copied, empty, optional, result, told, zeros
+from tilec.ops.depthwise import compile_depthwise, launch, lies_last
+from tilec.ops.depthwise_call import LARGEST, Call, geometry_of
 from tilec.ops.epilogue import check_activation
 from tilec.ops.op import op
 
@@ -94,8 +94,7 @@ def _state(x: Array, before: Array | None, k: int) -> Array:
 def _fitting(x: Any, weight: Any) -> tuple[Array, Array]:
     """x [N, C, L] and weight [C, k] of one dtype of floats."""
     held, filters = array(x, "x", rank=1), array(weight, "weight", rank=1)
-    found = f"x is {find_dtype(held.dtype)}{list(held.shape)}, "
-    found += f"weight {find_dtype(filters.dtype)}{list(filters.shape)}"
+    found = f"x is {told(held)}, weight {told(filters)}"
     if held.ndim != 3 or filters.ndim != 2 or len(filters) != held.shape[1] or 0 in filters.shape:
         raise TilecError(f"causal_conv1d takes x [N, C, L] and a weight [C, k]: {found}")
     if held.dtype != filters.dtype or find_dtype(held.dtype).name not in FLOATS:

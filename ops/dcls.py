@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 import tilec as tc
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, contiguous, empty, result, written_flat
+from tilec.ops.arrays import FLOATS, Array, array, contiguous, empty, result, sums_in, told, written_flat
 from tilec.ops.dcls_kernel import Grid, place_gradient_kernel, place_kernel
-from tilec.ops.depthwise import sums_in
-from tilec.ops.depthwise_call import FLOATS
 from tilec.ops.op import op
 
 VERSIONS = ("v0", "v1", "max", "gauss")
@@ -130,7 +128,7 @@ def dcls_kernel_backward(
     above, dtype = array(d_kernel, "d_kernel", rank=2), find_dtype(points.weight.dtype)
     if above.shape[:-2] != lead or find_dtype(above.dtype) != dtype:
         raise TilecError(
-            f"d_kernel is {find_dtype(above.dtype)}{list(above.shape)}, expected {dtype} of shape "
+            f"d_kernel is {told(above)}, expected {dtype} of shape "
             f"[{', '.join(map(str, lead))}, rows, columns]"
         )
     grid = _grid(above.shape[-2:], version, convention)
@@ -171,8 +169,7 @@ def _points(weight: Any, positions: Any, sigma: Any, version: str) -> tuple[Poin
         )
     for x, name in ((places, "positions"), (widths, "sigma")):
         if x is not None and (x.shape != (2, *w.shape) or x.dtype != w.dtype):
-            found = f"{find_dtype(x.dtype)}{list(x.shape)}"
-            raise TilecError(f"{name} is {found}, expected {dtype}{[2, *w.shape]} for this weight")
+            raise TilecError(f"{name} is {told(x)}, expected {dtype}{[2, *w.shape]} for this weight")
     pairs = (2, prod(lead), n)
     s = None if widths is None else _rows(widths, pairs)
     return Points(_rows(w, pairs[1:]), _rows(places, pairs), s), lead

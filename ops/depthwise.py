@@ -12,7 +12,7 @@ import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, contiguous, result
+from tilec.ops.arrays import Array, array, contiguous, optional, result, sums_in, told
 from tilec.ops.depthwise_bands import Bands, bands_kernel
 from tilec.ops.depthwise_call import Call, Geometry, depthwise_call, geometry_of
 from tilec.ops.depthwise_kernel import Conv, depthwise_kernel
@@ -144,36 +144,17 @@ def planned(
     return depthwise_kernel, {"conv": conv, "cut": plan, "accumulator": sums_in(dtype), "warps": plan.warps}
 
 
-def sums_in(dtype: DType) -> DType:
-    """What sums of this dtype are made in."""
-    return find_dtype("f64") if dtype.name == "f64" else find_dtype("f32")
-
-
 def lies_last(x: Array) -> bool:
     """Are the channels of x [N, C, H, W] next to each other in memory, and its columns not?"""
     strides = element_strides(x)
     return x.shape[1] > 1 and strides[1] == 1 and strides[3] != 1
 
 
-def optional(x: Any, name: str, shape: tuple[int, ...]) -> Array | None:
-    """An array of floats of just this shape, or None."""
-    if x is None:
-        return None
-    given = array(x, name, rank=0)
-    if given.shape != shape or not find_dtype(given.dtype).is_float:
-        raise TilecError(
-            f"{name} is {find_dtype(given.dtype)}{list(given.shape)}, expected floats {list(shape)}"
-        )
-    return given
-
-
 def _moved(x: Any, name: str, call: Call) -> Array:
     """An array like the result, [N, C, H, W], with the channels last."""
     given = array(x, name, rank=0)
     if given.shape != call.out_shape:
-        raise TilecError(
-            f"{name} is {find_dtype(given.dtype)}{list(given.shape)}, expected {list(call.out_shape)}"
-        )
+        raise TilecError(f"{name} is {told(given)}, expected {list(call.out_shape)}")
     return given.transpose(0, 2, 3, 1)
 
 

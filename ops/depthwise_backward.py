@@ -10,10 +10,10 @@ import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, assign, empty, numpy_dtype, zeros
-from tilec.ops.depthwise import lies_last, run, sums_in
+from tilec.ops.arrays import Array, array, assign, empty, numpy_dtype, sums_in, told, total_kernel, zeros
+from tilec.ops.depthwise import lies_last, run
 from tilec.ops.depthwise_call import Call, Geometry, depthwise_call, geometry_of
-from tilec.ops.depthwise_gradients import Phase, phases, total_kernel, weight_gradient_kernel
+from tilec.ops.depthwise_gradients import Phase, phases, weight_gradient_kernel
 from tilec.ops.depthwise_kernel import Conv
 from tilec.ops.depthwise_tiling import depthwise_strip
 from tilec.ops.op import op
@@ -82,7 +82,7 @@ def depthwise_conv_backward(
     above = array(d_out, "d_out", rank=0)
     if above.shape != call.out_shape or above.dtype != call.x.dtype:
         raise TilecError(
-            f"d_out is {find_dtype(above.dtype)}{list(above.shape)}, "
+            f"d_out is {told(above)}, "
             f"expected {call.dtype}{list(call.out_shape)}"
         )
     if call.channels_last or not lies_last(call.x):

@@ -13,9 +13,8 @@ import numpy as np
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array
+from tilec.ops.arrays import FLOATS, Array, array
 
-FLOATS = ("f16", "bf16", "f32", "f64")
 LAYOUTS = ("NCHW", "NHWC")
 LARGEST = 63  # rows or columns of a kernel
 

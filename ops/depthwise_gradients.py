@@ -195,13 +195,3 @@ def per_channel(tile: tc.Tile, conv: Conv) -> tc.Tile:
     while tile.rank > 1:
         tile = tile.sum(0 if conv.channels_last else 1)
     return tile
-
-
-@tc.kernel
-def total_kernel(partial: tc.Array, y: tc.Array, *, columns: int = 256, warps: int = 4) -> None:
-    """y [M] = the sum of partial [P, M], row after row."""
-    at = tc.blocks(tc.cdiv(y.shape[0], columns)) * columns
-    total = tc.zeros((1, columns), partial.dtype)
-    for p in tc.range(partial.shape[0]):
-        total = total + partial.load((p, at), (1, columns))
-    y.store(at, total.reshape((columns,)).to(y.dtype))

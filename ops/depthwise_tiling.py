@@ -9,8 +9,8 @@ from itertools import product
 from math import gcd, prod
 
 from tilec.ir.dtype import DType
-from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.target import parse_target
+from tilec.ops.arrays import sums_in
 from tilec.ops.depthwise_bands import GROUP, STEP, Bands, depth_of, seen_shape, shared_bytes
 from tilec.ops.depthwise_call import Geometry
 from tilec.ops.depthwise_gradients import Strip, halo
@@ -42,7 +42,7 @@ def depthwise_plan(
 ) -> Cut | Bands:
     """The schedule that costs less for images [N, C, H, W]: the direct sum, or bands."""
     found = _bands(geometry, shape, conv, target) if dtype.bits == 16 and has_threads(target) else None
-    accumulator = find_dtype("f64" if dtype.name == "f64" else "f32")
+    accumulator = sums_in(dtype)
     return found or depthwise_cut(geometry, shape[1] // conv.summed, conv, accumulator, target)
 
 

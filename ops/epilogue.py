@@ -8,9 +8,8 @@ import math
 from typing import Any, NamedTuple
 
 import tilec as tc
-from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import ARRAYS, NOTHING, array, flat
+from tilec.ops.arrays import ARRAYS, NOTHING, flat, optional
 
 ACTIVATIONS = (None, "relu", "gelu", "silu")
 RANKS = 16  # of the low-rank product, at once
@@ -67,13 +66,8 @@ def check_activation(name: str | None) -> None:
 
 def _floats(x: Any, name: str, shape: tuple[int, ...], rank: int) -> Any:
     """An array of floats of just this shape, with so many axes; or NOTHING."""
-    if x is None:
-        return NOTHING
-    given = array(x, name, rank=0)
-    if given.shape != shape or not find_dtype(given.dtype).is_float:
-        found = f"{find_dtype(given.dtype)}{list(given.shape)}"
-        raise TilecError(f"{name} is {found}, expected floats {list(shape)}")
-    return flat(given, rank)
+    given = optional(x, name, shape)
+    return NOTHING if given is None else flat(given, rank)
 
 
 # In kernels.

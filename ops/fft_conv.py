@@ -11,16 +11,8 @@ import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, empty_like
-from tilec.ops.fft_conv_call import (
-    Call,
-    FftSpectrum,
-    Kernel,
-    call_of,
-    check_length,
-    kernel_of,
-    sums_in,
-)
+from tilec.ops.arrays import Array, empty_like, sums_in
+from tilec.ops.fft_conv_call import Call, FftSpectrum, Kernel, call_of, check_length, kernel_of
 from tilec.ops.fft_conv_choice import butterflies, check_algorithm, is_short, plan_for, whole_period
 from tilec.ops.fft_conv_direct import direct_kernel
 from tilec.ops.fft_conv_kernel import conv_kernel, spectrum_kernel

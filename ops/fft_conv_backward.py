@@ -11,9 +11,9 @@ import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, empty_like
+from tilec.ops.arrays import Array, empty_like, sums_in, told
 from tilec.ops.fft_conv import spectrum_for
-from tilec.ops.fft_conv_call import Call, FftSpectrum, Kernel, call_of, floats, sums_in, told
+from tilec.ops.fft_conv_call import Call, FftSpectrum, Kernel, call_of, floats
 from tilec.ops.fft_conv_choice import butterflies
 from tilec.ops.fft_conv_kernel import lags_kernel
 from tilec.ops.fft_conv_passes import middle_pass_of_lags

@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array
+from tilec.ops.arrays import FLOATS, Array, array, sums_in, told
 from tilec.ops.fft_conv_plan import LONGEST, MODES, Matrices, Plan
-
-FLOATS = ("f16", "bf16", "f32", "f64")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +56,6 @@ class Call(NamedTuple):
     @property
     def sums(self) -> DType:
         return sums_in(find_dtype(self.u.dtype))
-
-
-def sums_in(dtype: DType) -> DType:
-    """What transforms of this dtype are made in."""
-    return find_dtype("f64" if dtype.name == "f64" else "f32")
 
 
 def call_of(u: Any, k: Any, mode: str, k_reverse: Any, skip: Any, pregate: Any, postgate: Any) -> Call:
@@ -120,10 +113,6 @@ def floats(x: Any, name: str) -> Array:
     if find_dtype(held.dtype).name not in FLOATS:
         raise TilecError(f"{name} is {find_dtype(held.dtype)}, expected f16, bf16, f32 or f64")
     return held
-
-
-def told(x: Array) -> str:
-    return f"{find_dtype(x.dtype)}{list(x.shape)}"
 
 
 def _taps(k: Any, name: str, length: int) -> Array:

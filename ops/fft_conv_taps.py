@@ -12,8 +12,8 @@ import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, empty_like
-from tilec.ops.fft_conv_call import floats, sums_in, told
+from tilec.ops.arrays import Array, empty_like, sums_in, told
+from tilec.ops.fft_conv_call import floats
 from tilec.ops.op import op
 
 BLOCK = 512

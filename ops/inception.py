@@ -12,8 +12,8 @@ from tilec.arguments import data_of, overlap
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, assign, contiguous, empty, result
-from tilec.ops.depthwise import lies_last, optional, sums_in
+from tilec.ops.arrays import Array, array, assign, contiguous, empty, optional, result, sums_in
+from tilec.ops.depthwise import lies_last
 from tilec.ops.depthwise_call import LAYOUTS, axes_of, depthwise_call
 from tilec.ops.depthwise_kernel import Conv
 from tilec.ops.inception_kernel import in_place_kernel, inception_kernel

@@ -11,7 +11,7 @@ import tilec as tc
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.signature import describable
-from tilec.ops.arrays import Array, broadcast, flat, operand, result, result_dtype, written_flat
+from tilec.ops.arrays import Array, broadcast, flat, operand, result, result_dtype, sums_in, written_flat
 from tilec.ops.callers import there
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras, finish
 from tilec.ops.op import op
@@ -43,7 +43,7 @@ def matmul_kernel(
     tc.require(b.shape[0] == batch, b.shape[1] == k, c.shape[0] == batch, c.shape[1] == m, c.shape[2] == n)
     z, i, j = tc.blocks(batch, tc.cdiv(m, bm), tc.cdiv(n, bn))
     A, B, C = a[z].tiles((bm, bk)), b[z].tiles((bk, bn)), c[z].tiles((bm, bn))
-    acc = tc.zeros((bm, bn), tc.f64 if b.dtype == tc.f64 else tc.f32)
+    acc = tc.zeros((bm, bn), sums_in(b.dtype))
     for s in tc.range(A.shape[1], stages=stages):
         acc = tc.dot(A[i, s].to(b.dtype), B[s, j], acc)
     acc = finish(acc, i, j, Extras(bias, residual, x_scale, u, v), epilogue)
