@@ -61,7 +61,9 @@ def api() -> Any:
     try:
         from cuda.bindings import driver
     except ImportError:
-        raise TilecError("running on a GPU needs cuda-python: pip install cuda-python") from None
+        raise TilecError(
+            "running on a GPU needs cuda-python, 12.6.1 or newer: pip install -U cuda-python"
+        ) from None
     try:
         (status,) = driver.cuInit(0)
     except (OSError, RuntimeError) as error:
@@ -312,7 +314,7 @@ def _encode(at: int, address: int, axes: Sequence[tuple[int, int]], box: Box) ->
         at, int(kind), rank, address, extents, strides, extents_of_box, steps, *map(int, how)
     )
     if status:
-        raise TilecError(told(cuda, "cuTensorMapEncodeTiled", status))
+        raise TilecError(told(cuda, "cuTensorMapEncodeTiled", cuda.CUresult(status)))
 
 
 @lru_cache(1)

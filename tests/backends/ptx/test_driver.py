@@ -4,9 +4,12 @@ cuda-python's where that is installed. Not run on hardware."""
 from __future__ import annotations
 
 import ctypes
+import shutil
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from tilec.ir.errors import TilecError
 from tilec.ir.signature import Box, Slot
 from tilec.ir.target import target
 
+ROOT = Path(__file__).parents[3]
 PTX = """.version 8.0
 .target sm_80
 .address_size 64
@@ -208,7 +212,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda", None)
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     driver.api.cache_clear()
-    with pytest.raises(TilecError, match="running on a GPU needs cuda-python: pip install cuda-python"):
+    with pytest.raises(TilecError, match=r"needs cuda-python, 12\.6\.1 or newer: pip install -U cuda"):
         driver.api()
 
 
@@ -280,3 +284,19 @@ def test_names_are_those_of_cuda_python() -> None:
     for kind, name in re.findall(r"(CU[a-z]\w+)\.(CU_\w+)", source):
         assert hasattr(getattr(real, kind), name)
     assert int(real.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) == 8
+
+
+def test_through_cuda_python() -> None:
+    """The tests of launches once more, their driver behind the binding: what we pass it has to convert."""
+    pytest.importorskip("cuda.bindings.driver")
+    if sys.platform != "linux" or not shutil.which("cc"):
+        pytest.skip("needs a C compiler, and Linux")
+    here, on_gpu = "tests/backends/ptx/", "::test_on_a_gpu_"
+    reports = "words_come_when_it_is_waited_for", "an_assertion_is_told_instead_of_its_trap"
+    chosen = (
+        f"{here}test_driver.py", "tests/test_device.py", f"{here}test_bulk.py{on_gpu}the_driver_encodes_maps",
+        *(f"{here}test_reports.py{on_gpu}{name}" for name in reports),
+    )  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.backends.ptx.bridge", *chosen]
+    done = subprocess.run([*command, "-k", "not cuda_python"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:]
