@@ -182,12 +182,17 @@ def _low_rank(
     """u = x @ a^T [M, R], times x's scales where it has some, and v = b^T [R, N] of low_rank = (a [R, K],
     b [N, R]).
     """
-    if not isinstance(low_rank, tuple | list) or len(low_rank) != 2:
-        raise TilecError(f"low_rank is a pair (a [R, K], b [N, R]), found {type(low_rank).__name__}")
-    a, b = (_same_dtype(each, "low_rank", compute_dtype(dtype)) for each in low_rank)
+    a, b = (_same_dtype(each, "low_rank", compute_dtype(dtype)) for each in pair_of(low_rank))
     if a.ndim != 2 or a.shape[1] != x.shape[1] or b.shape != (n, len(a)):
         found = f"{list(a.shape)} and {list(b.shape)}"
         raise TilecError(f"low_rank is (a [R, {x.shape[1]}], b [{n}, R]) here, found {found}")
     u = empty((len(x), len(a)), compute_dtype(dtype))
     product(x[None], a.T[None], u[None], *scaled)
     return u, b.T
+
+
+def pair_of(low_rank: Any) -> tuple[Any, Any]:
+    """Both factors of a low-rank product; TilecError unless it is two things."""
+    if not isinstance(low_rank, tuple | list) or len(low_rank) != 2:
+        raise TilecError(f"low_rank is a pair (a [R, K], b [N, R]), found {type(low_rank).__name__}")
+    return low_rank[0], low_rank[1]

@@ -122,6 +122,8 @@ def test_activations_rounded_to_bytes() -> None:
     assert tt.linear(x.detach(), weight, activations="int8", out=out) is out
     with pytest.raises(tc.TilecError, match="activations='int8' takes a QuantizedWeight"):
         tt.linear(x, normal(4, 64), activations="int8")
+    with pytest.raises(tc.TilecError, match=r"low_rank is a pair \(a \[R, K\], b \[N, R\]\), found Tensor"):
+        tt.linear(x, weight, low_rank=normal(2, 64))
 
 
 def test_codes_with_scales_have_no_gradient() -> None:

@@ -146,7 +146,7 @@ class Model(nn.Module):
         super().__init__()
         self.one = nn.Linear(64, 48)
         self.deep = nn.ModuleList([nn.Sequential(nn.Linear(48, 48), nn.GELU())])
-        self.again = self.deep[0][0]
+        self.again = self.same = self.deep[0][0]
         self.head = nn.Linear(48, 10)
         self.twin = nn.modules.linear.NonDynamicallyQuantizableLinear(48, 10)
         self.empty = nn.Linear(48, 10, device="meta")
@@ -162,7 +162,7 @@ def test_quantising_a_model() -> None:
     report = tt.quantize_(
         model, "i8", group_size=16, filter=lambda name, layer: name != "head", progress=lines.append
     )
-    assert isinstance(model.one, tt.QuantizedLinear) and model.again is model.deep[0][0]
+    assert isinstance(model.one, tt.QuantizedLinear) and model.again is model.same is model.deep[0][0]
     assert isinstance(model.again, tt.QuantizedLinear) and not model.again.training
     assert type(model.head) is nn.Linear
     assert float((model(x) - before).detach().norm() / before.detach().norm()) < 0.02
@@ -175,6 +175,34 @@ def test_quantising_a_model() -> None:
         "left as it was: empty, its weight has no elements in memory",
     ]
     assert str(tt.quantize_(model, "u4", filter=lambda *_: False)).startswith("0 linear layers are u4 now\n")
+
+
+def test_layers_whose_weights_are_read_past_them() -> None:
+    """torch's encoders do so when they are evaluated, with linear layers of their own kind."""
+    torch.manual_seed(0)
+    model, x = (
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 48, batch_first=True), 2),
+        rows(2, 5, 32),
+    )
+    tt.quantize_(model.eval(), "i8", group_size=32)
+    padding = torch.arange(5).expand(2, 5) >= torch.tensor([[5], [3]])
+    with torch.no_grad():
+        found = model(x, src_key_padding_mask=padding), model(x)
+    wanted = model(x, src_key_padding_mask=padding), model(x)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_without_memory() -> None:
+    layer = tt.QuantizedLinear(32, 7).to("meta")
+    assert layer(torch.empty(3, 32, device="meta")).shape == (3, 7)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+def test_a_weight_in_a_compiled_function() -> None:
+    held, x = weight(), rows(3, 70)
+    compiled = torch.compile(lambda x: tt.linear(x, held), backend="eager")
+    for _ in range(2):
+        torch.testing.assert_close(compiled(x), tt.linear(x, held))
 
 
 def test_models_that_cannot_be_quantised() -> None:

@@ -12,6 +12,7 @@ from tilec import ops
 from tilec.ir.errors import TilecError
 from tilec.ops import QuantizedWeight, SparseWeight
 from tilec.ops.activations import eight_bits, pair
+from tilec.ops.linear import pair_of
 from tilec.torch.register import Gradient, Tensor, cast, check_no_gradient, dtype_name, register, writing
 from tilec.torch.sparse_weights import SparseCodes, dense, sparse_tensors_of, sparse_weight_of
 from tilec.torch.weights import Codes, dequantize, tensors_of, weight_of
@@ -192,10 +193,10 @@ def linear(
     """ops.linear on tensors, with a gradient (of all but quantised and 2:4 weights); `out_dtype` is torch's.
 
     `weight` is a tensor [N, K], an ops.QuantizedWeight or SparseWeight, or its tensors (Codes of
-    tilec.torch.weights, SparseCodes of sparse_weights). With
+    tilec.torch.weights, SparseCodes of sparse_weights), which do not break graphs of torch.compile. With
     `activations` the gradient of x is what it is without: rounding counts as the identity.
     """
-    a, b = (None, None) if low_rank is None else low_rank
+    a, b = (None, None) if low_rank is None else pair_of(low_rank)
     if isinstance(weight, SparseWeight):
         weight = sparse_tensors_of(weight, x.device)
     if isinstance(weight, QuantizedWeight):

@@ -34,6 +34,8 @@ class QuantizedLinear(CodedLinear):
     (`ordered`: GPTQ's act-order), and `bias`. `dtype`: u4, i3, f6e3m2 ...; `scale_dtype` and `zero_dtype` are
     torch's. `activations="int8"` rounds x to bytes on the way (ops.linear); it is no part of the state, and
     may be set on a layer. A new one has weights of 0: load a state, or use `from_linear` or `from_weight`.
+    What is packed of it is made anew where its tensors were written, as far as torch counts that: after one
+    through `.data` or numpy call `tilec.torch.weights.forget(layer.codes)`.
     """
 
     order: Any
@@ -252,6 +254,12 @@ def _told(name: str, layer: Any, made: Any) -> Quantised:
 def _replace(model: Any, done: dict[Any, CodedLinear]) -> None:
     """At every place where a layer stands."""
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):  # named_children() tells of each but once
             if child in done:
                 setattr(parent, name, done[child])
+                if isinstance(
+                    parent, nn.TransformerEncoderLayer
+                ):  # evaluation would read weights past layers
+                    parent.activation_relu_or_gelu = 0
+        if isinstance(parent, nn.TransformerEncoder):
+            parent.use_nested_tensor = False

@@ -97,7 +97,7 @@ def check_no_gradient(out: Any, tensors: Sequence[Any]) -> None:
 def cast(*tensors: Any) -> tuple[Any, ...]:
     """Floats in the dtype of torch.autocast, where that is on for the device of the first tensor."""
     kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):  # "meta" has none
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return tuple(x.to(dtype) if _eligible(x) else x for x in tensors)

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from torch._compile import _disable_dynamo
 from torch.utils.weak import TensorWeakRef, WeakTensorKeyDictionary
 
 import tilec as tc
@@ -44,16 +45,19 @@ class Codes(NamedTuple):
 
 
 def once(new: Callable[[W, Any], T]) -> Callable[[W, Any], T]:
-    """What is made of a weight on a device is made once, and lives as long as the weight."""
+    """What is made of a weight on a device is made once, and lives as long as the weight. torch.compile does
+    not look inside: its graph breaks here.
+    """
     made: WeakKeyDictionary[W, dict[Any, T]] = WeakKeyDictionary()
 
+    @_disable_dynamo  # torch.compiler.disable, which imports much, when it is first called
     def found(weight: W, device: Any) -> T:
         held = made.setdefault(weight, {})
         if device not in held:
             held[device] = new(weight, device)
         return held[device]
 
-    return found
+    return found  # type: ignore[no-any-return]
 
 
 def new_tensors(weight: QuantizedWeight, device: Any) -> Codes:
@@ -110,7 +114,8 @@ known: Any = WeakTensorKeyDictionary()  # by the tensor of codes; of places, whe
 def weight_of(held: Codes) -> PackedWeight:
     """The weight that tensors describe, but for its order: made once, and again when they were written.
 
-    Tensors of torch.inference_mode() count no writes: `forget` them after writing one.
+    Tensors of torch.inference_mode() count no writes, and writes through `.data` or numpy are not counted:
+    `forget` them after such a one.
     """
     stamp = (*held[3:6], *map(version, held[:3]))
     found = known.get(held.codes)
