@@ -121,7 +121,8 @@ class Mbarriers:
         if beyond.any():
             first = int(np.flatnonzero(beyond)[0])
             offset, found = int(self.keys[n[first]]) % self.m.shared_size, int(self.bytes[n[first]])
-            message = f"the mbarrier at shared offset {offset} is to count {found} bytes: it counts {MOST_BYTES}"
+            message = f"the mbarrier at shared offset {offset} is to count {found} bytes: "
+            message += f"it counts {MOST_BYTES}"
             self.m.record("async", access.lane(s, 0), message, address=SHARED + offset)
 
     def complete(self, each: int, count: int) -> None:
