@@ -78,6 +78,14 @@ def array(x: object, name: str, *, rank: int) -> Array:
     return contiguous(held, name) if _is_askew(held) else held
 
 
+def float_of(dtype: Any, name: str) -> DType:
+    """One of the dtypes that operators compute with. Raises TilecError for others."""
+    found = find_dtype(dtype)
+    if found.name not in FLOATS:
+        raise TilecError(f"{name} is {found}, expected f16, bf16, f32 or f64")
+    return found
+
+
 def _is_askew(x: Array) -> bool:
     """Does it run backwards, or with strides that are no multiple of its elements?"""
     return isinstance(x, np.ndarray) and any([s < 0 or s % x.itemsize for s in x.strides])

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import tilec as tc
-from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, empty, empty_like, flat, result, sums_in, told
-from tilec.ops.attention_call import Call, attention_call
+from tilec.ops.arrays import Array, array, empty, empty_like, flat, float_of, result, sums_in, told
+from tilec.ops.attention_call import Call, attention_call, heads_of
 from tilec.ops.attention_gradients import Gradients, backward
 from tilec.ops.attention_kernel import Options, attention_kernel
 from tilec.ops.attention_tiling import tiled
@@ -47,9 +46,8 @@ def compile_attention(
     target: str = "sm_90a",
 ) -> tc.Compiled:
     """The kernel of query [batch, length, heads, dim]; names: extents that are known at the launch."""
-    kind, dv = find_dtype(dtype), value_dim or dim
-    m, shared = length if keys is None else keys, heads if kv_heads is None else kv_heads
-    sharing = heads // shared if isinstance(heads, int) and isinstance(shared, int) else 1
+    kind, m = float_of(dtype, "dtype"), length if keys is None else keys
+    dv, shared, sharing = heads_of(heads, kv_heads, dim, value_dim)
     tiling = tiled((Axis(0, causal=is_causal),), (MANY,), max(dim, dv), kind.bytes, target)
     nothing = tc.Spec(kind, (1, 1, 1, 1))
     return attention_kernel.compile(
@@ -149,7 +147,8 @@ def merge_attentions(outputs: Sequence[Any], lse_tensors: Sequence[Any]) -> tupl
         [array(x, "outputs", rank=1) for x in outputs],
         [array(x, "lse", rank=0) for x in lse_tensors],
     )
-    shape, dtype = outs[0].shape, find_dtype(outs[0].dtype)
+    shape, dtype = outs[0].shape, float_of(outs[0].dtype, "outputs")
+    float_of(lses[0].dtype, "lse")
     for x, y in zip(outs, lses, strict=True):
         if x.shape != shape or x.dtype != outs[0].dtype or y.shape != shape[:-1] or y.dtype != lses[0].dtype:
             like = f"{dtype}{list(shape)} with lse {list(shape[:-1])}"

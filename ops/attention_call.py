@@ -12,11 +12,14 @@ import numpy as np
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import FLOATS, Array, array, told, zeros
+from tilec.ops.arrays import FLOATS, LONGEST, Array, array, float_of, told, zeros
 from tilec.ops.attention_kernel import Options
 from tilec.ops.attention_tiling import Tiling, group_lengths, tiled
 from tilec.ops.attention_windows import Axis
+from tilec.ops.tiling import Extent
 from tilec.places import current_target
+
+LARGEST_SCALE = 1e38  # in f32 still a number when logits are in base 2
 
 
 class Tensors(NamedTuple):
@@ -122,11 +125,32 @@ def _check_rank(q: Array, name: str, rank: int | None) -> None:
         raise TilecError(f"{name} takes query [B, X.., H, D] with 1 to 3 axes X: found {list(q.shape)}")
 
 
+class Heads(NamedTuple):
+    """Heads of a kernel that is compiled without arrays: `sharing` of the queries' read one of the keys'."""
+
+    value_dim: int
+    keys: Extent
+    sharing: int
+
+
+def heads_of(heads: Extent, kv_heads: Extent | None, dim: int, value_dim: int | None) -> Heads:
+    """Raises TilecError for what does not fit."""
+    keys = heads if kv_heads is None else kv_heads
+    if min(dim, dim if value_dim is None else value_dim) < 1:
+        raise TilecError(f"heads have a dim of 1 or more: found dim {dim}, value_dim {value_dim}")
+    numbers = isinstance(heads, int) and isinstance(keys, int)
+    if heads != keys and (not numbers or keys < 1 or heads % keys):  # type: ignore[operator]
+        raise TilecError(
+            "heads is a multiple of kv_heads, both numbers, or one name stands for both: found heads "
+            f"{heads!r}, kv_heads {keys!r}"
+        )
+    return Heads(value_dim or dim, keys, 1 if heads == keys else heads // keys)  # type: ignore[operator]
+
+
 def check_tensors(q: Array, k: Array, v: Array) -> None:
     """Raises TilecError unless query [B, X.., H, D], key [B, Y.., Hkv, D], value [B, Y.., Hkv, Dv] fit."""
     for x, name in ((q, "query"), (k, "key"), (v, "value")):
-        if find_dtype(x.dtype).name not in FLOATS:
-            raise TilecError(f"{name} is {find_dtype(x.dtype)}, expected f16, bf16, f32 or f64")
+        float_of(x.dtype, name)
         if x.dtype != q.dtype:
             raise TilecError(
                 f"query, key and value are of one dtype: query is {find_dtype(q.dtype)}, {name} "
@@ -174,6 +198,8 @@ def per_axis(x: Any, name: str, n: int, kind: type = int) -> tuple[Any, ...]:
         fits = isinstance(each, bool | np.bool_) if kind is bool else isinstance(each, int | np.integer)
         if not fits or (kind is int and (isinstance(each, bool) or each < 1)):
             raise TilecError(f"{name} is a {what} for each axis, found {x!r}")
+        if each > LONGEST:
+            raise TilecError(f"{name} is up to 2^31 - 1, as extents are: found {x!r}")
     return tuple(map(kind, values))
 
 
@@ -194,8 +220,11 @@ def scale_of(scale: Any, q: Array) -> float:
     """The scale of scores: 1 / sqrt(D) unless given."""
     if scale is None:
         return float(q.shape[-1] ** -0.5)
-    if isinstance(scale, bool) or not isinstance(scale, int | float | np.number) or not np.isfinite(scale):
-        raise TilecError(f"scale is a number, or None for 1 / sqrt(head dim): found {scale!r}")
+    number = isinstance(scale, int | float | np.integer | np.floating) and not isinstance(scale, bool)
+    if not number or not abs(scale) <= LARGEST_SCALE:
+        raise TilecError(
+            f"scale is a number of up to {LARGEST_SCALE:.0e}, or None for 1 / sqrt(head dim): found {scale!r}"
+        )
     return float(scale)
 
 
@@ -219,7 +248,7 @@ def _additional(keys: Any, values: Any, k: Array, v: Array) -> tuple[Array, Arra
         raise TilecError(
             f"additional_keys and additional_values have one length: {mk.shape[1]} and {mv.shape[1]}"
         )
-    return (None, None) if mk.shape[1] == 0 else (mk, mv)
+    return mk, mv
 
 
 def _bias(bias: Any, q: Array, axes: Sequence[Axis]) -> Array:

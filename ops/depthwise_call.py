@@ -13,7 +13,7 @@ import numpy as np
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import FLOATS, Array, array
+from tilec.ops.arrays import Array, array, float_of
 
 LAYOUTS = ("NCHW", "NHWC")
 LARGEST = 63  # rows or columns of a kernel
@@ -78,7 +78,7 @@ def _fitted(
     """The shape [N, C, H, W], the channel multiplier and the geometry of arrays like these."""
     if layout not in LAYOUTS:
         raise TilecError(f"expected layout 'NCHW' or 'NHWC', found {layout!r}")
-    kinds = [_float(dtype, name) for (dtype, _), name in ((x, "x"), (weight, "weight"))]
+    kinds = [float_of(dtype, name) for (dtype, _), name in ((x, "x"), (weight, "weight"))]
     given, held = x[1], weight[1]
     if len(given) != 4:
         raise TilecError(f"depthwise_conv takes x {axes_of(layout)}, of rank 4: found {list(given)}")
@@ -92,13 +92,6 @@ def _fitted(
 
 def axes_of(layout: str) -> str:
     return f"[{', '.join(layout)}]"
-
-
-def _float(dtype: Any, name: str) -> DType:
-    found = find_dtype(dtype)
-    if found.name not in FLOATS:
-        raise TilecError(f"{name} is {found}, expected f16, bf16, f32 or f64")
-    return found
 
 
 def _check_weight(shape: tuple[int, ...], channels: int, x: tuple[int, ...], layout: str) -> None:

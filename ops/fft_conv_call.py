@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import FLOATS, Array, array, sums_in, told
+from tilec.ops.arrays import Array, array, float_of, sums_in, told
 from tilec.ops.fft_conv_plan import LONGEST, MODES, Matrices, Plan
 
 
@@ -110,8 +110,7 @@ def floats(x: Any, name: str) -> Array:
     held = array(x, name, rank=1)
     if getattr(held.dtype, "kind", "") == "c":
         raise TilecError(f"{name} is {held.dtype}, expected real numbers: convolve its parts by themselves")
-    if find_dtype(held.dtype).name not in FLOATS:
-        raise TilecError(f"{name} is {find_dtype(held.dtype)}, expected f16, bf16, f32 or f64")
+    float_of(held.dtype, name)
     return held
 
 

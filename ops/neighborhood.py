@@ -8,10 +8,9 @@ Names, parameters and meaning are NATTEN's (Hassani et al., "Neighborhood Attent
 from typing import Any
 
 import tilec as tc
-from tilec.ir.dtype import dtype as find_dtype
-from tilec.ops.arrays import Array
+from tilec.ops.arrays import Array, float_of
 from tilec.ops.attention import forward
-from tilec.ops.attention_call import neighborhood_call, windows
+from tilec.ops.attention_call import heads_of, neighborhood_call, windows
 from tilec.ops.attention_gradients import Gradients, backward
 from tilec.ops.attention_kernel import Options, attention_kernel
 from tilec.ops.attention_tiling import group_lengths, tiled
@@ -72,9 +71,8 @@ def compile_neighborhood(
 ) -> tc.Compiled:
     """The kernel of query [batch, *shape, heads, dim]; a name for batch or heads: known at the launch."""
     extents = (shape,) if isinstance(shape, int) else tuple(shape)
-    kind, dv, shared = find_dtype(dtype), value_dim or dim, heads if kv_heads is None else kv_heads
+    kind, (dv, shared, sharing) = float_of(dtype, "dtype"), heads_of(heads, kv_heads, dim, value_dim)
     axes = windows(extents, kernel_size, stride, dilation, is_causal, border)
-    sharing = heads // shared if isinstance(heads, int) and isinstance(shared, int) else 1
     tiling = tiled(axes, group_lengths(extents, axes), max(dim, dv), kind.bytes, target)
     nothing = tc.Spec(kind, (1, 1, 1, 1))
     return attention_kernel.compile(

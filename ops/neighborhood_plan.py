@@ -12,9 +12,10 @@ from typing import Any
 
 from tilec.ir.boards import Rates
 from tilec.ir.dtype import DType
-from tilec.ir.dtype import dtype as find_dtype
+from tilec.ir.errors import TilecError
 from tilec.ir.target import CPU, parse_target
-from tilec.ops.attention_call import windows
+from tilec.ops.arrays import float_of
+from tilec.ops.attention_call import heads_of, windows
 from tilec.ops.attention_tiling import group_lengths, tiled
 from tilec.ops.attention_windows import Axis, seen_by, window_of
 
@@ -146,15 +147,15 @@ def plan(
     """What neighborhood attention of query [batch, *shape, heads, dim] does on a target, with the boxes that
     are chosen for it. Raises TilecError for windows that do not fit, and for unknown targets.
     """
-    extents, kind, dv = (
-        (shape,) if isinstance(shape, int) else tuple(shape),
-        find_dtype(dtype),
-        value_dim or dim,
-    )
+    extents, kind = (shape,) if isinstance(shape, int) else tuple(shape), float_of(dtype, "dtype")
+    dv, shared, _ = heads_of(heads, kv_heads, dim, value_dim)
+    if min(batch, heads, *extents) < 1:
+        found = f"batch {batch}, heads {heads}, shape {extents}"
+        raise TilecError(f"a plan is of one or more of each: found {found}")
     axes = windows(extents, kernel_size, stride, dilation, is_causal, border)
     cut = tiled(axes, group_lengths(extents, axes), max(dim, dv), kind.bytes, target).axes
     counted = tuple(count(axis, n) for axis, n in zip(cut, extents, strict=True))
-    per_token = (heads + (kv_heads or heads)) * (dim + dv) * kind.bytes
+    per_token = (heads + shared) * (dim + dv) * kind.bytes
     machine = parse_target(target).target or CPU
     return Plan(
         counted, batch, heads, dim, dv, kind, target, batch * prod(extents) * per_token, machine.rates

@@ -117,6 +117,9 @@ Q, K, V = arrays({"heads": 4, "kv_heads": 2}, 7)
         ((Q, K, V), {"is_causal": (True, False)}, "is_causal is one bool, or one per axis, 1 here"),
         ((Q, K, V[:, :3]), {}, "key and value differ in their last axis at most"),
         ((Q, K.astype(np.float64), V), {}, "query is f32, key f64; cast one"),
+        ((Q, K, V), {"scale": float("inf")}, r"scale is a number of up to 1e\+38, or None .* found inf"),
+        ((Q, K, V), {"scale": 10**400}, r"scale is a number of up to 1e\+38"),
+        ((Q, K, V), {"scale": 1j}, r"scale is a number .* found 1j"),
     ],
 )
 def test_bad_input(given, options, message):
@@ -134,8 +137,28 @@ def test_bad_input(given, options, message):
             r"alike, f32\[2, 33, 4, 8\] with lse \[2, 33, 4\]: found f32\[1",
         ),
         (([Q, Q], [Q[..., 0], Q[..., 0, 0]]), r"found f32\[2, 33, 4, 8\] with lse f32\[2, 33\]"),
+        (([Q.astype(np.int32)] * 2, [Q[..., 0]] * 2), "outputs is i32, expected f16, bf16, f32 or f64"),
+        (([Q, Q], [Q[..., 0].astype(np.int32)] * 2), "lse is i32, expected f16, bf16, f32 or f64"),
     ],
 )
 def test_bad_parts(given, message):
     with pytest.raises(TilecError, match=message):
         ops.merge_attentions(*given)
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        ({"dtype": "u4"}, "dtype is u4, expected f16, bf16, f32 or f64"),
+        ({"dim": 0}, "heads have a dim of 1 or more: found dim 0, value_dim None"),
+        ({"value_dim": 0}, "heads have a dim of 1 or more: found dim 64, value_dim 0"),
+        ({"heads": 4, "kv_heads": 3}, "heads is a multiple of kv_heads, .* found heads 4, kv_heads 3"),
+        ({"kv_heads": 2}, "or one name stands for both: found heads 'h', kv_heads 2"),
+    ],
+)
+def test_bad_problems(problem, message):
+    """What nothing can be compiled for."""
+    with pytest.raises(TilecError, match=message):
+        ops.attention.compile(**problem, target="cpu")
+    with pytest.raises(TilecError, match=message):
+        ops.na1d.compile(shape=9, kernel_size=3, **problem, target="cpu")

@@ -108,6 +108,17 @@ def test_no_batch():
     assert [x.shape for x in found[:3]] == [q.shape] * 3
 
 
+def test_no_additional_keys():
+    """Given, though none: their gradients are there too."""
+    q, k, v = tensors((6,))
+    out, lse = ops.na1d(q, k, v, 3, additional_keys=q[:, :0], additional_values=v[:, :0], return_lse=True)
+    assert np.array_equal(out, ops.na1d(q, k, v, 3))
+    found = ops.neighborhood_attention_backward(
+        q, k, v, out, lse, out, 3, additional_keys=q[:, :0], additional_values=v[:, :0]
+    )
+    assert found.additional_keys.shape == found.additional_values.shape == (2, 0, 2, 8)
+
+
 def test_bad_input():
     q, k, v = tensors((6,))
     lse = np.zeros((2, 6, 2), np.float32)

@@ -60,3 +60,6 @@ def test_bad_plans():
         ops.na2d.plan((256, 56), 80)
     with pytest.raises(TilecError, match="no target 'sm_91'"):
         ops.na2d.plan((256, 256), 80, target="sm_91")
+    for wrong in ({"shape": (0, 56)}, {"batch": 0}, {"heads": 0}):
+        with pytest.raises(TilecError, match="a plan is of one or more of each: found batch"):
+            ops.na2d.plan(**{"shape": (56, 56), "kernel_size": 1, **wrong})
