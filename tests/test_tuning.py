@@ -65,7 +65,7 @@ def test_measured_on_the_cpu_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best.candidates[0].seconds <= best.candidates[1].seconds
     scaled(x, y, 2.0, **best.constants)
     assert (y == 2).all()
-    monkeypatch.setattr(tuning, "begin", None)
+    monkeypatch.setattr(tuning, "begun", None)
     assert scaled.tune(x, y, 2.0, block=[64, 256]) == best  # as it was kept
     with pytest.raises(TypeError):
         scaled.tune(x[:100], y[:100], 2.0, block=[64, 256])  # another problem
@@ -116,8 +116,46 @@ def test_any_executor_serves(full: bool) -> None:
         assert not again.candidates[0].refused
 
 
+class Interrupted(Recording):
+    """Somebody presses a key while the first of its jobs runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[Future[Any]] = []
+
+    def submit(self, function: Any, *args: Any) -> Future[Any]:
+        self.jobs.append(Future())
+        if len(self.jobs) == 1:
+            self.jobs[0].set_exception(KeyboardInterrupt())
+        return self.jobs[-1]
+
+
+def test_what_has_not_begun_ends_with_the_search() -> None:
+    pool: Any = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        scaled.tune(*(tc.Spec("f32", ("n",)),) * 2, target="sm_80", block=[64, 128, 256], executor=pool)
+    assert [job.cancelled() for job in pool.jobs] == [False, True, True]
+
+
+def test_arguments_by_name() -> None:
+    x, y = np.ones(500, np.float32), np.zeros(500, np.float32)
+    best = scaled.tune(x, y=y, alpha=2.0, block=[64, 128])
+    assert [set(each.constants) for each in best.candidates] == [{"block"}] * 2
+
+
+def test_an_assembler_that_comes_later_ranks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (tc.Spec("f32", ("n",)),) * 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assemble, "find", lambda tool: None)
+        assert not scaled.tune(*rows, target="sm_80", block=[64, 128]).candidates[0].registers
+    if assemble.assembler():
+        assert scaled.tune(*rows, target="sm_80", block=[64, 128]).candidates[0].registers
+
+
 def test_errors() -> None:
     x, y = np.ones(50, np.float32), np.zeros(50, np.float32)
+    with pytest.raises(tc.TilecError, match=r"executor= takes one of concurrent\.futures, as .*, found int"):
+        scaled.tune(x, y, 2.0, block=[64, 128], executor=4)  # type: ignore[arg-type]
     for choices, place, message in (
         (
             {"blok": [64, 128]},

@@ -1,6 +1,6 @@
 """Compiling apart from the kernel: as text in and bytes out, in threads, processes or a cluster's pool.
 
-    jobs = [begin(each, pool) for each in compiled];   filled(compiled[0], jobs[0].result()).ptx
+    with begun(compiled, executor) as jobs: filled(compiled[0], jobs[0].result()).ptx
 Threads assemble side by side; passes hold Python's lock, and llvmlite one of its own. With an executor of
 processes everything runs side by side.
 """
@@ -37,9 +37,29 @@ class Built:
 
 
 @contextmanager
-def pool(executor: Executor | None, jobs: int) -> Iterator[Executor]:
+def begun(
+    kernels: Sequence[Compiled | None], executor: Executor | None
+) -> Iterator[list[Future[Built] | None]]:
+    """Jobs that make the code of kernels which have been traced; what has not begun at the end never does."""
+    with _pool(executor, len(kernels)) as workers:
+        jobs = [None if each is None else begin(each, workers) for each in kernels]
+        try:
+            yield jobs
+        finally:
+            for job in jobs:
+                if job is not None:
+                    job.cancel()
+
+
+@contextmanager
+def _pool(executor: Executor | None, jobs: int) -> Iterator[Executor]:
     """The executor, or threads of our own for as long."""
     if executor is not None:
+        if not hasattr(executor, "submit"):
+            found = type(executor).__name__
+            raise TilecError(
+                f"executor= takes one of concurrent.futures, as ProcessPoolExecutor(4), found {found}"
+            )
         yield executor
         return
     from concurrent.futures import ThreadPoolExecutor  # loads what few processes need
@@ -49,7 +69,6 @@ def pool(executor: Executor | None, jobs: int) -> Iterator[Executor]:
 
 
 def begin(compiled: Compiled, executor: Executor) -> Future[Built]:
-    """Starts on the code of a kernel that has been traced."""
     from tilec.ir.text import show
 
     return executor.submit(build, show(compiled.traced, lines=True), compiled.machine.name)
@@ -109,8 +128,7 @@ def compile_many(
     if any(each.place.runner == "reference" for each in traced):
         raise TilecError('the reference runs the IR itself: compile for "cpu" or "sm_90a"')
     made: list[Compiled] = []
-    with pool(executor, len(traced)) as workers:
-        jobs = [None if each.is_kept else begin(each, workers) for each in traced]
+    with begun([None if each.is_kept else each for each in traced], executor) as jobs:
         for each, job in zip(traced, jobs, strict=True):
             made.append(each if job is None else _whole(each, job.result()))
             if progress is not None:

@@ -107,7 +107,7 @@ class Kernel:
         """
         from tilec.tuning import tune
 
-        given, _ = bind(self.definition, args, self._absent_scalars(args))
+        given, choices = bind(self.definition, args, {**self._absent_scalars(args), **choices})
         place = target or self._place(given)
         return tune(self, given, choices, place=place, executor=executor, progress=progress)
 

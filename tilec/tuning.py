@@ -22,7 +22,7 @@ import numpy as np
 
 from tilec import cache
 from tilec.backends.ptx.assemble import restored
-from tilec.building import Built, begin, filled, pool
+from tilec.building import Built, begun, filled
 from tilec.compiled import Compiled
 from tilec.cost import resident
 from tilec.device import device
@@ -146,14 +146,16 @@ def _traced(
 
 
 def _key(place: str, args: Sequence[Any], compiled: Sequence[Any], chosen: Sequence[Any]) -> str:
-    """Device and problem; "" where nothing could be traced."""
+    """Device, problem, and the assembler, which tells of spills; "" where nothing could be traced."""
+    from tilec.backends.ptx.assemble import assembler
     from tilec.ir.text import show
 
     texts = [show(each.traced) for each in compiled if isinstance(each, Compiled)]
     known = parse_target(place)
     board = device(known.device).name if known.runner.startswith("cuda") else ""
     shapes = [f"{getattr(x, 'shape', x)}" for x in args]
-    return cache.key("tuned", place, board, *texts, *shapes, repr(chosen)) if texts else ""
+    tool = "" if known.target == CPU else assembler()
+    return cache.key("tuned", place, board, tool, *texts, *shapes, repr(chosen)) if texts else ""
 
 
 def _all(
@@ -164,8 +166,7 @@ def _all(
     tell: Callable[[str], None],
 ) -> list[Candidate]:
     rows: list[Candidate] = []
-    with pool(executor, len(chosen)) as workers:
-        jobs = [begin(each, workers) if isinstance(each, Compiled) else None for each in compiled]
+    with begun([each if isinstance(each, Compiled) else None for each in compiled], executor) as jobs:
         for constants, each, job in zip(chosen, compiled, jobs, strict=True):
             rows.append(_row(constants, each, job, args))
             tell(f"{len(rows)} of {len(chosen)}: {rows[-1]}")
