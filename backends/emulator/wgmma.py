@@ -200,10 +200,11 @@ def mma_async(f: Form) -> Step:
         x = operand_a(m, s, w, group, a, tile_a, shape)
         if metadata is not None:
             x = filled(x, w.rows(full(metadata(m, s), s)), group, shape, selected)
-        y = read_tile(m, first_of(m, s, w, group, b), tile_b, shape.b, group.clocks, False)
+        right = common(m, s, w, group, b, "descriptor of B")
+        y = read_tile(m, right, tile_b, shape.b, group.clocks, False)
         d = np.matmul(x * signs[0], y.transpose(0, 2, 1) * signs[1])
         old = accumulators([w.rows(full(get(m, s), s)) for get in gets], group, shape)
-        keep = w.rows(full(scale(m, s), s))[group.index[:, 0], 0]
+        keep = common(m, s, w, group, scale, "predicate")
         d = finish(d, np.where(keep[:, None, None], old, 0), shape)
         for put, register in zip(puts, registers(d, w, group, shape), strict=True):
             put(m, s, w.flat(register))
@@ -231,9 +232,14 @@ def watch(f: Form, operands: list[Operand]) -> Array:
     return np.unique([table.setdefault(name, len(table)) for name in names])
 
 
-def first_of(m: Machine, s: Sel, w: Warps, group: Group, get: Getter) -> Array:
-    """A descriptor per warpgroup."""
-    return w.rows(full(get(m, s), s))[group.index[:, 0], 0]
+def common(m: Machine, s: Sel, w: Warps, group: Group, get: Getter, what: str) -> Array:
+    """One value per warpgroup, which all of its lanes must have alike."""
+    values = w.rows(full(get(m, s), s))[group.index]
+    differs = values != values[:, :1, :1]
+    if differs.any():
+        lane = int(w.lanes[group.index][differs][0])
+        m.record("divergence", lane, f"the {what} of this wgmma differs within its warpgroup")
+    return np.asarray(values[:, 0, 0])
 
 
 def operand_a(
@@ -241,7 +247,8 @@ def operand_a(
 ) -> Array:
     """A as [warpgroups, 64, k], or what is kept of it."""
     if tile is not None:
-        return read_tile(m, first_of(m, s, w, group, gets[0]), tile, shape.a, group.clocks, True)
+        left = common(m, s, w, group, gets[0], "descriptor of A")
+        return read_tile(m, left, tile, shape.a, group.clocks, True)
     words = [w.rows(full(get(m, s), s))[group.index.reshape(-1)] for get in gets]
     return matrix_a(words, shape.a, 16).reshape(-1, 64, shape.kept)
 

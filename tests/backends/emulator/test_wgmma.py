@@ -186,6 +186,28 @@ def test_tile_within_the_pattern_is_misaligned():
     assert report.findings[0].kind == "misaligned" and "set the base offset" in report.findings[0].message
 
 
+ONE_PRODUCT = """.shared .align 1024 .b8 s[4096]; mov.u64 %a0, s; mad.wide.u32 %a1, %r0, 32, %a0;
+    st.shared.v4.u32 [%a1], {{0, 0, 0, 0}}; st.shared.v4.u32 [%a1+16], {{0, 0, 0, 0}};
+    shr.u64 %a0, %a0, 4; or.b64 %a0, %a0, 0x0000001000080000; mov.b64 %a2, %a0; setp.eq.u32 %q0, 0, 0;
+    shr.u32 %r1, %r0, {by}; setp.ne.u32 %q1, %r1, 0; {other}
+    mov.f32 %f0, 0f00000000; mov.f32 %f1, %f0; mov.f32 %f2, %f0; mov.f32 %f3, %f0;
+    fence.proxy.async; bar.sync 0; wgmma.fence.sync.aligned;
+    wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {{%f0, %f1, %f2, %f3}}, %a0, %a2, %q0, 1, 1, 0, 0;
+    wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;"""
+
+
+@pytest.mark.parametrize(("other", "what"), [
+    ("@%q1 add.s64 %a0, %a0, 1;", "descriptor of A"), ("@%q1 add.s64 %a2, %a2, 1;", "descriptor of B"),
+    ("not.pred %q0, %q1;", "predicate"), ("", ""),
+])  # fmt: skip
+@pytest.mark.parametrize("by", [0, 5])
+def test_a_warpgroup_has_one_descriptor(launch, other, what, by):
+    """And one predicate: not another for its other lanes, or warps."""
+    found = launch(ONE_PRODUCT.format(other=other, by=by), block=128).findings
+    text = f"the {what} of this wgmma differs within its warpgroup"
+    assert [(f.kind, f.message) for f in found] == [("divergence", text)] * bool(what)
+
+
 def test_rows_end_with_the_swizzle():
     """From byte 112 of rows of 128; and a sparse product's 64 bytes of rows of 32."""
     found = run(("f32", "f16", "f16"), 16, 128, change=lambda a, b: (a, b + 7))[0].findings[0]
