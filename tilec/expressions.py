@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from tilec.arrays import Array
+from tilec.branches import choose
 from tilec.calls import Closure, call, is_users, make_closure
-from tilec.flow import choose
 from tilec.frames import Frame, evaluate, expression
 from tilec.hints import no_attribute
 from tilec.ir.errors import TilecError

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from tilec.ir.errors import Loc, TilecError
 from tilec.outside import MISSING
 from tilec.source import Code
 from tilec.tracing import Respecialise, Tracer
+from tilec.trees import rebuilt
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -33,7 +35,10 @@ class Undefined:
 
 @dataclass(frozen=True)
 class Flow:
-    """How a statement left its block: `kind` is break, continue or return."""
+    """How a statement left its block: `kind` is break, continue or return.
+
+    `value` is what is returned; of a break True, or the scalar that decides between break and continue.
+    """
 
     kind: str
     node: ast.stmt
@@ -58,6 +63,8 @@ class Frame:
         self.parent = parent
         self.locals: dict[str, Any] = {}
         self.calls: tuple[ast.AST, ...] = parent.calls if parent else ()  # by which we came here
+        self.loops = 0  # how many loops of this function we are in
+        self.rest: Sequence[ast.stmt] | None = ()  # what follows the statement that is being read
 
     def mark(self, node: ast.AST) -> None:
         """What is emitted from here on comes from this node's line."""
@@ -65,6 +72,17 @@ class Frame:
 
     def loc(self, node: ast.AST) -> Loc:
         return self.code.loc(node.lineno)  # type: ignore[attr-defined]
+
+    @contextmanager
+    def apart(self, names: Sequence[str]) -> Iterator[None]:
+        """What names come to mean inside is forgotten. Lists and dicts that may change are copies there."""
+        before = self.locals
+        copies = {x: rebuilt(x, before[x], lambda path, leaf: leaf) for x in names if x in before}
+        self.locals = before | copies
+        try:
+            yield
+        finally:
+            self.locals = before
 
     def error(self, node: ast.AST, message: str) -> TilecError:
         return TilecError(message, self.loc(node))
@@ -165,13 +183,18 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def execute(frame: Frame, body: Sequence[ast.stmt]) -> Flow | None:
-    """Runs statements; gives how the block was left early, if it was."""
-    for node in body:
+def execute(frame: Frame, body: Sequence[ast.stmt], rest: Sequence[ast.stmt] | None = ()) -> Flow | None:
+    """Runs statements; gives how the block was left early, if it was.
+
+    `rest` follows them in the same block, for an `if` that leaves it to read (branches.py); None where no
+    statement follows, but the end of a `with`.
+    """
+    for i, node in enumerate(body, 1):
         handler = STATEMENTS.get(type(node))
         if handler is None:
             raise unknown(frame, node)
         frame.mark(node)
+        frame.rest = None if rest is None else (*body[i:], *rest)
         try:
             flow = handler(frame, node)
         except TilecError as error:

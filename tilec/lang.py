@@ -172,7 +172,11 @@ class Range:
 
 
 def range(start: Any, stop: Any = None, step: Any = 1, *, stages: int = 1) -> Range:  # noqa: A001
-    """A loop of the running kernel: like Python's range, with run-time bounds and a positive step."""
+    """A loop of the running kernel: like Python's range, with run-time bounds and a positive step.
+
+    `stages`: how many iterations' loads may be under way. A loop that a run-time `break` may end has them one
+    after another.
+    """
     if stop is None:
         start, stop = 0, start
     step = plain(step)

@@ -6,12 +6,15 @@ for s in tc.static_range(4): ...        read four times; over tc.range it is flo
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from typing import Any
 
-from tilec import flow
 from tilec.arrays import Array
+from tilec.branches import branch, kinds, leave, loop_body, unless
 from tilec.calls import make_closure
+from tilec.carried import assigned
 from tilec.expressions import operate
+from tilec.flow import conditional_loop, counted_loop
 from tilec.frames import Flow, Frame, evaluate, execute, statement
 from tilec.ir.errors import TilecError
 from tilec.lang import Range
@@ -74,7 +77,7 @@ def return_(frame: Frame, node: ast.Return) -> Flow:
 
 @statement(ast.Break)
 def break_(frame: Frame, node: ast.Break) -> Flow:
-    return Flow("break", node)
+    return Flow("break", node, True)
 
 
 @statement(ast.Continue)
@@ -84,12 +87,15 @@ def continue_(frame: Frame, node: ast.Continue) -> Flow:
 
 @statement(ast.If)
 def if_(frame: Frame, node: ast.If) -> Flow | None:
-    test = evaluate(frame, node.test)
+    rest, test = frame.rest, evaluate(frame, node.test)
     frame.mark(node)
-    if isinstance(test, Tile):
-        flow.branch(frame, node, scalar_bool(test, "if"))
-        return None
-    return execute(frame, node.body if test else node.orelse)
+    if not isinstance(test, Tile):
+        return execute(frame, node.body if test else node.orelse, rest)
+    condition = scalar_bool(test, "if")
+    if kinds(node):
+        return leave(frame, node, condition, rest)
+    branch(frame, node, condition)
+    return None
 
 
 @statement(ast.For)
@@ -101,15 +107,22 @@ def for_(frame: Frame, node: ast.For) -> Flow | None:
             node.orelse[0], "`else` after a loop is not part of the kernel language: write it after the loop"
         )
     if isinstance(iterable, Range):
-        flow.counted_loop(frame, node, iterable)
+        counted_loop(frame, node, iterable)
         return None
     if isinstance(iterable, Tile | Array):
         raise frame.error(node, f"a loop goes over tc.range or Python constants, not over {iterable!r}")
-    for item in static_items(frame, node.iter, iterable):
+    return _unrolled(frame, node, static_items(frame, node.iter, iterable))
+
+
+def _unrolled(frame: Frame, node: ast.For, items: Iterator[Any]) -> Flow | None:
+    for item in items:
         assign(frame, node.target, item)
-        left = execute(frame, node.body)
+        left = loop_body(frame, node)
         if left is not None and left.kind == "return":
             return left
+        if left is not None and isinstance(left.value, Tile):
+            unless(frame, node, left.value, lambda: _unrolled(frame, node, items))
+            break
         if left is not None and left.kind == "break":
             break
     return None
@@ -117,7 +130,9 @@ def for_(frame: Frame, node: ast.For) -> Flow | None:
 
 @statement(ast.While)
 def while_(frame: Frame, node: ast.While) -> Flow | None:
-    """Unrolled while the condition is a constant; a loop of the running kernel from where it is a scalar."""
+    """Unrolled while the condition is a constant; a loop of the running kernel from where it is a scalar, or
+    where a pass may break at run time.
+    """
     if node.orelse:
         raise frame.error(
             node.orelse[0], "`else` after a loop is not part of the kernel language: write it after the loop"
@@ -126,16 +141,26 @@ def while_(frame: Frame, node: ast.While) -> Flow | None:
         with frame.tracer.inside(Scope("condition")) as scope:
             test = evaluate(frame, node.test)
         if isinstance(test, Tile):  # what it emitted is dropped: the loop reads it again
-            flow.conditional_loop(frame, node)
+            conditional_loop(frame, node)
             return None
         frame.tracer.scope.instructions += scope.instructions
-        left = execute(frame, node.body) if test else Flow("break", node)
+        if test and "break" in kinds(node) and _breaks_at_run_time(frame, node):
+            conditional_loop(frame, node)
+            return None
+        left = loop_body(frame, node) if test else Flow("break", node)
         if left is not None and left.kind != "continue":
             return left if left.kind == "return" else None
     raise frame.error(
         node,
         f"this loop was unrolled {UNROLL_LIMIT} times: its condition is a constant that never becomes false",
     )
+
+
+def _breaks_at_run_time(frame: Frame, node: ast.While) -> bool:
+    """Reads one pass, and forgets it."""
+    with frame.tracer.inside(Scope("loop")), frame.apart(assigned(frame, node)):
+        left = loop_body(frame, node)
+    return left is not None and isinstance(left.value, Tile)
 
 
 UNROLL_LIMIT = 10_000
@@ -150,7 +175,7 @@ def with_(frame: Frame, node: ast.With) -> Flow | None:
             entered = stack.enter_context(evaluate(frame, item.context_expr))
             if item.optional_vars is not None:
                 assign(frame, item.optional_vars, entered)
-        return execute(frame, node.body)
+        return execute(frame, node.body, None)
 
 
 @statement(ast.Assert)
