@@ -8,6 +8,8 @@ numpy's or any library's. Only numbers are read: no code comes from a file.
 
 from __future__ import annotations
 
+import json
+from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,10 +19,12 @@ from tilec.ir import codec
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.packing import unpack_codes
+from tilec.ops.arrays import numpy_dtype
 
 Array = np.ndarray[Any, Any]
 W = TypeVar("W", bound="Checkpoints")
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the column of each nibble of a word, lowest first
+SAFETENSORS = {"F8_E4M3": "f8e4m3", "F8_E5M2": "f8e5m2", "F8_E8M0": "e8m0"}  # dtypes' other names
 HQQ_PER_ITEM = {8: 1, 4: 2, 3: 10, 2: 4, 1: 8}  # codes that an item of W_q holds
 
 
@@ -75,8 +79,8 @@ class Checkpoints:
             raise TilecError("HQQ's axis=0 groups weights of different outputs: only axis=1 can be read")
         if bits not in HQQ_PER_ITEM:
             raise TilecError(f"HQQ has 1, 2, 3, 4 or 8 bits, found {bits}")
-        n, k = pair(shape)
-        held, rows = matrix(W_q, "W_q", "iu"), n * k // max(1, group_size)
+        n, k = pair(shape, "shape")
+        held, rows = matrix(W_q, "W_q", "iu"), n * k // counted(group_size, "group_size")
         per = HQQ_PER_ITEM[bits]
         scales, zeros = (numbers(x, name, "f").reshape(-1) for x, name in ((scale, "scale"), (zero, "zero")))
         fits = held.shape == (-(-rows // per), group_size) and scales.size == zeros.size == rows
@@ -96,7 +100,7 @@ class Checkpoints:
         """compressed-tensors' pack-quantized format, of 4 or 8 bits: weight_packed int32 [N, K * bits / 32],
         codes plus 2^(bits - 1); weight_scale [N, groups]; zeros packed likewise along N.
         """
-        n, k = pair(numbers(weight_shape, "weight_shape", "iu").reshape(-1).tolist())
+        n, k = pair(weight_shape, "weight_shape")
         words = matrix(weight_packed, "weight_packed", "iu")
         held = matrix(weight_scale, "weight_scale", "f")
         bits = next((b for b in (4, 8) if words.shape == (n, -(-k * b // 32))), 0)
@@ -120,9 +124,9 @@ class Checkpoints:
         """ONNX's MatMulNBits, of 2, 4 or 8 bits: B uint8 [N, blocks, block_size * bits / 8]; scales, one per
         block; zero_points uint8, packed row by row, or floats; 2^(bits - 1) without them.
         """
-        held, blocks = numbers(B, "B", "u"), -(-K // block_size)
+        held, blocks = numbers(B, "B", "u"), -(-counted(K, "K") // counted(block_size, "block_size"))
         size = block_size * bits // 8
-        if bits not in (2, 4, 8) or held.ndim != 3 or held.shape[1:] != (blocks, size):
+        if bits not in (2, 4, 8) or held.ndim != 3 or not held.size or held.shape[1:] != (blocks, size):
             raise contradict(f"MatMulNBits of K = {K}, {bits} bits, blocks of {block_size}", B=held)
         n = held.shape[0]
         per_block = numbers(scales, "scales", "f").reshape(-1)
@@ -161,7 +165,8 @@ class Checkpoints:
         n, k = held.shape[0], held.shape[1] * 2
         if blocks.shape != (n, k // 16) or k % 16 or whole.size != 1:
             raise contradict("NVFP4", weight=held, weight_scale=blocks, weight_scale_2=whole)
-        scales = values.astype(np.float32) / whole if divides else values.astype(np.float32) * whole
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # told of below
+            scales = values.astype(np.float32) / whole if divides else values.astype(np.float32) * whole
         return cls._made(stream(held, 4, k), scales, None, "f4e2m1", 16, scale_dtype="f32")
 
     @classmethod
@@ -185,8 +190,8 @@ class Checkpoints:
         kind = find_dtype(dtype)
         to = find_dtype(scale_dtype or scales.dtype)
         numbers = codec.from_storage(scales, to) if scale_dtype is None else scales
-        if not np.isfinite(numbers.astype(np.float64)).all():
-            raise TilecError("a checkpoint's scales are finite numbers, found one that is not")
+        if not all(np.isfinite(x.astype(np.float64)).all() for x in (numbers, zeros) if x is not None):
+            raise TilecError("a checkpoint's scales and zeros are finite numbers, found one that is not")
         middle = 1 << kind.bits - 1
         if zeros is not None and kind.bits > 1 and not kind.is_signed and (zeros == middle).all():
             zeros = None
@@ -204,9 +209,11 @@ def numbers(x: Any, name: str, kinds: str) -> Array:
     """An array of any library as numpy's, of integers or floats as `kinds` says."""
     held = memory_of(x, name)
     found = held.numpy() if isinstance(held, DeviceArray) else np.asarray(x if held is None else held)
+    wanted = "floats" if kinds == "f" else "integers"
+    if found.dtype.kind in "OSU":
+        raise TilecError(f"{name} are {wanted}, found {type(x).__name__}")
     kind = "f" if find_dtype(found.dtype).is_float else found.dtype.kind
     if kind not in kinds:
-        wanted = "floats" if kinds == "f" else "integers"
         raise TilecError(f"{name} are {wanted}, found {found.dtype}")
     return found
 
@@ -219,11 +226,19 @@ def matrix(x: Any, name: str, kinds: str) -> Array:
     return np.ascontiguousarray(found)
 
 
-def pair(shape: Any) -> tuple[int, int]:
-    if len(shape) != 2 or min(shape) < 1:
-        raise TilecError(f"a weight's shape is [N, K], found {list(shape)}")
-    n, k = shape
-    return int(n), int(k)
+def pair(shape: Any, name: str) -> tuple[int, int]:
+    found = numbers(shape, name, "iu").reshape(-1)
+    if found.size != 2 or found.min() < 1:
+        raise TilecError(f"a weight's shape is [N, K], found {found.tolist()}")
+    n, k = found.tolist()
+    return n, k
+
+
+def counted(x: Any, name: str) -> int:
+    """A number of columns; TilecError for what is none."""
+    if not isinstance(x, int | np.integer) or x < 1:
+        raise TilecError(f"{name} is a number of columns, from 1 on, found {x!r}")
+    return int(x)
 
 
 def contradict(what: str, **arrays: Array) -> TilecError:
@@ -259,30 +274,37 @@ def _awq(words: Array) -> Array:
 
 def _group_order(g_idx: Any, k: int, groups: int) -> tuple[Array | None, int]:
     """The order of columns in which groups lie side by side, None where they do; and a group's size."""
-    size = -(-k // groups)
     if g_idx is None:
-        return None, size
+        if k % groups:
+            raise TilecError(
+                f"{k} columns are not {groups} groups of one size: pass g_idx, which tells theirs"
+            )
+        return None, k // groups
     found = numbers(g_idx, "g_idx", "iu").reshape(-1)
-    if found.size != k or found.min() < 0 or found.max() >= groups:
+    low, high = (found.min(), found.max()) if found.size else (0, 0)
+    if found.size != k or low < 0 or high >= groups:
         raise TilecError(
-            f"g_idx gives each of {k} columns one of {groups} groups, found {found.size} up to {found.max()}"
+            f"g_idx gives each of {k} columns one of {groups} groups, found {found.size} from {low} to {high}"
         )
-    order = np.argsort(found, kind="stable")
-    if (found[order] != np.arange(k) // size).any():
-        raise TilecError(f"g_idx makes groups of different sizes: {groups} of {size} columns can be read")
+    order, size = np.argsort(found, kind="stable"), int(np.bincount(found).max())
+    if -(-k // size) != groups or (found[order] != np.arange(k) // size).any():
+        raise TilecError(
+            f"g_idx makes groups of different sizes: {groups} can be read that are of {size} columns each, "
+            "the last of no more"
+        )
     return (None if (order == np.arange(k)).all() else order.astype(np.int32)), size
 
 
 def _onnx_zeros(zero_points: Any, n: int, blocks: int, bits: int) -> Array:
     held = numbers(zero_points, "zero_points", "uf")
-    if held.dtype.kind != "u":
-        return held.astype(np.float32).reshape(n, blocks)
-    packed = held.reshape(n, -1)
-    if packed.shape[1] != -(-blocks * bits // 8):
-        need = -(-blocks * bits // 8)
-        raise TilecError(f"zero_points of {n} rows of {blocks} blocks are {need} bytes a row, "
-                         f"found shape {list(held.shape)}")  # fmt: skip
-    return stream(packed, bits, blocks)
+    packed, need = held.dtype.kind == "u", -(-blocks * bits // 8)
+    if held.size != n * (need if packed else blocks):
+        each = f"{need} bytes" if packed else f"{blocks} numbers"
+        raise TilecError(
+            f"zero_points of {n} rows of {blocks} blocks are {each} a row, found shape {list(held.shape)}"
+        )
+    rows = held.reshape(n, -1)
+    return stream(rows, bits, blocks) if packed else rows.astype(np.float32)
 
 
 def read_gguf(path: Any) -> dict[str, tuple[Array, str]]:
@@ -302,13 +324,25 @@ def read_gguf(path: Any) -> dict[str, tuple[Array, str]]:
 
 
 def read_safetensors(path: Any) -> dict[str, Array]:
-    """The tensors of a safetensors file by name, as numpy's arrays. Needs the package safetensors."""
+    """The tensors of a safetensors file by name, as numpy's arrays; bf16 and floats of 8 bits are ml_dtypes'.
+
+    The file is mapped, not read. TilecError where there is none, or where it is damaged.
+    Source: the description of the format in its README, https://github.com/huggingface/safetensors
+    """
     try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-    except ImportError:
-        raise TilecError("reading safetensors files needs the package safetensors: install it") from None
-    try:
-        return dict(load_file(str(path)))
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        data = np.asarray(np.memmap(path, np.uint8, "r"))
+        start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        header = json.loads(data[8:start].tobytes())
+        header.pop("__metadata__", None)
+        return {name: _mapped(data[start:], **entry) for name, entry in header.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, TilecError) as error:
         raise TilecError(f"{path} is no safetensors file that can be read: {error}") from None
+
+
+def _mapped(data: Array, dtype: str, shape: list[int], data_offsets: list[int]) -> Array:
+    """A tensor of a file. Raises TilecError where its bytes are not there, or are not as many as it has."""
+    kind = numpy_dtype(find_dtype(SAFETENSORS.get(dtype, dtype.lower())))
+    first, last = data_offsets
+    if min(first, *shape, 0) < 0 or not last <= len(data) or last - first != prod(shape) * kind.itemsize:
+        raise TilecError(f"a tensor {dtype} {shape} does not lie in bytes {first} to {last} of {len(data)}")
+    return data[first:last].view(kind).reshape(shape)

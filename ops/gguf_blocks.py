@@ -44,7 +44,7 @@ class Kind:
 
 def read(data: Array, kind: str) -> Blocks:
     """The weight whose rows are blocks; TilecError for other types, and rows that are no whole blocks."""
-    found = KINDS.get(kind.upper())
+    found = KINDS.get(str(kind).upper())
     if found is None:
         raise TilecError(f"GGUF's type {kind} is not read: there is {', '.join(KINDS)}")
     n, row = data.shape

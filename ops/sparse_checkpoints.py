@@ -40,7 +40,7 @@ class SparseCheckpoints:
         """
         from tilec.ops.sparse_weight import check_columns, unchanged
 
-        n, k = pair(numbers(shape, "shape", "iu").reshape(-1).tolist())
+        n, k = pair(shape, "shape")
         check_columns(k)
         held, bits = matrix(compressed, "compressed", "fiu"), matrix(bitmask, "bitmask", "u")
         if held.shape != (n, k * KEPT // GROUP) or bits.shape != (n, -(-k // 8)):

@@ -145,7 +145,7 @@ class QuantizedWeight(Checkpoints):
             return False
         sizes = np.abs(self.scales.astype(np.float32))
         least = sizes.min(axis=1)
-        near = (least > 0) & np.isfinite(least) & (sizes.max(axis=1) <= FAR * least)
+        near = (least > 0) & np.isfinite(least) & (sizes.max(axis=1) / FAR <= least)
         return bool(near.all())
 
     def packed(self, layout: Layout, placed: DType | None = None) -> NDArray[np.uint8]:

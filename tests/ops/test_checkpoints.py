@@ -239,18 +239,79 @@ def test_files(tmp_path: Path) -> None:
     held = checkpoints.read_safetensors(tmp_path / "w.safetensors")
     np.testing.assert_array_equal(QuantizedWeight.from_gptq(*map(held.get, names)).dequantize(), dense)
     for name, read in (("w.gguf", checkpoints.read_gguf), ("w.safetensors", checkpoints.read_safetensors)):
-        (tmp_path / "cut").write_bytes((tmp_path / name).read_bytes()[:20])
-        with pytest.raises(TilecError, match="that can be read"):
-            read(tmp_path / "cut")
+        for cut in (20, 0):
+            (tmp_path / "cut").write_bytes((tmp_path / name).read_bytes()[:cut])
+            with pytest.raises(TilecError, match="that can be read"):
+                read(tmp_path / "cut")
 
 
-def test_readers_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dtypes_of_files(tmp_path: Path) -> None:
+    """numpy has not all of them."""
+    torch, safe = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch")
+    names = [
+        "float16",
+        "bfloat16",
+        "float8_e4m3fn",
+        "float8_e5m2",
+        "float8_e8m0fnu",
+        "int32",
+        "bool",
+        "float64",
+    ]
+    held = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in names}
+    safe.save_file({**held, "none": torch.ones(0, 3), "scalar": torch.tensor(3)}, tmp_path / "w")
+    found = checkpoints.read_safetensors(tmp_path / "w")
+    assert found.pop("none").shape == (0, 3) and found.pop("scalar") == 3
+    assert {name: str(x.dtype) for name, x in found.items()} == {name: name for name in names}
+    for name, x in found.items():
+        np.testing.assert_array_equal(x.astype(np.float32), held[name].float())
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    def written(header: str, count: int = 8) -> Path:
+        (tmp_path / "w").write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(count))
+        return tmp_path / "w"
+
+    entry = '{"a": {"dtype": "%s", "shape": %s, "data_offsets": %s}}'
+    assert checkpoints.read_safetensors(written(entry % ("F16", [2, 2], [0, 8])))["a"].shape == (2, 2)
+    for held in (
+        ("F16", [2, 2], [1, 9]),
+        ("F16", [2, 2], [0, 6]),
+        ("F16", [-2, -2], [0, 8]),
+        ("F16", [4], [-8, 0]),
+    ):
+        with pytest.raises(TilecError, match="does not lie in bytes"):
+            checkpoints.read_safetensors(written(entry % held))
+    for text in (
+        entry % ("C64", [1], [0, 8]),
+        "[]",
+        '{"a": 1}',
+        '{"a": {}}',
+        "{",
+        entry % ("F16", 4, [0, 8]),
+    ):
+        with pytest.raises(TilecError, match="is no safetensors file that can be read"):
+            checkpoints.read_safetensors(written(text))
+
+
+def test_a_reader_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    for name, read in (("gguf", checkpoints.read_gguf), ("safetensors", checkpoints.read_safetensors)):
-        monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(TilecError, match=f"needs the package {name}"):
-            read("x")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(TilecError, match="needs the package gguf"):
+        checkpoints.read_gguf("x")
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_columns_that_are_no_whole_groups(shuffled: bool) -> None:
+    """As of Falcon's 4,544, in groups of 128: the last is short, which g_idx says."""
+    codes, scales, zeros, _ = weight(4, k=64)
+    g_idx = np.arange(56) // 16
+    g_idx = rng().permutation(g_idx) if shuffled else g_idx
+    q = QuantizedWeight.from_gptq(*gptq(codes[:, :56], scales, zeros, 4), g_idx=g_idx)
+    expected = (codes[:, :56] - zeros[:, g_idx]).astype(np.float32) * scales[:, g_idx].astype(np.float32)
+    np.testing.assert_array_equal(q.dequantize(), expected)
+    assert q.group_size == 16
 
 
 def test_tensors_of_torch() -> None:
@@ -268,6 +329,8 @@ def nothing(shape: tuple[int, ...]) -> Array:
 
 
 Q = QuantizedWeight
+
+
 def test_words_that_came_as_wider_integers() -> None:
     codes, scales, zeros, expected = weight(4)
     wide = [x.astype(np.int64) if x.dtype == np.int32 else x for x in gptq(codes, scales, zeros, 4)]
@@ -283,7 +346,18 @@ BAD: list[tuple[Any, str]] = [
     (lambda w, z, s: Q.from_gptq(w, z, s.astype(np.int32)), "scales are floats, found int32"),
     (lambda w, z, s: Q.from_gptq(w, z, s, np.arange(7)), "g_idx gives each of 64 columns one of 4"),
     (lambda w, z, s: Q.from_gptq(w, z, s, np.minimum(np.arange(64), 3)), "groups of different sizes"),
+    (lambda w, z, s: Q.from_gptq(w, z, s, np.arange(0)), "columns one of 4 groups, found 0 from 0 to 0"),
+    (lambda w, z, s: Q.from_gptq(w[:7], z[:3], s[:3]), "56 columns are not 3 groups of one size: pass g_idx"),
+    (lambda w, z, s: Q.from_gptq(w, None, s), "qzeros are integers, found NoneType"),
     (lambda w, z, s: Q.from_gptq(w, z, s * np.float16(np.inf)), "finite numbers"),
+    (lambda w, z, s: Q.from_hqq(np.zeros((64, 16), np.uint8), np.ones(128, np.float16), np.full(128, np.nan),
+        shape=(N, K), bits=4, group_size=16), "scales and zeros are finite numbers"),
+    (lambda w, z, s: Q.from_hqq(w, s, s, shape=(N, K), bits=4, group_size=None), "group_size is a number"),
+    (lambda w, z, s: Q.from_hqq(w, s, s, shape=N, bits=4, group_size=16), r"shape is \[N, K\], found \[32\]"),
+    (lambda w, z, s: Q.from_gguf(np.zeros((2, 18), np.uint8), None), "GGUF's type None is not read"),
+    (lambda w, z, s: Q.from_onnx_nbits(np.zeros((N, 4, 8), np.uint8), s, K=K, block_size=0), "on, found 0"),
+    (lambda w, z, s: Q.from_onnx_nbits(
+        np.zeros((N, 4, 8), np.uint8), s, s[:3].astype(np.float32), K=K, block_size=16), "4 numbers a row"),
     (lambda w, z, s: Q.from_awq(w, z, s), "no tensors of one weight in AWQ"),
     (lambda w, z, s: Q.from_hqq(w, s, s, shape=(N, K), bits=4, group_size=16, axis=0),
      "axis=0"),
