@@ -14,7 +14,7 @@ from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ops.arrays import Array, array, contiguous, optional, result, sums_in, told
 from tilec.ops.depthwise_bands import Bands, bands_kernel
-from tilec.ops.depthwise_call import Call, Geometry, depthwise_call, geometry_of
+from tilec.ops.depthwise_call import Call, Geometry, depthwise_call, geometry_of, problem_of
 from tilec.ops.depthwise_kernel import Conv, depthwise_kernel
 from tilec.ops.depthwise_tiling import depthwise_plan
 from tilec.ops.epilogue import check_activation
@@ -41,14 +41,12 @@ def compile_depthwise(
 ) -> tc.Compiled:
     """The kernel for x of this shape, in the order of `layout`, and weight [C * multiplier, 1, kh, kw]."""
     check_activation(activation)
-    kind, last = find_dtype(dtype), layout == "NHWC"
-    n, c, h, w = (shape[axis] for axis in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
-    size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-    geometry = geometry_of((h, w), size, stride, padding, dilation)
-    conv, outs = _conv(geometry, multiplier, last, activation), c * multiplier
-    y = tc.Spec(kind, (n, *conv.ordered(outs, *geometry.extents)))
+    kind, images, (outs, _, *size) = problem_of(shape, kernel_size, multiplier, dtype, layout)
+    geometry, last = geometry_of(images[2:], tuple(size), stride, padding, dilation), layout == "NHWC"
+    conv = _conv(geometry, multiplier, last, activation)
+    y = tc.Spec(kind, (images[0], *conv.ordered(outs, *geometry.extents)))
     per_channel = tc.Spec(kind, (outs,))
-    kernel, given = planned(geometry, (n, c, h, w), conv, kind, target)
+    kernel, given = planned(geometry, images, conv, kind, target)
     more = [per_channel if bias else None, per_channel if scale else None, y if residual else None]
     apart = conv.ordered(size[0] * size[1], size[1], 1) if last and not has_threads(target) else None
     weight = tc.Spec(kind, conv.ordered(outs, *size), apart)

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 import tilec as tc
 from tilec.ir.dtype import DType
-from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ops.arrays import Array, array, assign, empty, numpy_dtype, sums_in, told, total_kernel, zeros
 from tilec.ops.depthwise import lies_last, run
-from tilec.ops.depthwise_call import Call, Geometry, depthwise_call, geometry_of
+from tilec.ops.depthwise_call import Call, Geometry, depthwise_call, geometry_of, problem_of
 from tilec.ops.depthwise_gradients import Phase, phases, weight_gradient_kernel
 from tilec.ops.depthwise_kernel import Conv
 from tilec.ops.depthwise_tiling import depthwise_strip
@@ -43,19 +42,17 @@ def compile_depthwise_backward(
     """The kernel of the weight's and bias's gradients, for x of this shape, in the order of `layout`. That of
     x is the forward kernel.
     """
-    kind, last = find_dtype(dtype), layout == "NHWC"
-    n, c, h, w = (shape[axis] for axis in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
-    size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-    g, sums = geometry_of((h, w), size, stride, padding, dilation), sums_in(kind)
-    conv = _conv(g, multiplier, last)
-    strip = depthwise_strip(g, (n, c, h, w), conv, sums, target)
+    kind, images, (outs, _, *size) = problem_of(shape, kernel_size, multiplier, dtype, layout)
+    g, sums = geometry_of(images[2:], tuple(size), stride, padding, dilation), sums_in(kind)
+    conv = _conv(g, multiplier, layout == "NHWC")
+    strip = depthwise_strip(g, images, conv, sums, target)
     return weight_gradient_kernel.compile(
         tc.Spec(kind, shape),
-        tc.Spec(kind, (n, *conv.ordered(c * multiplier, *g.extents))),
-        tc.Spec(sums, (strip.parts, c * multiplier, *size)),
-        tc.Spec(sums, (strip.parts, c * multiplier)),
+        tc.Spec(kind, (images[0], *conv.ordered(outs, *g.extents))),
+        tc.Spec(sums, (strip.parts, outs, *size)),
+        tc.Spec(sums, (strip.parts, outs)),
         target=target,
-        size=size,
+        size=g.size,
         conv=conv,
         strip=strip,
         accumulator=sums,

@@ -20,6 +20,7 @@ LARGEST = 63  # rows or columns of a kernel
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
+Shape = tuple[int, int, int, int]
 Described = tuple[Any, tuple[int, ...]]  # an array's dtype and shape
 
 
@@ -38,7 +39,7 @@ class Call(NamedTuple):
     """x as given, its shape as [N, C, H, W], and the weight [C * multiplier, kh, kw]."""
 
     x: Array
-    shape: tuple[int, int, int, int]
+    shape: Shape
     weight: Array
     multiplier: int
     geometry: Geometry
@@ -74,20 +75,48 @@ def _is_plain(x: Any) -> bool:
 @lru_cache(maxsize=1024)
 def _fitted(
     x: Described, weight: Described, stride: Any, padding: Any, dilation: Any, layout: str
-) -> tuple[tuple[int, int, int, int], int, Geometry]:
+) -> tuple[Shape, int, Geometry]:
     """The shape [N, C, H, W], the channel multiplier and the geometry of arrays like these."""
-    if layout not in LAYOUTS:
-        raise TilecError(f"expected layout 'NCHW' or 'NHWC', found {layout!r}")
     kinds = [float_of(dtype, name) for (dtype, _), name in ((x, "x"), (weight, "weight"))]
-    given, held = x[1], weight[1]
-    if len(given) != 4:
-        raise TilecError(f"depthwise_conv takes x {axes_of(layout)}, of rank 4: found {list(given)}")
     if kinds[0] != kinds[1]:
         found = f"x is {kinds[0]}, the weight {kinds[1]}"
         raise TilecError(f"x and weight are of one dtype: {found}; cast one")
-    n, c, h, w = (given[axis] for axis in ((0, 3, 1, 2) if layout == "NHWC" else (0, 1, 2, 3)))
-    _check_weight(held, c, given, layout)
-    return (n, c, h, w), held[0] // c, geometry_of((h, w), (held[2], held[3]), stride, padding, dilation)
+    shape, size = checked_shapes(x[1], weight[1], layout)
+    return shape, weight[1][0] // shape[1], geometry_of(shape[2:], size, stride, padding, dilation)
+
+
+def checked_shapes(x: tuple[int, ...], weight: tuple[int, ...], layout: str) -> tuple[Shape, Pair]:
+    """x's shape as [N, C, H, W], and a kernel's rows and columns. Raises TilecError for what does not fit."""
+    shape = shape_of(x, layout)
+    _check_weight(weight, shape[1], x, layout)
+    return shape, (weight[2], weight[3])
+
+
+def shape_of(x: tuple[int, ...], layout: str, name: str = "depthwise_conv") -> Shape:
+    """The shape [N, C, H, W] of images in this layout."""
+    if layout not in LAYOUTS:
+        raise TilecError(f"expected layout 'NCHW' or 'NHWC', found {layout!r}")
+    if len(x) != 4:
+        raise TilecError(f"{name} takes x {axes_of(layout)}, of rank 4: found {list(x)}")
+    n, *rest = x
+    c, h, w = (*rest[-1:], *rest[:-1]) if layout == "NHWC" else rest
+    return n, c, h, w
+
+
+class Problem(NamedTuple):
+    """What a kernel is compiled for without arrays: x's shape as [N, C, H, W], and the weight's."""
+
+    dtype: DType
+    shape: Shape
+    weight: Shape
+
+
+def problem_of(x: tuple[int, ...], kernel_size: Any, multiplier: int, dtype: Any, layout: str) -> Problem:
+    """Raises TilecError for what does not fit."""
+    shape = shape_of(x, layout)
+    weight = (shape[1] * multiplier, 1, *_pair(kernel_size, "kernel_size", 1))
+    checked_shapes(x, weight, layout)
+    return Problem(float_of(dtype, "dtype"), shape, weight)
 
 
 def axes_of(layout: str) -> str:

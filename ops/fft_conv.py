@@ -11,8 +11,8 @@ import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, empty_like, sums_in
-from tilec.ops.fft_conv_call import Call, FftSpectrum, Kernel, call_of, check_length, kernel_of
+from tilec.ops.arrays import Array, empty_like, float_of, sums_in
+from tilec.ops.fft_conv_call import Call, FftSpectrum, Kernel, call_of, check_length, checked_taps, kernel_of
 from tilec.ops.fft_conv_choice import butterflies, check_algorithm, is_short, plan_for, whole_period
 from tilec.ops.fft_conv_direct import direct_kernel
 from tilec.ops.fft_conv_kernel import conv_kernel, spectrum_kernel
@@ -41,9 +41,8 @@ def compile_fft_conv(
     """The kernel for u [batch, channels, length] and the spectrum of a k of so many taps; of those of three
     passes the one between.
     """
-    kind = find_dtype(dtype)
-    check_length(length)
-    plan, u = plan_for(length, taps or length, mode, kind, target), tc.Spec(kind, (batch, channels, length))
+    kind, count = float_of(dtype, "dtype"), checked_taps(taps, length, mode)
+    plan, u = plan_for(length, count, mode, kind, target), tc.Spec(kind, (batch, channels, length))
     gates = (u if pregate else None, u if postgate else None)
     added = tc.Spec(kind, (channels,)) if skip else None
     given = (added, *gates, None, u, None, tc.Spec("i32", ()))
@@ -111,8 +110,9 @@ def compile_fft_conv_spectrum(
     """The kernel for k [channels, taps], and k_reverse likewise where the mode takes one; of those of three
     passes the one between.
     """
-    kind, plan = find_dtype(dtype), butterflies(length, taps, mode, target)
-    k, sums = tc.Spec(kind, (channels, taps)), sums_in(kind)
+    kind, count = float_of(dtype, "dtype"), checked_taps(taps, length, mode)
+    plan = butterflies(length, count, mode, target)
+    k, sums = tc.Spec(kind, (channels, count)), sums_in(kind)
     table = tc.Spec(sums, (2, plan.columns, plan.rows))
     spectrum = tc.Spec(sums, (2, channels, plan.matrices, plan.columns, plan.rows))
     if plan.outer:
@@ -141,7 +141,7 @@ def fft_conv_spectrum(
     are 0. f64 where k is, for a u of f64; else f32, for all others. Raises TilecError for what does not fit.
     """
     check_length(length)
-    if not 0 < frequencies <= 1:
+    if not isinstance(frequencies, int | float) or not 0 < frequencies <= 1:
         raise TilecError(f"frequencies is the share that is kept, above 0 and up to 1: found {frequencies!r}")
     kernel = kernel_of(k, k_reverse, mode, length)
     spectrum = spectrum_for(kernel, length, find_dtype(kernel.k.dtype))

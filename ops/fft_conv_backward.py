@@ -11,9 +11,9 @@ import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, empty_like, sums_in, told
+from tilec.ops.arrays import Array, empty_like, float_of, sums_in, told
 from tilec.ops.fft_conv import spectrum_for
-from tilec.ops.fft_conv_call import Call, FftSpectrum, Kernel, call_of, floats
+from tilec.ops.fft_conv_call import Call, FftSpectrum, Kernel, call_of, checked_taps, floats
 from tilec.ops.fft_conv_choice import butterflies
 from tilec.ops.fft_conv_kernel import lags_kernel
 from tilec.ops.fft_conv_passes import middle_pass_of_lags
@@ -78,7 +78,7 @@ def compile_fft_conv_backward(
     target: str = "sm_90a",
 ) -> tc.Compiled:
     """The kernel in which dk's sums over the batch are made; of those of three passes the one between."""
-    kind, count = find_dtype(dtype), taps or length
+    kind, count = float_of(dtype, "dtype"), checked_taps(taps, length, mode)
     plan, sums = butterflies(length, count, mode, target), sums_in(kind)
     x = tc.Spec(kind, (batch, channels, length))
     table, lags = tc.Spec(sums, (2, plan.columns, plan.rows)), tc.Spec(sums, (1, channels, plan.period))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
@@ -93,17 +95,30 @@ def kernel_of(k: Any, k_reverse: Any, mode: str, length: int) -> Kernel:
 
 
 def check_mode(mode: str, k_reverse: Any) -> None:
-    if mode not in MODES:
-        raise TilecError(f"expected mode {', '.join(map(repr, MODES))}, found {mode!r}")
+    _check_known(mode)
     both = mode.startswith("bidirectional")
     if both != (k_reverse is not None):
         what = "takes k_reverse too, the kernel of what comes later" if both else "takes no k_reverse"
         raise TilecError(f"mode {mode!r} {what}")
 
 
+def _check_known(mode: str) -> None:
+    if mode not in MODES:
+        raise TilecError(f"expected mode {', '.join(map(repr, MODES))}, found {mode!r}")
+
+
 def check_length(length: int) -> None:
-    if not 1 <= length <= LONGEST:
-        raise TilecError(f"fft_conv takes sequences of 1 to {LONGEST} elements, found {length}")
+    if not isinstance(length, int | np.integer) or not 1 <= length <= LONGEST:
+        raise TilecError(f"fft_conv takes sequences of 1 to {LONGEST} elements, found {length!r}")
+
+
+def checked_taps(taps: int | None, length: int, mode: str) -> int:
+    """How many a kernel has that is compiled without arrays; None: as many as the sequence has elements."""
+    _check_known(mode)
+    check_length(length)
+    if taps is not None and not 1 <= taps <= length:
+        raise TilecError(f"expected 1 to {length} taps, as many as a sequence has elements: found {taps}")
+    return length if taps is None else taps
 
 
 def floats(x: Any, name: str) -> Array:

@@ -12,9 +12,9 @@ from tilec.arguments import data_of, overlap
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
-from tilec.ops.arrays import Array, array, assign, contiguous, empty, optional, result, sums_in
+from tilec.ops.arrays import Array, array, assign, contiguous, empty, float_of, optional, result, sums_in
 from tilec.ops.depthwise import lies_last
-from tilec.ops.depthwise_call import LAYOUTS, axes_of, depthwise_call
+from tilec.ops.depthwise_call import depthwise_call, shape_of
 from tilec.ops.depthwise_kernel import Conv
 from tilec.ops.inception_kernel import in_place_kernel, inception_kernel
 from tilec.ops.inception_tiling import WARPS, copied_tile, inception_parts, joined_axes
@@ -62,8 +62,8 @@ def compile_inception(
     """The kernel for x of this shape, in the order of `layout`, whose parts have int(C * branch_ratio)
     channels each. Raises TilecError where `in_place` takes a copy.
     """
-    kind, last = find_dtype(dtype), layout == "NHWC"
-    n, c, h, w = (shape[axis] for axis in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
+    kind, last = float_of(dtype, "dtype"), layout == "NHWC"
+    n, c, h, w = shape_of(shape, layout, "inception_depthwise_conv")
     part, order = int(c * branch_ratio), Conv(channels_last=last)
     if not 0 < 3 * part <= c:
         raise TilecError(f"three parts of {branch_ratio} of {c} channels are 3 x {part}: expected 1 to {c}")
@@ -128,16 +128,12 @@ def inception_depthwise_conv(
 
 def _mixer(x: Any, weights: tuple[Any, ...], biases: tuple[Any, ...], layout: str) -> Mixer:
     """The call, checked; images whose channels lie next to each other in memory with the channels last."""
-    if layout not in LAYOUTS:
-        raise TilecError(f"expected layout 'NCHW' or 'NHWC', found {layout!r}")
     held, last = array(x, "x", rank=1), layout == "NHWC"
-    if held.ndim != 4:
-        raise TilecError(f"inception_depthwise_conv takes x {axes_of(layout)}: found {list(held.shape)}")
+    shape = shape_of(held.shape, layout, "inception_depthwise_conv")
     given = [array(each, name, rank=1) for each, name in zip(weights, NAMES, strict=True)]
     _check_weights(held, given, layout)
     if not last and lies_last(held):
         held, last = held.transpose(0, 2, 3, 1), True
-    n, c, h, w = (held.shape[axis] for axis in ((0, 3, 1, 2) if last else (0, 1, 2, 3)))
     for each in given:  # dtypes and sizes, as depthwise_conv takes them
         some = held[..., : len(each)] if last else held[:, : len(each)]
         depthwise_call(some, each, padding="same", layout="NHWC" if last else "NCHW")
@@ -145,7 +141,7 @@ def _mixer(x: Any, weights: tuple[Any, ...], biases: tuple[Any, ...], layout: st
         optional(each, f"{name}_bias", (len(weight),))
         for each, name, weight in zip(biases, NAMES, given, strict=True)
     )
-    return Mixer(held, (n, c, h, w), tuple(each[:, 0] for each in given), tuple(more), last)
+    return Mixer(held, shape, tuple(each[:, 0] for each in given), tuple(more), last)
 
 
 def _check_weights(x: Array, weights: list[Array], layout: str) -> None:

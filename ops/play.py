@@ -9,13 +9,13 @@ does not say is checked each time: which arrays share bytes, and that constants 
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
-from tilec.again import Look, keep, look_of, plays
+from tilec.again import Look, is_itself_alone, keep, look_of, plays
 from tilec.device import WIDEST, DeviceArray, bounds_of, memory_of, placed, span
 from tilec.ir import debug
 from tilec.ir.addresses import address
@@ -221,11 +221,26 @@ def _giving(x: Any, given: Given, made: Sequence[Made], look: Look, rooms: Rooms
     for i, each in enumerate(look.arrays):
         if each is came:
             return lambda arrays, new: arrays[i]
-    place = rooms.place(x) if isinstance(x, np.ndarray | DeviceArray) else None
+    if not isinstance(x, np.ndarray | DeviceArray):
+        return _giving_thing(x, given, made, look, rooms) if is_itself_alone(type(x)) else None
+    place = rooms.place(x)
     if place is None or place[0] < rooms.first_made:
         return None
     number, offset = place[0] - rooms.first_made, place[1]
     return _giving_new(x, number, offset, made[number].held, given.library)
+
+
+def _giving_thing(x: Any, given: Given, made: Sequence[Made], look: Look, rooms: Rooms) -> Giving | None:
+    """What gives a thing like x, but of new arrays, held as operators see them. x itself is not kept."""
+    kind, plain = type(x), given._replace(library=None)
+    parts = {each.name: getattr(x, each.name) for each in fields(x)}
+    arrays = [name for name, part in parts.items() if isinstance(part, np.ndarray | DeviceArray)]
+    gives = {name: _giving(parts.pop(name), plain, made, look, rooms) for name in arrays}
+    if None in gives.values():
+        return None
+    return lambda came, new: kind(
+        **parts, **{name: memory_of(give(came, new), name) for name, give in gives.items()}  # type: ignore[misc]
+    )
 
 
 def _giving_new(x: Any, number: int, offset: int, held: Any, library: Any) -> Giving | None:

@@ -185,6 +185,24 @@ def test_mistakes(wrong: dict[str, Any], message: str) -> None:
         ops.depthwise_conv(**({"x": X, "weight": W} | wrong))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"shape": (2, 4, 9)}, r"takes x \[N, C, H, W\], of rank 4: found \[2, 4, 9\]"),
+        ({"layout": "NCWH"}, "expected layout 'NCHW' or 'NHWC', found 'NCWH'"),
+        ({"kernel_size": (64, 3)}, "kernels have up to 63 rows and columns"),
+        ({"kernel_size": 0}, "kernel_size is a whole number of 1 or more, or two of them: found 0"),
+        ({"multiplier": 0}, r"takes a weight \[C \* multiplier, 1, kh, kw\]: the weight is \[0, 1, 3, 3\]"),
+        ({"dtype": "i8"}, "dtype is i8, expected f16, bf16, f32 or f64"),
+    ],
+)
+def test_bad_problems(wrong: dict[str, Any], message: str) -> None:
+    """What nothing can be compiled for."""
+    for op in (ops.depthwise_conv, ops.depthwise_conv_backward):
+        with pytest.raises(tc.TilecError, match=message):
+            op.compile(**{"shape": (2, 4, 9, 11), "kernel_size": 3, **wrong}, target="cpu")
+
+
 def test_out_of_another_shape_channels_last() -> None:
     last = normal(2, 9, 11, 4).transpose(0, 3, 1, 2)
     with pytest.raises(tc.TilecError, match=r"out is f32\[2, 4, 9, 11\], expected \[2, 4, 7, 9\]"):

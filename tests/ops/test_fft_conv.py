@@ -8,6 +8,8 @@ import pytest
 import tilec as tc
 from tests.ops.fft_conv_cases import BF16, F16, F32, F64, FORWARD, Family, bound, some
 from tilec import ops
+from tilec.ir.func import root
+from tilec.ir.inst.memory import Load
 from tilec.ops import fft_conv_run
 from tilec.ops.fft_conv_reference import fft_conv_reference
 from tilec.ops.reference import relative_error
@@ -69,6 +71,15 @@ def test_the_longest(full: bool) -> None:
 def test_kernels_in_f32(dtype: Any) -> None:
     agrees(normal(3, 3, 61, dtype=dtype), normal(3, 61), skip=normal(3, seed=1))
     agrees(normal(3, 3, 61, dtype=dtype), normal(3, 61), "direct")
+
+
+@pytest.mark.parametrize("length", [1000, 1 << 18])
+def test_what_a_plan_knows_is_read_without_asking(length: int) -> None:
+    for op in (ops.fft_conv, ops.fft_conv_backward):
+        func = op.compile(batch=2, channels=3, length=length, dtype="f32", target="cpu").func
+        for inst in func.walk():
+            if isinstance(inst, Load) and root(inst.array).name in ("twiddle", "spectrum", "z"):
+                assert len(inst.inside) == len(inst.shape), str(inst)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -210,3 +221,19 @@ def test_spectra_of_something_else() -> None:
             ops.fft_conv(**({"u": U, "k": spectrum} | wrong))
     with pytest.raises(tc.TilecError, match="k has 40 taps, more than the 39"):
         ops.fft_conv_spectrum(K, 39)
+    with pytest.raises(tc.TilecError, match=r"takes sequences of 1 to 4194304 elements, found 40\.0"):
+        ops.fft_conv_spectrum(K, 40.0)
+
+
+@pytest.mark.parametrize("op", [ops.fft_conv, ops.fft_conv_backward])
+def test_bad_problems(op: Any) -> None:
+    """What nothing can be compiled for."""
+    for wrong, message in (
+        ({"taps": 41}, "expected 1 to 40 taps, as many as a sequence has elements: found 41"),
+        ({"taps": 0}, "expected 1 to 40 taps, as many as a sequence has elements: found 0"),
+        ({"mode": "same"}, "expected mode 'causal', .* found 'same'"),
+        ({"length": 0}, "sequences of 1 to 4194304 elements, found 0"),
+        ({"dtype": "u4"}, "dtype is u4, expected f16, bf16, f32 or f64"),
+    ):
+        with pytest.raises(tc.TilecError, match=message):
+            op.compile(**{"batch": 1, "channels": 2, "length": 40, **wrong}, target="cpu")

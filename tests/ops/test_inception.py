@@ -175,7 +175,7 @@ X, ((S, R, C), _) = normal(2, 8, 9, 11), some()
 KEPT = normal(2, 8, 9, 11)
 KEPT.flags.writeable = False
 MISTAKES: list[tuple[dict[str, Any], str]] = [
-    ({"x": X[0]}, r"takes x \[N, C, H, W\]: found \[8, 9, 11\]"),
+    ({"x": X[0]}, r"takes x \[N, C, H, W\], of rank 4: found \[8, 9, 11\]"),
     ({"layout": "CHWN"}, "expected layout 'NCHW' or 'NHWC', found 'CHWN'"),
     ({"row": C, "column": R}, r"row \[g, 1, 1, b\] and column.*found square.*row \[2, 1, 11, 1\], column"),
     ({"square": S[:, :, :2]}, r"expected square \[g, 1, k, k\].*found square \[2, 1, 2, 3\]"),

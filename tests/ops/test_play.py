@@ -18,10 +18,11 @@ from tests.ops.test_callers import stub as stub
 from tilec import again, ops, tape
 from tilec.device import span
 from tilec.ops import arrays, play
+from tilec.ops.fft_conv_call import FftSpectrum
 from tilec.ops.play import Play
 
 Array = np.ndarray[Any, Any]
-UNPLAYED = {"quantize", "sparsify", "prune_2_4", "fft_conv_spectrum"}  # made once, not call after call
+UNPLAYED = {"quantize", "sparsify", "prune_2_4"}  # made once, not call after call
 
 
 def normal(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Array:
@@ -62,6 +63,8 @@ def mapped(change: Callable[[Array], Any], x: Any) -> Any:
 
 
 def flat(x: Any) -> list[Array]:
+    if isinstance(x, FftSpectrum):
+        return flat((x.values, x.norms))
     return [y for each in x for y in flat(each)] if isinstance(x, tuple | list) else [] if x is None else [x]
 
 
@@ -329,6 +332,29 @@ def test_constants_that_were_dropped_are_made_again() -> None:
     gc.collect()
     for _ in range(3):
         np.testing.assert_array_equal(ops.fft_conv(u, k), wanted)
+
+
+def test_spectra() -> None:
+    """Of kernels that are learnt: new ones at each step, in arrays of their own."""
+    u, k = normal(2, 3, 20), normal(3, 20)
+    made = []
+    for step in range(4):
+        made.append(ops.fft_conv_spectrum(k, 20, frequencies=0.5))
+        wanted = plain(ops.fft_conv_spectrum, k, 20, frequencies=0.5) if step == 3 else made[-1]
+        np.testing.assert_array_equal(made[-1].values, wanted.values)
+        assert np.array_equal(ops.fft_conv(u, made[0]), ops.fft_conv(u, made[-1])) == (step == 0)
+        k *= 1.5
+    assert len({each.values.ctypes.data for each in made}) == 4 and made[0].plan == made[3].plan
+    gone = weakref.ref(made[1].values)
+    del made, wanted
+    gc.collect()
+    assert gone() is None and play_is_kept(ops.fft_conv_spectrum, k, 20)
+
+
+def play_is_kept(op: Any, *args: Any) -> bool:
+    for _ in range(2):
+        op(*args)
+    return len(plays()) == 1
 
 
 def test_what_is_not_noted() -> None:

@@ -406,6 +406,29 @@ def test_plain_operators_do_not_lose_gradients_unnoticed() -> None:
     assert off(y, F.linear(x, w)) < 1e-5 and off(ops.linear(x.detach(), w), y) == 0
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own, in forward mode
+def test_what_is_refused() -> None:
+    image, filters = normal(1, 2, 5, 5, grad=False), normal(2, 1, 3, 3, grad=False)
+    x = Q.detach()
+    for call, message in (
+        (lambda: tt.depthwise_conv(image[0], filters), r"takes x \[N, C, H, W\], of rank 4: found"),
+        (lambda: tt.depthwise_conv(image, filters[0]), r"takes a weight \[C \* multiplier, 1, kh, kw\]"),
+        (lambda: tt.depthwise_conv(image.numpy(), filters), "takes tensors, found ndarray: see tilec.ops"),
+        (lambda: torch.func.jvp(lambda q: tt.attention(q, K, V), (x,), (x,)), "no derivative in forward"),
+    ):
+        with pytest.raises(tc.TilecError, match=message), torch.no_grad():
+            call()
+
+
+def test_nothing_to_convolve_and_no_additional_keys() -> None:
+    x, w, b, state = wide(2, 3, 0), wide(3, 4), wide(3, seed=1), wide(2, 3, 3)
+    tt.causal_conv1d(x, w, b, initial_state=state).sum().backward()
+    assert x.grad.shape == x.shape and not any(t.grad.any() for t in (w, b, state))
+    none = wide(1, 0, 2, 4)
+    tt.na1d(Q, K, V, 3, additional_keys=none, additional_values=none).sum().backward()
+    assert none.grad.shape == none.shape
+
+
 def test_ranks() -> None:
     with pytest.raises(
         tc.TilecError, match=r"na2d takes query \[B, X, Y, H, D\], of rank 5: found \[1, 6, 2, 4\]"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tilec import ops
-from tilec.ops.depthwise_call import geometry_of
+from tilec.ops.depthwise_call import checked_shapes, geometry_of
 from tilec.torch.products import slope
 from tilec.torch.register import Gradient, Tensor, cast, check_no_gradient, register, writing
 
@@ -42,11 +42,11 @@ def _like_x(x: Tensor, shape: tuple[Any, ...]) -> Tensor:
 
 def _depthwise_shape(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
     stride, padding, dilation, layout = rest[-4:]
-    last = layout == "NHWC"
-    image = tuple(x.shape[1:3] if last else x.shape[2:])
-    geometry = geometry_of(image, tuple(weight.shape[2:]), tuple(stride), _pads(padding), tuple(dilation))
-    n, outs = x.shape[0], weight.shape[0]
-    return x.new_empty((n, *geometry.extents, outs)) if last else _like_x(x, (n, outs, *geometry.extents))
+    (n, _, *image), size = checked_shapes(tuple(x.shape), tuple(weight.shape), layout)
+    geometry = geometry_of(tuple(image), size, tuple(stride), _pads(padding), tuple(dilation))
+    if layout == "NHWC":
+        return x.new_empty((n, *geometry.extents, weight.shape[0]))
+    return _like_x(x, (n, weight.shape[0], *geometry.extents))
 
 
 def _backward(x: Tensor, weight: Tensor, d_out: Tensor, stride: Any, padding: Any, dilation: Any,
@@ -104,8 +104,8 @@ def depthwise_conv(
 ) -> Tensor:
     """ops.depthwise_conv on tensors, with a gradient."""
     x, weight, bias, scale, residual = cast(x, weight, bias, scale, residual)
-    image = tuple(x.shape[1:3] if layout == "NHWC" else x.shape[2:4])
-    places = geometry_of(image, tuple(weight.shape[2:]), stride, padding, dilation)
+    (_, _, *image), size = checked_shapes(tuple(x.shape), tuple(weight.shape), layout)
+    places = geometry_of(tuple(image), size, stride, padding, dilation)
     pads = (*places.padding[0], *places.padding[1])
     operands = (x, weight, bias, scale, residual, activation, places.stride, pads, places.dilation, layout)
     if out is None:
@@ -131,6 +131,9 @@ def _causal_shape(x: Tensor, *rest: Any) -> Tensor:
 def _of_causal(saved: Any, rest: Any, d: Tensor) -> tuple[Any, ...]:
     """The gradients of a depthwise convolution of images of one row, the state before x."""
     x, weight, bias, state = saved
+    if x.shape[2] == 0:
+        d_x, *others = (None if each is None else torch.zeros_like(each) for each in saved)
+        return d_x, *others[:2], None, others[2]
     if rest[3] is not None:
         d = slope(rest[3], d, _causal_op(x, weight, bias, None, state))
     k = weight.shape[1]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 from tilec.ir.errors import TilecError
 
@@ -38,6 +39,8 @@ def register(
     qualified = name if "::" in name else f"tilec::{name}"
 
     def without_gradient(*args: Any, **named: Any) -> Any:
+        if forward_ad._current_level >= 0:  # torch leaves out their part without a word
+            raise TilecError(f"{qualified} has no derivative in forward mode: use backward")
         with torch.no_grad():
             return run(*args, **named)
 
@@ -95,7 +98,11 @@ def check_no_gradient(out: Any, tensors: Sequence[Any]) -> None:
 
 
 def cast(*tensors: Any) -> tuple[Any, ...]:
-    """Floats in the dtype of torch.autocast, where that is on for the device of the first tensor."""
+    """Floats in the dtype of torch.autocast, where that is on for the device of the first tensor. Raises
+    TilecError for what is no tensor."""
+    for x in tensors:
+        if not isinstance(x, torch.Tensor | None):
+            raise TilecError(f"tilec.torch takes tensors, found {type(x).__name__}: see tilec.ops")
     kind = tensors[0].device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):  # "meta" has none
         return tensors
