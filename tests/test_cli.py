@@ -92,6 +92,7 @@ def fails(capsys: Output, *arguments: str) -> str:
         (("bench", "compile", "--run", "2", "--fast"), "unrecognized arguments: --fast"),
         (("check", "--ptx", "a", "--grid", "0"), "expected one to three numbers of 1 or more, as in 8"),
         (("check", "a.py", "b.py"), "unrecognized arguments: b.py"),
+        (("check", "--ptx", "a", "--shared", "-5"), "expected a number of 0 or more, found '-5'"),
     ],
 )
 def test_wrong_use(arguments: tuple[str, ...], text: str, capsys: Output) -> None:
@@ -104,6 +105,17 @@ def test_wrong_use(arguments: tuple[str, ...], text: str, capsys: Output) -> Non
 def test_it_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "tilec", "bench"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, f"tilec: bench takes a name; there is {BENCHES}\n")
+
+
+def test_version(capsys: Output) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"tilec {tc.__version__}\n")
+
+
+def test_files_that_cannot_be_written(script: Any, capsys: Output) -> None:
+    path = script()
+    assert f"File exists: '{path}'" in fails(capsys, "docs", str(path))
 
 
 def test_help_imports_little() -> None:
@@ -233,6 +245,12 @@ def test_check_needs_a_launch(script: Any) -> None:
     assert not Outcome(launches=1).failed
 
 
+def test_check_needs_a_file_and_an_emulator(script: Any, tmp_path: Path, capsys: Output) -> None:
+    assert fails(capsys, "check", f"{tmp_path}/no.py") == f"tilec: there is no file {tmp_path}/no.py\n"
+    said = fails(capsys, "check", str(script()), "--target", "cpu")
+    assert said == "tilec: kernels are checked on an emulated GPU, as emulator:sm_80 is, found 'cpu'\n"
+
+
 PTX = ROOT / "tests/backends/emulator/ptx"
 VECADD = ("--kernel", "vecadd", "--grid", "4", "--block", "256", "--args")
 
@@ -282,6 +300,18 @@ def test_arguments_that_cannot_be_read(word: str) -> None:
         arguments(word)
 
 
+def test_arguments_that_do_not_fit() -> None:
+    assert arguments("i32=4294967295 u8[2]=-1")[0] == -1
+    for word, message in (
+        ("i32=99999999999", "i32 is too narrow for 99999999999, in 'i32=99999999999'"),
+        ("u8[2]=-129", "u8 is too narrow for -129"),
+        ("i32=1.5", "cannot be read"),
+        ("f32[99999999999999]", r"'f32\[99999999999999\]' is no array that fits here: Unable to allocate"),
+    ):
+        with pytest.raises(tc.TilecError, match=f"--args.* {message}"):
+            arguments(word)
+
+
 def test_check_ptx_says_what_is_missing(tmp_path: Path, capsys: Output) -> None:
     assert "check takes a script, as in tilec check matmul.py, or PTX" in fails(capsys, "check")
     assert "check takes a script" in fails(capsys, "check", "a.py", "--ptx", "a.ptx")
@@ -322,6 +352,11 @@ def test_bench_compile(script: Any, capsys: Output) -> None:
     assert row.startswith("script.py:scale") and len(row.split()) == 7
     assert cache.entries() == before, "what is measured is not kept"
     assert foot.startswith("medians of 1,")
+
+
+def test_bench_compile_is_about_gpus(script: Any, capsys: Output) -> None:
+    said = fails(capsys, "bench", "compile", "--target", "cpu", str(script()))
+    assert said == "tilec: bench compile measures what a GPU's code takes, for sm_90a say, found 'cpu'\n"
 
 
 def test_bench_without_examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Output) -> None:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
+import tilec as tc
 from tilec.ir.errors import TilecError
 
 SPECS = '"f16[m, k:8] f16[k:8, 4096] f16[m, 4096] f32"'
@@ -145,6 +146,7 @@ def doctor(options: Namespace) -> int:
 def parser() -> ArgumentParser:
     """All commands and what they take."""
     top = ArgumentParser(prog="tilec", description="A tile-level GPU kernel language, and its compiler.")
+    top.add_argument("--version", action="version", version=f"tilec {tc.__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[Namespace], int], text: str) -> ArgumentParser:
@@ -189,9 +191,9 @@ def _check_options(made: ArgumentParser) -> None:
     ptx.add_argument("--grid", type=_sizes, default=(1,), metavar="N[,N[,N]]", help="blocks (1)")
     ptx.add_argument("--block", type=_sizes, default=(32,), metavar="N[,N[,N]]", help="threads (32)")
     ptx.add_argument("--cluster", type=_sizes, default=(1,), metavar="N[,N[,N]]", help="blocks (1)")
-    ptx.add_argument("--shared", type=int, default=0, metavar="BYTES", help="dynamic shared memory (0)")
+    ptx.add_argument("--shared", type=_count, default=0, metavar="BYTES", help="dynamic shared memory (0)")
     ptx.add_argument("--args", nargs="+", default=[], metavar="ARG", help=ARGS)
-    ptx.add_argument("--seed", type=int, help="runs a random legal schedule")
+    ptx.add_argument("--seed", type=_count, help="runs a random legal schedule")
     ptx.add_argument("--metrics", action="store_true", help="prints counts of instructions, bytes, conflicts")
 
 
@@ -215,6 +217,12 @@ def _cache_options(made: ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"expected a number of 1 or more, found {text!r}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"expected a number of 0 or more, found {text!r}")
     return int(text)
 
 
@@ -244,7 +252,7 @@ def parsed(arguments: Sequence[str] | None) -> Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; its exit status. A TilecError is printed, and gives 1."""
+    """Runs a command; its exit status. A TilecError, or what is wrong with a file, is printed, and gives 1."""
     options = parsed(arguments)
     run: Callable[[Namespace], int] = options.run
     try:
@@ -254,6 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:  # what we print to has read enough: tilec show ... | head
         sys.stderr.close()
+        return 1
+    except OSError as error:  # a file or folder that cannot be read or written
+        print(f"tilec: {error}", file=sys.stderr)
         return 1
 
 

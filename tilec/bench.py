@@ -20,6 +20,7 @@ from tilec import cache, places
 from tilec.backends import llvm
 from tilec.backends.ptx.assemble import assembler
 from tilec.ir.errors import TilecError
+from tilec.ir.target import parse_target
 from tilec.kernels import Kernel
 from tilec.scripts import Call, first_call, replaced
 
@@ -30,6 +31,8 @@ Seconds = dict[str, float]
 
 def compile_times(files: Sequence[Path], target: str, runs: int) -> Iterator[str]:
     """A table: one line for the kernel that each file calls first."""
+    if parse_target(target).runner != "compile":
+        raise TilecError(f"bench compile measures what a GPU's code takes, for sm_90a say, found {target!r}")
     scripts = files or sorted(EXAMPLES.glob("*.py"))
     if not scripts:
         raise TilecError("bench compile: there is no folder examples/ beside this tilec: name the files")

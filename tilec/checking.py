@@ -43,7 +43,11 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def check(path: Path, place: str) -> Outcome:
-    """Runs a file with every kernel on an emulator."""
+    """Runs a file with every kernel on an emulator. TilecError where there is no such file or emulator."""
+    if not place.startswith("emulator:"):
+        raise TilecError(f"kernels are checked on an emulated GPU, as emulator:sm_80 is, found {place!r}")
+    if not path.is_file():
+        raise TilecError(f"there is no file {path}")
     outcome, launch = Outcome(), Emulated.launch
 
     def watched(self: Emulated, args: Sequence[Any], blocks: int) -> None:

@@ -88,9 +88,12 @@ def _argument(word: str, rng: np.random.Generator) -> Any:
     if extents is None:
         if box is not None or fill is None:
             raise TilecError(f"--args: a scalar takes a value, as in {kind}=1000, found {word!r}")
-        return _stored(_number(fill, word), element)[()]
+        return _stored(_number(fill, element, word), element)[()]
     shape = _numbers(extents, word)
-    array = _random(rng, element, shape) if fill is None else _filled(shape, element, fill, word)
+    try:
+        array = _random(rng, element, shape) if fill is None else _filled(shape, element, fill, word)
+    except (MemoryError, ValueError) as error:
+        raise TilecError(f"--args: {word!r} is no array that fits here: {error}") from None
     return _tensor_map(array, box, swizzle, word) if box is not None else array
 
 
@@ -112,7 +115,7 @@ def _random(rng: np.random.Generator, element: DType, shape: tuple[int, ...]) ->
 
 
 def _filled(shape: tuple[int, ...], element: DType, fill: str, word: str) -> np.ndarray[Any, Any]:
-    return np.full(shape, _stored(_number(fill, word), element))
+    return np.full(shape, _stored(_number(fill, element, word), element))
 
 
 def _tensor_map(array: Any, box: str, swizzle: str | None, word: str) -> Any:
@@ -127,11 +130,20 @@ def _numbers(text: str, word: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
-def _number(text: str, word: str) -> int | float:
+def _number(text: str, element: DType, word: str) -> int | float:
+    """A number that the element can be, with a sign or without one."""
     try:
-        return int(text, 0)
+        number = int(text, 0)
     except ValueError:
-        pass
+        return _decimal(text, element, word)
+    if not element.is_float and not -(1 << element.bits - 1) <= number < 1 << element.bits:
+        raise TilecError(f"--args: {element.name} is too narrow for {text}, in {word!r}")
+    return number
+
+
+def _decimal(text: str, element: DType, word: str) -> float:
+    if not element.is_float:
+        raise TilecError(_unreadable(word))
     try:
         return float(text)
     except ValueError:
