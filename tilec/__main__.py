@@ -252,7 +252,7 @@ def parsed(arguments: Sequence[str] | None) -> Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; its exit status. A TilecError, or what is wrong with a file, is printed, and gives 1."""
+    """Runs a command; its exit status. A TilecError, or what is wrong with a file, is printed and gives 1."""
     options = parsed(arguments)
     run: Callable[[Namespace], int] = options.run
     try:
