@@ -57,8 +57,11 @@ class _Sinker:
         """An instruction over what the block has now, its own blocks reordered first."""
         inst = old.mapped(lambda v: new.get(v, v))
         match inst:
-            case For() | While():
+            case For():
                 inst = replace(inst, body=self.block(inst.body, new))
+            case While():
+                condition = self.block(inst.condition, new)
+                inst = replace(inst, condition=condition, body=self.block(inst.body, new))
             case If():
                 inst = replace(inst, then=self.block(inst.then, new), orelse=self.block(inst.orelse, new))
         if inst is not old:

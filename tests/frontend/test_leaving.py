@@ -16,7 +16,7 @@ TARGETS = ("reference", "cpu", "emulator:sm_80")
 
 @tc.kernel
 def sums(x: tc.Array, out: tc.Array, *, limit=20, warps=1):
-    """The sum of a row's positive numbers, until it is above the limit; nothing for a row that begins with 0."""
+    """The sum of a row's positive numbers until it is above the limit; nothing where a row begins with 0."""
     row = tc.blocks(x.shape[0])
     if x.at(row, 0) == 0:
         return
@@ -113,7 +113,10 @@ def test_continue_alone_leaves_a_loop_counted() -> None:
     assert For in kinds and While not in kinds
 
 
-@pytest.mark.parametrize(("start", "stop", "step"), [(0, 10, 3), (2**31 - 9, 2**31 - 1, 4), (5, 5, 1), (7, 5, 2)])
+RANGES = [(0, 10, 3), (2**31 - 9, 2**31 - 1, 4), (5, 5, 1), (7, 5, 2)]
+
+
+@pytest.mark.parametrize(("start", "stop", "step"), RANGES)
 def test_counts_like_range(start: int, stop: int, step: int) -> None:
     """Up to the largest i32, past which the counter would wrap."""
     out = np.zeros((2, 1), np.int32)

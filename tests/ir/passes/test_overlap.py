@@ -18,6 +18,7 @@ from tilec.ir.inst.sync import Barrier
 from tilec.ir.passes.order import lower
 from tilec.ir.passes.shared_memory import plan_shared_memory
 from tilec.ir.target import target
+from tilec.ir.verify import verify
 
 SM_80 = target("sm_80")
 
@@ -117,3 +118,18 @@ def test_buffers_of_different_times_share_bytes() -> None:
         b(Store(x, at, b.load(buffer, at, (64,))))
     func = plan_shared_memory(Func("k", (x,), Block((), tuple(b)), {"warps": 1}), SM_80)
     assert [a.offset for a in order(func, Alloc) if isinstance(a, Alloc)] == [0, 0, 0]
+
+
+@tc.kernel
+def counts_down(x: tc.Array, y: tc.Array):
+    """A loop's result is what another loop asks for before each round."""
+    left = 0
+    for i in tc.range(4):
+        left += x.at(i, 0).to(tc.i32)
+    while left > 1:
+        left = left // 2
+    y.store((0, 0), left.to(tc.f16))
+
+
+def test_conditions_of_loops_take_what_was_moved() -> None:
+    verify(lower(traced(counts_down), SM_80))
