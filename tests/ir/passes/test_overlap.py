@@ -121,15 +121,15 @@ def test_buffers_of_different_times_share_bytes() -> None:
 
 
 @tc.kernel
-def counts_down(x: tc.Array, y: tc.Array):
+def counts_up(x: tc.Array, y: tc.Array):
     """A loop's result is what another loop asks for before each round."""
-    left = 0
+    total, below = 0, 1
     for i in tc.range(4):
-        left += x.at(i, 0).to(tc.i32)
-    while left > 1:
-        left = left // 2
-    y.store((0, 0), left.to(tc.f16))
+        total += x.at(i, 0).to(tc.i32)
+    while below < total:
+        below = below * 2
+    y.store((0, 0), below.to(tc.f16))
 
 
 def test_conditions_of_loops_take_what_was_moved() -> None:
-    verify(lower(traced(counts_down), SM_80))
+    verify(lower(traced(counts_up), SM_80))
