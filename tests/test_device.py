@@ -89,6 +89,8 @@ def test_there_and_back(stub: StubDriver) -> None:
             there.shape == (6, 4) and there.strides == (4, 1) and there.ndim == 2 and there.nbytes == x.nbytes
         )
         assert tc.to_device(there) is there
+    swapped = np.arange(3, dtype=">f4")
+    np.testing.assert_array_equal(tc.to_device(swapped).numpy(), swapped)
     assert repr(tc.to_device(np.ones(3, np.float16))) == "DeviceArray(f16[3], cuda:0)"
     assert tc.to_device(np.ones((0, 4), np.float32)).numpy().shape == (0, 4)
     with tc.target("cuda:1"):
@@ -305,6 +307,26 @@ def test_what_is_refused(stub: StubDriver) -> None:
     ):  # fmt: skip
         with pytest.raises(tc.TilecError, match=re.escape(message)):
             call()
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"typestr": ">f4"}, "y is byte-swapped, masked, or has strides"),
+        ({"mask": 1}, "y is byte-swapped, masked"),
+        (
+            {"strides": (6,)},
+            r"strides \(in bytes: \(6,\)\) that are no multiples of its elements' 4: pass a copy",
+        ),
+    ],
+)
+def test_cuda_array_interfaces_that_are_refused(stub: StubDriver, told: dict[str, Any], message: str) -> None:
+    x = tc.to_device(np.ones(8, np.float32))
+    shown = SimpleNamespace(__cuda_array_interface__={**x.__cuda_array_interface__, **told})
+    with pytest.raises(tc.TilecError, match=message):
+        memory_of(shown, "y")
+    with pytest.raises(tc.TilecError, match="y is not handed out by types: 'data'"):
+        memory_of(SimpleNamespace(__cuda_array_interface__={"shape": (8,)}), "y")
 
 
 def test_elements_that_fit_no_tile() -> None:

@@ -163,7 +163,7 @@ def to_device(x: Any, number: int | None = None) -> Any:
         raise TilecError(f"tc.to_device takes an array, found {type(x).__name__}")
     if isinstance(held, DeviceArray):
         return held
-    dense = np.ascontiguousarray(held).reshape(held.shape)
+    dense = np.ascontiguousarray(held, held.dtype.newbyteorder("=")).reshape(held.shape)
     made = allocated(dense.shape, find_dtype(held.dtype), _default() if number is None else number)
     device(made.device).copy_in(made.address, dense.ctypes.data, dense.nbytes)
     return made
@@ -265,9 +265,9 @@ def memory_of(x: Any, name: str) -> Array | DeviceArray | None:
                 return x.numpy()  # type: ignore[no-any-return]
         interface = None if torch else getattr(x, "__cuda_array_interface__", None)
         if interface is not None and (interface.get("stream") or not hasattr(x, "__dlpack__")):
-            return _from_interface(x, interface)
+            return _from_interface(x, interface, name)
         return _from_dlpack(x, name, torch) if hasattr(x, "__dlpack__") else None
-    except (BufferError, RuntimeError, ValueError, AttributeError) as error:
+    except (BufferError, RuntimeError, ValueError, AttributeError, KeyError) as error:
         raise TilecError(f"{name} is not handed out by {type(x).__module__}: {error}") from None
 
 
@@ -287,16 +287,19 @@ def _without_gradient(x: Any, name: str) -> Any:
     return x.detach()
 
 
-def _from_interface(x: Any, given: dict[str, Any]) -> DeviceArray:
+def _from_interface(x: Any, given: dict[str, Any], name: str) -> DeviceArray:
     """By `__cuda_array_interface__`, which knows the stream since version 3."""
     address, read_only = given["data"]
-    dtype = find_dtype(np.dtype(given["typestr"]))
-    size, shape = dtype.storage.itemsize, tuple(given["shape"])
-    in_bytes = given.get("strides")
-    strides = dense_strides(shape) if in_bytes is None else tuple(s // size for s in in_bytes)
+    kind, shape, in_bytes = np.dtype(given["typestr"]), tuple(given["shape"]), given.get("strides")
+    if not kind.isnative or given.get("mask") is not None or any(s % kind.itemsize for s in in_bytes or ()):
+        raise TilecError(
+            f"{name} is byte-swapped, masked, or has strides (in bytes: {in_bytes}) that are no multiples of "
+            f"its elements' {kind.itemsize}: pass a copy"
+        )
+    strides = dense_strides(shape) if in_bytes is None else tuple(s // kind.itemsize for s in in_bytes)
     number = int(getattr(getattr(x, "device", None), "id", 0))
-    stream = given.get("stream") or LEGACY
-    return placed(address, shape, strides, dtype, number, stream=stream, owner=x, read_only=read_only)
+    how: dict[str, Any] = {"stream": given.get("stream") or LEGACY, "owner": x, "read_only": read_only}
+    return placed(address, shape, strides, find_dtype(kind), number, **how)
 
 
 def _from_dlpack(x: Any, name: str, torch: bool) -> Array | DeviceArray:

@@ -42,6 +42,9 @@ LOST = (
 )
 ADVICE = {
     "CUDA_ERROR_NO_DEVICE": "no GPU is visible (CUDA_VISIBLE_DEVICES hides some)",
+    "CUDA_ERROR_NOT_INITIALIZED": "a forked process cannot use a GPU that its parent has used: start it by "
+    'spawn, multiprocessing.get_context("spawn")',
+    "CUDA_ERROR_INVALID_CLUSTER_SIZE": "choose a smaller cluster=",
     "CUDA_ERROR_OUT_OF_MEMORY": "free arrays, or pass smaller ones",
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "update the driver, or pip install 'tilec[ptxas]' to assemble here",
     "CUDA_ERROR_NO_BINARY_FOR_GPU": "the code is for another GPU: compile for this one",

@@ -25,6 +25,7 @@ LONGS, WORDS = ctypes.POINTER(ctypes.c_uint64), ctypes.POINTER(ctypes.c_uint)
 BITS, SWIZZLES = (8, 16, 32, 32, 64), ("none", "32B", "64B", "128B")  # by cuda.h's numbers
 ERRORS = {
     2: ("CUDA_ERROR_OUT_OF_MEMORY", "out of memory"),
+    3: ("CUDA_ERROR_NOT_INITIALIZED", "initialization error"),
     100: ("CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"),
     209: ("CUDA_ERROR_NO_BINARY_FOR_GPU", "no kernel image is available for execution on the device"),
     218: ("CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"),

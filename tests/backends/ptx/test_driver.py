@@ -133,6 +133,12 @@ def test_a_context_is_left_after_an_error(stub: StubDriver) -> None:
     assert stub.contexts == [0]
 
 
+def test_a_forked_process(stub: StubDriver) -> None:
+    stub.fail["cuCtxGetCurrent"] = 3
+    with pytest.raises(TilecError, match=r"CUDA_ERROR_NOT_INITIALIZED: .*; a forked process .* by spawn"):
+        driver.device(0).allocate(4)
+
+
 def test_kernels_are_loaded_once_per_device(stub: StubDriver) -> None:
     images, parameters = (PTX.encode(),), Parameters(SLOTS)
     first = driver.device(0).load("fill", images, 0, parameters)
