@@ -12,7 +12,7 @@ from tests.backends.ptx.runner import build, check
 from tests.ir.kernels import Body, array
 from tilec.ir import dtype as dt
 from tilec.ir.func import Block, Func, Inst, Value, memory_of
-from tilec.ir.inst.control import For
+from tilec.ir.inst.control import For, While
 from tilec.ir.inst.memory import Alloc, Copy, Store, Wait
 from tilec.ir.inst.sync import Barrier
 from tilec.ir.passes.order import lower
@@ -132,4 +132,7 @@ def counts_up(x: tc.Array, y: tc.Array):
 
 
 def test_conditions_of_loops_take_what_was_moved() -> None:
-    verify(lower(traced(counts_up), SM_80))
+    """Or the loop would run anew in each condition."""
+    func = lower(traced(counts_up), SM_80)
+    verify(func)
+    assert [type(inst) for inst in func.body.body if isinstance(inst, For | While)] == [For, While]
