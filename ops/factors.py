@@ -135,6 +135,12 @@ def floats(
     return w.to(compute) - zero
 
 
+def by_elements(w: tc.Tile, scales: tc.Array, zeros: tc.Array, at: Any, zero_point: bool) -> tc.Tile:
+    """(w - zero) * scale in f32, where groups end within w: each weight at its place (group, column)."""
+    zero = zeros.gather(*at).to(tc.f32) if zero_point else default_zero(w.dtype)
+    return (w.to(tc.f32) - zero) * scales.gather(*at).to(tc.f32)
+
+
 def integers(w: tc.Tile, zeros: tc.Array, at: Any, zero_point: bool) -> tc.Tile:
     """w - zero as bytes where they hold it; twice that where the zero is a half."""
     if is_halved(w.dtype, zero_point):

@@ -8,10 +8,7 @@ from tilec.ops.tiling import has_threads
 
 ALGORITHMS = (None, "direct", "one pass", "three passes")
 SHORT, SHORT_ON_MATRICES = 16, 128  # sequences of this length and less are multiplied with Toeplitz matrices
-ON_CPU, ON_GPU = (
-    17,
-    11,
-)  # bits of the longest period done in one pass: its points fit the second cache, registers
+ON_CPU, ON_GPU = 17, 11  # bits of the longest period of one pass: its points fit the second cache, registers
 SMALLEST = 5  # bits of a matrix between three passes
 UNKNOWN = 99 * KIB  # shared memory of a GPU that only its driver knows: the least that any has
 

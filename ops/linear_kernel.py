@@ -158,15 +158,15 @@ def compile_linear(
     own = linear_tiling(m, made_of, group, target, held.bits, n, k, epilogue != PLAIN)
     tiling = placed_for(schedule or own, held, zero_point, target)
     bk, bn = tiling.fragment.shape
-    groups = _count(k, group, "groups") if group else 1
+    groups = count(k, group, "groups") if group else 1
     return linear_kernel.compile(
         tc.Spec(kind, (m, k)),
-        tc.Spec("u8", (_count(n, bn, "tiles"), _count(k, bk, "steps"), tiling.fragment.nbytes(held))),
+        tc.Spec("u8", (count(n, bn, "tiles"), count(k, bk, "steps"), tiling.fragment.nbytes(held))),
         tc.Spec(scale_dtype, (groups, n)),
         tc.Spec(zeros, (groups, n)) if zeros else NOTHING,
         out,
         *extras,
-        *_shared_specs(tiling),
+        *shared_specs(bn, tiling.split > 1 or tiling.blocks > 0),
         target=target,
         weight=held,
         group=group,
@@ -189,10 +189,11 @@ def check_sparsity(sparsity: str, activations: str | None) -> None:
 NOTHING = tc.Spec("f32", (1,))
 
 
-def _shared_specs(tiling: Weighted) -> Shared:
-    if tiling.split == 1 and not tiling.blocks:
+def shared_specs(bn: int, shared: bool) -> Shared:
+    """What `split.room` gives for tiles of bn columns."""
+    if not shared:
         return Shared(NOTHING, NOTHING)
-    return Shared(tc.Spec("f32", ("partial", tiling.fragment.shape[1])), tc.Spec("i32", ("locks",)))
+    return Shared(tc.Spec("f32", ("partial", bn)), tc.Spec("i32", ("locks",)))
 
 
 def _specs(m: Extent, n: Extent, compute: DType, out: tc.Spec, rank: int, there: Epilogue) -> Extras:
@@ -206,5 +207,6 @@ def _specs(m: Extent, n: Extent, compute: DType, out: tc.Spec, rank: int, there:
     )
 
 
-def _count(extent: Extent, size: int, name: str) -> Extent:
+def count(extent: Extent, size: int, name: str) -> Extent:
+    """How many parts of a size there are; a name where only the launch knows."""
     return -(-extent // size) if isinstance(extent, int) else name

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ir.layout import Layout
-from tilec.ops.factors import factors, floats, of_group, unit
+from tilec.ops.factors import by_elements, factors, floats, of_group, unit
 from tilec.ops.split import Run
 from tilec.ops.tiling import sliced
-from tilec.ops.weight import default_zero
 
 WHOLE = 1 << 30  # more weights than a row has
 UNDER_WAY = 128  # bytes of weights that each thread waits for, where no copy is ahead of it
@@ -54,10 +53,41 @@ class Form(NamedTuple):
         return self.slices > 1 and self.group * self.slices == self.fragment.shape[0]
 
     @property
+    def sums(self) -> DType:
+        """Of a group's products."""
+        return tc.i32 if self.compute.is_integer else tc.f32
+
+    @property
+    def span(self) -> int:
+        """Weights whose products are summed before they are scaled; 0: all of a row."""
+        return gcd(self.group, LONGEST) if self.compute.is_integer else self.group
+
+    @property
+    def held(self) -> DType:
+        """What codes are read as: where NaN would cost something none is special."""
+        plainly = self.weight.exponent < self.compute.exponent and self.placed != self.weight
+        return self.weight.all_numbers if plainly else self.weight
+
+    @property
     def steps(self) -> int:
         """How many steps are written out in a row, so that so many loads are under way."""
         bits = self.fragment.slots * self.weight.bits
         return max(1, min(4, UNDER_WAY * 8 // bits)) if self.direct else 1
+
+    def is_grouped(self, zeros: tc.Array) -> bool:
+        """Are groups made of steps, or steps of groups, with zeros that bytes can be less?"""
+        apart = self.compute.is_integer and self.zero_point and zeros.dtype.is_float
+        return not apart and (self.group % self.fragment.shape[0] == 0 or self.has_groups)
+
+
+class Sums(NamedTuple):
+    """(bm, bn) of all groups that are scaled already, and those of the group under way; what the first are in
+    units of, where they are `rescaled`.
+    """
+
+    acc: tc.Tile
+    part: tc.Tile
+    unit: Any
 
 
 def rows_of(x: tc.Array, i: Any, s: Any, bm: int, form: Form) -> tc.Tile:
@@ -137,57 +167,70 @@ def summed(
     x: tc.Array, given: Weights, form: Form, i: Any, j: Any, run: Run, bm: int, stages: int
 ) -> tc.Tile:
     """The sums (bm, bn) f32 of tile (i, j), over the steps of a run along K."""
-    (bk, bn), group, compute, zero_point = form.fragment.shape, form.group, form.compute, form.zero_point
-    weight, scales, zeros, placed = form.weight, given.scales, given.zeros, form.placed
-    W = given.codes.tiles((1, 1, form.fragment.nbytes(weight)))
-    own = (bm, bn) if form.slices == 1 else (form.slices, bm, bn)
-    acc = tc.zeros(own, tc.f32)
-    sums = tc.i32 if compute.is_integer else tc.f32
-    part = tc.zeros(own, sums)  # those of the group under way
-    span = gcd(group, LONGEST) if compute.is_integer else group
-    apart = compute.is_integer and zero_point and zeros.dtype.is_float  # differences that are no bytes
-    plainly = weight.exponent < compute.exponent and placed != weight  # else NaN costs nothing
-    held = weight.all_numbers if plainly else weight  # no code is special
-    grouped = not apart and (group % bk == 0 or form.has_groups)
-    plain = grouped and not form.scaled_weights
-    worth = unit(weight, compute, zero_point, placed) if plain else 1.0
+    (bk, bn), direct = form.fragment.shape, form.direct
+    W = given.codes.tiles((1, 1, form.fragment.nbytes(form.weight)))
     steps = 1 if run.share is None else form.steps  # runs of several tiles end anywhere
-    source = words_of(form) if form.direct else None
-    coming = [packed(W, j, run.first + q, form) for q in range(steps)] if form.direct else []
-    now: Any = scale_of(scales, (run.first * bk // group, j * bn), form) if form.rescaled else None
+    coming = [packed(W, j, run.first + q, form) for q in range(steps)] if direct else []
+    sums = begun(given, form, (run.first * bk, j * bn), bm)
     for first in tc.range(run.first, run.last, steps, stages=stages):
-        ahead = steps if form.direct else 0
-        there = [packed(W, j, first + ahead + q, form) for q in range(steps)]
-        here, coming = (coming, there) if form.direct else (there, [])
+        there = [packed(W, j, first + (steps if direct else 0) + q, form) for q in range(steps)]
+        here, coming = (coming, there) if direct else (there, [])
         for q in range(steps):
-            s = first + q
-            xs, w = rows_of(x, i, s, bm, form), tc.view(here[q], held, form.fragment, source, placed=placed)
-            if grouped:
-                w = by_slices(w, form) if form.has_groups else w
-                at = (s * bk // group if group else 0, j * bn)
-                if form.scaled_weights:
-                    w = floats(w, zeros, at, compute, zero_point) * of_group(scales, at, w).to(compute)
-                    acc = product(xs, w, acc, form)
-                elif form.rescaled:
-                    acc, now = in_units(acc, now, scales, at, form, s * bk % group == 0)
-                    acc = product(xs, factors(w, zeros, at, compute, zero_point, placed), acc, form)
-                else:
-                    part = product(xs, factors(w, zeros, at, compute, zero_point, placed), part, form)
-                if not (form.scaled_weights or form.rescaled) and span and ends_group(s, run.last, bk, span):
-                    acc = tc.fma(part.to(tc.f32), of_group(scales, at, w).to(tc.f32), acc)
-                    part = tc.zeros(own, sums)
-            else:  # groups end within a step: each weight gets its own scale
-                g, n = (s * bk + tc.arange(bk)[:, None]) // (group or WHOLE), j * bn + tc.arange(bn)[None, :]
-                zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
-                scaled = (w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)
-                exact = tc.f32 if compute.is_integer else compute
-                acc = product(xs.to(exact), scaled.to(exact), acc, form)
+            xs, w = rows_of(x, i, first + q, bm, form), unpacked(here[q], form)
+            sums = added(sums, xs, w, given, form, first + q, j * bn, run.last)
+    return finished(sums, given, form, j * bn)
+
+
+def unpacked(codes: tc.Tile, form: Form) -> tc.Tile:
+    """Weights (bk, bn) of what `packed` gives."""
+    source = words_of(form) if form.direct else None
+    return tc.view(codes, form.held, form.fragment, source, placed=form.placed)
+
+
+def begun(given: Weights, form: Form, at: tuple[Any, Any], bm: int) -> Sums:
+    """Sums of nothing, before weight (k, n)."""
+    (k, n), shape = at, (bm, form.fragment.shape[1])
+    own = shape if form.slices == 1 else (form.slices, *shape)
+    unit = scale_of(given.scales, (k // form.group, n), form) if form.rescaled else None
+    return Sums(tc.zeros(own, tc.f32), tc.zeros(own, form.sums), unit)
+
+
+def added(
+    sums: Sums, xs: tc.Tile, w: tc.Tile, given: Weights, form: Form, s: Any, column: Any, last: Any
+) -> Sums:
+    """With the products of step s."""
+    (bk, _), group, compute, zero_point = form.fragment.shape, form.group, form.compute, form.zero_point
+    (acc, part, unit), scales, zeros = sums, given.scales, given.zeros
+    if not form.is_grouped(zeros):
+        exact = tc.f32 if compute.is_integer else compute
+        k, n = s * bk + tc.arange(bk)[:, None], column + tc.arange(w.shape[1])[None, :]
+        scaled = by_elements(w, scales, zeros, (k // (group or WHOLE), n), zero_point)
+        return Sums(product(xs.to(exact), scaled.to(exact), acc, form), part, unit)
+    w, at = by_slices(w, form) if form.has_groups else w, (s * bk // group if group else 0, column)
+    if form.scaled_weights:
+        scaled = floats(w, zeros, at, compute, zero_point) * of_group(scales, at, w).to(compute)
+        return Sums(product(xs, scaled, acc, form), part, unit)
+    if form.rescaled:
+        acc, unit = in_units(acc, unit, scales, at, form, s * bk % group == 0)
+        acc = product(xs, factors(w, zeros, at, compute, zero_point, form.placed), acc, form)
+        return Sums(acc, part, unit)
+    part = product(xs, factors(w, zeros, at, compute, zero_point, form.placed), part, form)
+    if form.span and ends_group(s, last, bk, form.span):
+        acc = tc.fma(part.to(tc.f32), of_group(scales, at, w).to(tc.f32), acc)
+        part = tc.zeros(part.shape, form.sums)
+    return Sums(acc, part, unit)
+
+
+def finished(sums: Sums, given: Weights, form: Form, column: Any) -> tc.Tile:
+    """The sums (bm, bn) of all slices, in f32."""
+    acc, part, now = sums
     if form.rescaled:
         acc = acc * now
-    elif not span and not form.scaled_weights:
-        acc = part * scales.load((0, j * bn), (1, bn)).to(tc.f32)
-    if worth != 1:
-        acc = acc * worth
+    elif not form.span and not form.scaled_weights:
+        acc = part * given.scales.load((0, column), (1, form.fragment.shape[1])).to(tc.f32)
+    plain = form.is_grouped(given.zeros) and not form.scaled_weights
+    worth = unit(form.weight, form.compute, form.zero_point, form.placed) if plain else 1.0
+    acc = acc if worth == 1 else acc * worth
     return acc if form.slices == 1 else acc.sum(0)
 
 

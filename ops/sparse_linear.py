@@ -19,8 +19,8 @@ from tilec.ir.layouts import mma_a, mma_b, mma_places, wgmma_a, wgmma_places
 from tilec.ops.arrays import Array
 from tilec.ops.callers import there
 from tilec.ops.epilogue import PLAIN, Epilogue, Extras
-from tilec.ops.factors import compute_dtype, factors, unit, zeros_dtype
-from tilec.ops.linear_kernel import NOTHING, finish_part, whole_group
+from tilec.ops.factors import by_elements, compute_dtype, factors, unit, zeros_dtype
+from tilec.ops.linear_kernel import NOTHING, count, finish_part, shared_specs, whole_group
 from tilec.ops.linear_sums import Weights, ends_group
 from tilec.ops.sparse_weight import SparseWeight, check_columns, kept_of
 from tilec.ops.split import Run, Shared, Turn, room, run_of
@@ -36,7 +36,6 @@ from tilec.ops.tiling import (
     rows_of,
 )
 from tilec.ops.tiling import split as parts
-from tilec.ops.weight import default_zero
 from tilec.places import current_target
 
 Fragment = Callable[[DType, tuple[int, int], tuple[int, int]], Layout]
@@ -139,8 +138,7 @@ def summed(
                 part = tc.zeros((bm, bn), tc.f32)
         else:  # groups end within a step: each weight gets its own scale
             g, n = (s * half + tc.arange(half)[:, None]) // (group // 2), j * bn + tc.arange(bn)[None, :]
-            zero = zeros.gather(g, n).to(tc.f32) if zero_point else default_zero(weight)
-            scaled = ((w.to(tc.f32) - zero) * scales.gather(g, n).to(tc.f32)).to(compute)
+            scaled = by_elements(w, scales, zeros, (g, n), zero_point).to(compute)
             acc = tc.dot(xs, tc.sparse(scaled, p, axis=0), acc)
     if not group:
         acc = part * scales.load((0, j * bn), (1, bn)).to(tc.f32)
@@ -250,9 +248,8 @@ def compile_sparse(p: Problem, out: tc.Spec, extras: Extras, epilogue: Epilogue,
         check_columns(p.k)
     group = whole_group(p.group_size, p.k) if quantised else 0
     tiling = sparse_tiling(p.m, p.compute, group, target, p.weight.bits, p.n, p.k)
-    (half, bn), groups = tiling.fragment.shape, _count(p.k, group, "groups") if group else 1
-    tiles = _count(p.n, bn, "tiles"), _count(p.k, 2 * half, "steps")
-    partial = Shared(tc.Spec("f32", ("partial", bn)), tc.Spec("i32", ("locks",)))
+    (half, bn), groups = tiling.fragment.shape, count(p.k, group, "groups") if group else 1
+    tiles = count(p.n, bn, "tiles"), count(p.k, 2 * half, "steps")
     return sparse_linear_kernel.compile(
         tc.Spec(p.x, (p.m, p.k)),
         tc.Spec("u8", (*tiles, tiling.fragment.nbytes(p.weight))),
@@ -261,7 +258,7 @@ def compile_sparse(p: Problem, out: tc.Spec, extras: Extras, epilogue: Epilogue,
         tc.Spec(zeros_dtype(p.weight), (groups, p.n)) if p.zero_point else NOTHING,
         out,
         *extras,
-        *(partial if tiling.split > 1 else (NOTHING, NOTHING)),
+        *shared_specs(bn, tiling.split > 1),
         target=target,
         weight=p.weight,
         group=group,
@@ -271,7 +268,3 @@ def compile_sparse(p: Problem, out: tc.Spec, extras: Extras, epilogue: Epilogue,
         once=isinstance(p.m, int) and p.m <= tiling.bm,
         **tiling._asdict(),
     )
-
-
-def _count(extent: Extent, size: int, name: str) -> Extent:
-    return -(-extent // size) if isinstance(extent, int) else name

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tilec.device import DeviceArray, bounds_of, gpu_of, memory_of
+from tilec.device import WIDEST, DeviceArray, bounds_of, gpu_of, memory_of
 from tilec.frontend import EMPTY, Param
 from tilec.ir import codec
 from tilec.ir.addresses import address
@@ -24,7 +24,7 @@ from tilec.ir.target import parse_target
 from tilec.ir.tile import ArrayType, Dim, Extent, TileType, Type
 from tilec.literals import NUMBERS, number
 from tilec.places import element_strides
-from tilec.specialise import WIDEST, Spec, alignment, array_type
+from tilec.specialise import Spec, alignment, array_type
 
 Array = np.ndarray[Any, Any]
 Static = frozenset[tuple[int, int]]

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tilec.device import WIDEST as WIDEST
-from tilec.device import DeviceArray, bounds_of
+from tilec.device import WIDEST, DeviceArray, bounds_of
 from tilec.ir.addresses import address
 from tilec.ir.dtype import DType
 from tilec.ir.dtype import dtype as find_dtype

@@ -6,7 +6,7 @@ Carried values become phis, one per slot. A block's emitters only ever append li
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tilec.backends import emit
 from tilec.backends.ptx import (
@@ -23,7 +23,7 @@ from tilec.backends.ptx import (
     wgmma,
 )
 from tilec.backends.ptx.elementwise import elementwise
-from tilec.backends.ptx.emitter import ArrayRef, Fragment, Token
+from tilec.backends.ptx.emitter import ArrayRef, Emitter, Fragment, Token
 from tilec.backends.ptx.inline import inline_ptx
 from tilec.backends.ptx.locations import mark
 from tilec.backends.ptx.roles import write as write_roles
@@ -41,10 +41,6 @@ from tilec.ir.inst import turn as turns
 from tilec.ir.inst.inline import InlinePtx
 from tilec.ir.inst.sparse import HeldSparseDot, SparseDot
 from tilec.ir.tile import TileType, TokenType, Type
-
-if TYPE_CHECKING:
-    from tilec.backends.ptx.elementwise import elementwise
-from tilec.backends.ptx.emitter import Emitter
 
 
 def write_block(e: Emitter, block: Block) -> list[Any]:

@@ -231,8 +231,7 @@ def test_what_finishes_sums_comes_after_all_parts(how: dict[str, int]):
     given, epilogue = finishing(y.shape, bias, "silu", None, scale, u, v)
     with tc.target("emulator:sm_80"):
         quantised_product(x, q, y, given, epilogue, schedule=own(x, q, "sm_80")._replace(**how))
-    exact = x.astype(np.float64) @ q.dequantize().T + u.astype(np.float64) @ v
-    exact = exact * scale[:, None] + bias
+    exact = x.astype(np.float64) @ q.dequantize().T * scale[:, None] + u.astype(np.float64) @ v + bias
     assert relative_error(y, exact / (1 + np.exp(-exact))) < 1.5e-3
     held = np.clip(np.rint(normal(20, 300) * 30), -127, 127).astype(np.int8)
     with tc.target("emulator:sm_80"):
