@@ -102,6 +102,14 @@ def test_what_f8e4m3_holds() -> None:
     assert product_dtype(dt.f8e4m3, dt.u4, dt.f32, 128, "sm_90a") == dt.f16
     assert product_dtype(dt.f8e4m3, dt.u4, None, 24, "sm_90a") == dt.f16
     assert product_dtype(dt.i8, dt.f4e2m1, None, 128, "sm_90a") == dt.f16
+    assert product_dtype(dt.f8e5m2, dt.u2, None, 128, "sm_90a") == dt.f16
+
+
+@pytest.mark.parametrize("target", GPUS)
+def test_wider_small_floats(target: str) -> None:
+    """f8e5m2 is multiplied as f16, by weights that it would hold too."""
+    x, scale = (normal(3, 64) * 100).astype(ml_dtypes.float8_e5m2), np.full(3, 1e-2, np.float32)
+    agree(x, quantize(normal(40, 64), "u2", group_size=32), target, x_scale=scale)
 
 
 def agree(x: np.ndarray, q: ops.QuantizedWeight, target: str, bound: float = 1e-5, **options) -> None:
