@@ -91,6 +91,7 @@ def test_there_and_back(stub: StubDriver) -> None:
         assert tc.to_device(there) is there
     swapped = np.arange(3, dtype=">f4")
     np.testing.assert_array_equal(tc.to_device(swapped).numpy(), swapped)
+    np.testing.assert_array_equal(there[::-1, None, 2:0:-1].numpy(), x.T[::-1, None, 2:0:-1])
     assert repr(tc.to_device(np.ones(3, np.float16))) == "DeviceArray(f16[3], cuda:0)"
     assert tc.to_device(np.ones((0, 4), np.float32)).numpy().shape == (0, 4)
     with tc.target("cuda:1"):
@@ -303,6 +304,11 @@ def test_what_is_refused(stub: StubDriver) -> None:
          'it with tc.target("cuda:0") or tc'),
         (lambda: doubled(Refusing(), y), "x is not handed out by tests.test_device: it requires a gradient"),
         (lambda: doubled(Elsewhere(), y), "x lies on a device that is neither the host nor an NVIDIA GPU"),
+        (lambda: x[[0, 1]], "DeviceArray(f32[8], cuda:0) has views alone, by integers, slices, None and"),
+        (lambda: x[np.ones(8, bool)], "has views alone"),
+        (lambda: x[True], "has views alone"),
+        (lambda: np.asarray(x), "DeviceArray(f32[8], cuda:0) lies on a GPU: .numpy() copies it"),
+        (lambda: tc.to_device(host, -1), "there is no cuda:-1: this machine has 2 GPUs"),
         (lambda: tc.to_device(np.ones(3, np.complex64)), "expected a dtype, found dtype('complex64')"),
     ):  # fmt: skip
         with pytest.raises(tc.TilecError, match=re.escape(message)):

@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from math import prod
-from typing import Any
+from types import EllipsisType
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from tilec.ir.tile import dense_strides
 
 Array = np.ndarray[Any, Any]
 _serials = count(1)
+VIEWING = (int, np.integer, slice, type(None), EllipsisType)  # indices for which numpy touches no element
 LIBRARIES = ("torch", "cupy", "jax", "jaxlib")
 WIDEST = 16  # bytes of the widest access: alignment beyond it changes no code
 
@@ -92,6 +94,11 @@ class DeviceArray:
 
     def __getitem__(self, index: Any) -> DeviceArray:
         items = index if isinstance(index, tuple) else (index,)
+        if any(item is True or item is False or not isinstance(item, VIEWING) for item in items):
+            raise TilecError(
+                f"{self!r} has views alone, by integers, slices, None and ...; gather in a kernel, or take "
+                ".numpy(), a copy"
+            )
         return replace(self, bounds=self.bounds[(*items, *(() if Ellipsis in items else (Ellipsis,)))])
 
     @property
@@ -115,13 +122,15 @@ class DeviceArray:
 
     def numpy(self) -> Array:
         """A copy in the host's memory, once the stream is there; of codes where numpy lacks the dtype."""
-        gpu, low = device(self.device), self.address
-        span = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
-        held = np.empty(span if self.bounds.size else 0, self.bounds.dtype)
+        gpu, (low, high) = device(self.device), self.span
+        held = np.empty(high - low, np.uint8)
         gpu.synchronise(self.stream)
         gpu.copy_out(held.ctypes.data, low, held.nbytes)
-        view = np.lib.stride_tricks.as_strided(held, self.shape, self.bounds.strides)
+        view = np.ndarray(self.shape, self.bounds.dtype, held, self.address - low, self.bounds.strides)
         return _named(view.copy(), self.dtype)
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise TilecError(f"{self!r} lies on a GPU: .numpy() copies it")
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return dlpack.CUDA, self.device

@@ -105,7 +105,7 @@ def call(function: str, *args: Any) -> Any:
 def device(number: int) -> Device:
     """The GPU of this number, the same object each time."""
     count = int(call("cuDeviceGetCount"))
-    if number >= count:
+    if not 0 <= number < count:
         raise TilecError(f"there is no cuda:{number}: this machine has {count} GPU{'s' * (count != 1)}")
     return Device(number)
 
