@@ -197,6 +197,11 @@ def tensor_argument(value: TensorMap, size: int, what: str, memory: GlobalMemory
     """A tensor map as a 128-byte parameter, or as the address of one in device memory."""
     placed = copy(value)
     placed.address = memory.add(value.array, what)
+    if placed.address % 16:
+        raise TilecError(
+            f"{what} is a tensor map of an array that starts {placed.address % 16} bytes past a multiple "
+            "of 16: copy the array"
+        )
     memory.tensor_maps.append(placed)
     handle = placed.handle(len(memory.tensor_maps) - 1)
     if size == 128:

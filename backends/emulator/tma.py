@@ -106,6 +106,9 @@ def find(m: Machine, lane: int, address: int, rank: int) -> TensorMap | None:
         found = m.launch.memory.tensor_maps[number] if magic == MAGIC else None
     if found is None:
         m.record("out-of-bounds", lane, f"there is no tensor map at address {address:#x}", address=address)
+    elif address % 64:
+        message = f"the tensor map at {address:#x}, which is not a multiple of 64"
+        m.record("misaligned", lane, message, address=address)
     elif len(found.box) != rank:
         m.record("async", lane, f"a {rank}-dimensional copy with a tensor map of {len(found.box)} dimensions")
         return None

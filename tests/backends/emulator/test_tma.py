@@ -239,6 +239,22 @@ def test_boxes_out_of_rule(make, message):
         make(np.zeros((64, 256), np.uint16))
 
 
+def test_arrays_and_maps_start_where_the_hardware_takes_them():
+    x, zero = np.zeros((64, 64), np.uint16), np.int32(0)
+    with pytest.raises(
+        TilecError, match="a tensor map of an array that starts 2 bytes past a multiple of 16"
+    ):
+        kernel(2, 256, LOAD + WAIT).launch("k", 1, 32, (TensorMap(x[:, 1:], (8, 16)), x, zero, zero))
+    text = f"""{HEAD}.visible .entry k(.param .u64 x, .param .b8 map[128]) {{
+        .reg .b64 %m; .reg .pred %q; .shared .align 128 .b8 s[256]; .shared .align 8 .b8 bar[8];
+        mov.b64 %m, map; cvta.param.u64 %m, %m; mbarrier.init.shared.b64 [bar], 1;
+        mbarrier.arrive.expect_tx.shared.b64 _, [bar], 256;
+        cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [s], [%m, {{0, 0}}],
+        [bar]; wait: mbarrier.try_wait.parity.shared.b64 %q, [bar], 0; @!%q bra wait; ret; }}"""
+    (found,) = emulator.load(text).launch("k", 1, 1, (x, TensorMap(x, (8, 16)))).findings
+    assert found.kind == "misaligned" and "which is not a multiple of 64" in found.message
+
+
 @pytest.mark.parametrize("kind", ["box", "bytes"])
 def test_loads_of_what_another_block_writes(kind):
     """Block 1 writes 16 bytes of what block 0 loads: nothing orders the two."""
