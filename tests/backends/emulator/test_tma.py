@@ -242,7 +242,7 @@ def test_boxes_out_of_rule(make, message):
 def test_arrays_and_maps_start_where_the_hardware_takes_them():
     x, zero = np.zeros((64, 64), np.uint16), np.int32(0)
     with pytest.raises(
-        TilecError, match="a tensor map of an array that starts 2 bytes past a multiple of 16"
+        TilecError, match="of an array that starts 2 bytes past a multiple of 16"
     ):
         kernel(2, 256, LOAD + WAIT).launch("k", 1, 32, (TensorMap(x[:, 1:], (8, 16)), x, zero, zero))
     text = f"""{HEAD}.visible .entry k(.param .u64 x, .param .b8 map[128]) {{
