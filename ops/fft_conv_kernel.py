@@ -14,6 +14,13 @@ from tilec.ops.fft_conv_plan import Plan
 from tilec.ops.fft_conv_sequences import Pair, Taps, continued
 
 
+def check(plan: Plan, twiddle: tc.Array, spectrum: tc.Array | None = None) -> None:
+    """Facts, without which each read would have to ask: twiddles [2, columns, rows], a spectrum likewise."""
+    tc.require(twiddle.shape == (2, plan.columns, plan.rows))
+    if spectrum is not None:
+        tc.require(spectrum.shape[0] == 2, spectrum.shape[2:] == (plan.matrices, plan.columns, plan.rows))
+
+
 def forward(parts: list[Part], twiddle: tc.Array, plan: Plan) -> Complex:
     """The spectrum [columns, rows] of a matrix, both axes in the orders that butterflies leave."""
     turned = down(parts, plan.down).each(lambda x: x.T)
@@ -69,6 +76,7 @@ def conv_kernel(
     """y = postgate * conv(pregate * u): arrays [B, H, L], spectrum [2, H, 1, columns, rows], skip [H].
     `flipped`: y[t] is made of what comes later, the gradient of u. y_other = other * conv(pregate * u).
     """
+    check(plan, twiddle, spectrum)
     channel, i = tc.blocks(u.shape[1], tc.cdiv(u.shape[0], 2))
     pair = Pair(i, channel, accumulator)
     z = forward(whole(pair, u, pregate, plan, continued(plan, u.shape[2], taps, flipped)), twiddle, plan)
@@ -87,6 +95,7 @@ def spectrum_kernel(
     accumulator: DType = tc.f32, warps: int = 4,
 ) -> None:  # fmt: skip
     """The spectrum [2, H, 1, columns, rows] of k [H, taps] and k_reverse over the period, divided by it."""
+    check(plan, twiddle, spectrum)
     channel = tc.blocks(k.shape[0])
     taps = Taps(k, k_reverse, channel, apart, accumulator)
     count, shape = _parts(plan)
@@ -109,6 +118,8 @@ def lags_kernel(
     *, plan: Plan, accumulator: DType = tc.f32, warps: int = 4,
 ) -> None:  # fmt: skip
     """lags[0, h, s] = the sum over batch and t of dy[t] * u[t - s], both gated, s modulo the period."""
+    check(plan, twiddle)
+    tc.require(lags.shape[2] == plan.period)
     channel = tc.blocks(u.shape[1])
     shape = (plan.columns, plan.rows)
     total = Complex(tc.zeros(shape, accumulator), tc.zeros(shape, accumulator))

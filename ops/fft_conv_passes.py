@@ -10,9 +10,20 @@ import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ops.fft_conv_butterfly import down, split, up
 from tilec.ops.fft_conv_complex import Complex, Part, computed
-from tilec.ops.fft_conv_kernel import forward, inverse, spectrum_at, store_spectrum
+from tilec.ops.fft_conv_kernel import check, forward, inverse, spectrum_at, store_spectrum
 from tilec.ops.fft_conv_plan import STRIP, Plan
 from tilec.ops.fft_conv_sequences import Pair, Taps, continued
+
+
+def _check_strips(plan: Plan, coarse: tc.Array, fine: tc.Array, z: tc.Array) -> None:
+    """Facts of what the outer passes read and write."""
+    strips = plan.inner // STRIP
+    tc.require(coarse.shape == (2, strips, plan.matrices), fine.shape == (2, plan.matrices, STRIP))
+    _check_between(plan, z)
+
+
+def _check_between(plan: Plan, z: tc.Array) -> None:
+    tc.require(z.shape[0] == 2, z.shape[3:] == (plan.matrices, plan.inner))
 
 
 def _strip_turns(coarse: tc.Array, fine: tc.Array, strip: Any, plan: Plan) -> Complex:
@@ -41,6 +52,7 @@ def first_pass(
     plan: Plan, flipped: bool = False, accumulator: DType = tc.f32, warps: int = 4,
 ) -> None:  # fmt: skip
     """z [2, pairs, H, matrices, inner] of x * gate [B, H, L]."""
+    _check_strips(plan, coarse, fine, z)
     channel, i, strip = tc.blocks(x.shape[1], tc.cdiv(x.shape[0], 2), plan.inner // STRIP)
     pair, more = Pair(i, channel, accumulator), continued(plan, x.shape[2], taps, flipped)
     rows = plan.filled * (plan.matrices // plan.first)
@@ -59,6 +71,7 @@ def first_pass_of_taps(
     apart: int, accumulator: DType = tc.f32, warps: int = 4,
 ) -> None:  # fmt: skip
     """z [2, 1, H, matrices, inner] of a kernel k [H, taps] and k_reverse, divided by the period."""
+    _check_strips(plan, coarse, fine, z)
     channel, strip = tc.blocks(k.shape[0], plan.inner // STRIP)
     taps = Taps(k, k_reverse, channel, apart, accumulator)
     re = tc.shared((plan.matrices, STRIP), accumulator)
@@ -87,6 +100,8 @@ def middle_pass(
     flipped: bool = False, warps: int = 4,
 ) -> None:  # fmt: skip
     """z = inverse(forward(z) * spectrum), matrix by matrix; spectrum [2, H, matrices, columns, rows]."""
+    check(plan, twiddle, spectrum)
+    _check_between(plan, z)
     channel, matrix, i = tc.blocks(z.shape[2], plan.matrices, z.shape[1])
     place = (i, channel, matrix)
     found = forward(_row(z, place, plan), twiddle, plan)
@@ -99,6 +114,8 @@ def middle_pass_of_taps(
     z: tc.Array, twiddle: tc.Array, spectrum: tc.Array, *, plan: Plan, warps: int = 4
 ) -> None:
     """The spectrum [2, H, matrices, columns, rows] of z [2, 1, H, matrices, inner]."""
+    check(plan, twiddle, spectrum)
+    _check_between(plan, z)
     channel, matrix = tc.blocks(z.shape[2], plan.matrices)
     store_spectrum(spectrum, forward(_row(z, (0, channel, matrix), plan), twiddle, plan), channel, matrix)
 
@@ -109,6 +126,9 @@ def middle_pass_of_lags(
     warps: int = 4,
 ) -> None:  # fmt: skip
     """z [2, 1, H, matrices, inner]: the sum of spectra of g by conjugate spectra of x, and back."""
+    check(plan, twiddle)
+    for each in (g, x, z):
+        _check_between(plan, each)
     channel, matrix = tc.blocks(g.shape[2], plan.matrices)
     shape = (plan.columns, plan.rows)
     total = Complex(tc.zeros(shape, accumulator), tc.zeros(shape, accumulator))
@@ -125,6 +145,7 @@ def last_pass(
     y_other: tc.Array | None, *, plan: Plan, accumulator: DType = tc.f32, warps: int = 4,
 ) -> None:  # fmt: skip
     """y [B, H, L] = gate * what z is the first pass of, y_other = other * the same."""
+    _check_strips(plan, coarse, fine, z)
     channel, i, strip = tc.blocks(z.shape[2], z.shape[1], plan.inner // STRIP)
     shape, place = (plan.matrices, STRIP), (i, channel, 0, strip * STRIP)
     held = Complex(*(z.load((part, *place), (1, 1, 1, *shape)).reshape(shape) for part in range(2)))

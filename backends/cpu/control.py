@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tilec.backends.cpu.arena import Buffer
-from tilec.backends.cpu.loops import loop, phi
+from tilec.backends.cpu.loops import Index, loop, phi
 from tilec.backends.cpu.lower import Lowering, Several
 from tilec.backends.cpu.places import Place, Ref, Splat
 from tilec.ir.func import Arg, Block, Inst, Value, root
@@ -130,8 +130,10 @@ def _carried(lo: Lowering, slots: Slots, scalars: Sequence[str]) -> list[tuple[s
     return list(zip(kinds, scalars, strict=True))
 
 
-def _narrow(lo: Lowering, index: str, kind: TileType) -> str:
+def _narrow(lo: Lowering, index: Index, kind: TileType) -> str:
     element = lo.w.held(kind.dtype)
+    if isinstance(index, int):
+        return lo.w.integer(index, element)
     return index if element == "i64" else lo.w.let(f"trunc i64 {index} to {element}")
 
 

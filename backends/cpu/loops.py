@@ -20,7 +20,7 @@ Index = int | str
 class Loop:
     """`values` are carried registers: their values in this round, and after the loop the last ones."""
 
-    index: str
+    index: Index
     values: list[str]
     next: list[str] = field(default_factory=list)
 
@@ -32,8 +32,13 @@ def loop(
     """A loop with registers carried as (type, initial value); the body fills in `next`.
 
     It asks at its end whether to go on, and before it only where it may have no round at all: the form that
-    LLVM would give it, which takes LLVM as long as all else in kernels of many loops.
+    LLVM would give it, which takes LLVM as long as all else in kernels of many loops. One round is no loop.
     """
+    if _is_once(start, stop, step):
+        run = Loop(start, [initial for _, initial in carried])
+        yield run
+        run.values = list(run.next)
+        return
     body, done = w.label("body"), w.label("done")
     some = isinstance(start, int) and isinstance(stop, int) and start < stop
     before = w.current
@@ -43,20 +48,26 @@ def loop(
         w.branch(w.let(f"icmp slt i64 {start}, {stop}"), body, done)
     w.start(body)
     place = len(w.lines)
-    run = Loop(w.name(), [w.name() for _ in carried])
+    index = w.name()
+    run = Loop(index, [w.name() for _ in carried])
     w.lines += [""] * (1 + len(carried))
     yield run
     assert len(run.next) == len(carried), "a loop gives a next value for each that it carries"
-    following = w.let(f"add nsw i64 {run.index}, {step}")
+    following = w.let(f"add nsw i64 {index}, {step}")
     again, latch = w.let(f"icmp slt i64 {following}, {stop}"), w.current
     w.branch(again, body, done)
-    phis = [(run.index, "i64", str(start), following)]
+    phis = [(index, "i64", str(start), following)]
     phis += [(v, kind, init, new) for v, (kind, init), new in zip(run.values, carried, run.next, strict=True)]
     for i, (name, kind, init, new) in enumerate(phis):
         w.lines[place + i] = f"  {name} = phi {kind} [{init}, %{before}], [{new}, %{latch}]"
     w.start(done)
     ends = [(kind, ((init, before), (new, latch))) for _, kind, init, new in phis[1:]]
     run.values = list(run.next) if some else [phi(w, kind, ways) for kind, ways in ends]
+
+
+def _is_once(start: Index, stop: Index, step: Index) -> bool:
+    known = isinstance(start, int) and isinstance(stop, int) and isinstance(step, int)
+    return known and int(start) < int(stop) <= int(start) + int(step)
 
 
 def phi(w: Writer, kind: str, incoming: Sequence[tuple[str, str]]) -> str:

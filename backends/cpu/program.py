@@ -57,7 +57,7 @@ def _part(lo: Lowering, part: str, parts: str) -> None:
 
 def _blocks(lo: Lowering, first: Index, last: Index) -> None:
     with loop(lo.w, first, last) as run:
-        lo.block = run.index
+        lo.block = str(run.index)
         lo.enter(lo.func.body)
         lo.body(lo.func.body)
         lo.leave(lo.func.body)

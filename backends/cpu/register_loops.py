@@ -162,7 +162,7 @@ class Body:
             known: dict[Value, str] = dict(zip(block.args[1:], run.values, strict=True))
             with w.at_width(1):
                 counter = block.args[0].tile.dtype
-                index = Splat(resized(w, run.index, "i64", w.held(counter), counter.is_signed), counter)
+                index = Splat(resized(w, str(run.index), "i64", w.held(counter), counter.is_signed), counter)
             control.enter(lo, block, [index, *(Splat("poison", v.tile.dtype) for v in block.args[1:])])
             for inst in block.body:
                 self.one(inst, known, point)

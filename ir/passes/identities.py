@@ -41,6 +41,7 @@ from tilec.ir.inst.arith import (
 )
 from tilec.ir.inst.control import If
 from tilec.ir.inst.memory import ArraySlice, Size
+from tilec.ir.inst.reduce import Reduce
 from tilec.ir.inst.rules import wrap
 from tilec.ir.inst.shape import Broadcast, Convert, Extract, Permute, Reshape, Stack
 
@@ -233,6 +234,15 @@ def reshape_twice(inst: Reshape) -> Value | None:
     return None
 
 
+def sum_of_one(inst: Reduce) -> Value | None:
+    """sum(x, axis), any, all along an axis of one element -> reshape(x), before layouts are chosen; what max
+    and min take in is checked first
+    """
+    tile = inst.x.tile
+    alone = tile.shape[inst.axis] == 1 and tile.layout is None and inst.op in ("sum", "any", "all")
+    return Reshape(inst.x, inst.tile.shape) if alone else None
+
+
 def permute_twice(inst: Permute) -> Value | None:
     """permute(permute(x, p), q) -> permute(x, p[q])"""
     match inst:
@@ -283,7 +293,7 @@ RULES: tuple[Rule, ...] = (
     constant_to_the_right, sums_of_constants, nothing_added, one_times, nothing_left, all_bits, same_twice,
     twice_undone, magnitude_twice, fma_of_one, chosen, compared_with_itself, same_on_both_sides,
     cast_to_itself, cast_there_and_back, constants_stay_constant, stack_of_one_constant, nothing_moves,
-    reshape_twice, permute_twice, broadcast_twice, extract_twice, convert_twice, known_extent,
+    reshape_twice, sum_of_one, permute_twice, broadcast_twice, extract_twice, convert_twice, known_extent,
 )  # fmt: skip
 
 

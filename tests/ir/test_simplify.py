@@ -22,6 +22,7 @@ from tilec.ir.inst.arith import Add, Cast, Compare, Full, Iota, Mul, Where
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import ArraySlice, Atomic, Load, Size, Store
 from tilec.ir.inst.mma import Dot
+from tilec.ir.inst.reduce import Reduce
 from tilec.ir.inst.shape import Broadcast, Convert, Extract, Permute, Reshape, Stack
 from tilec.ir.inst.sync import BlockIndex, Require
 from tilec.ir.layout import local, spatial
@@ -193,6 +194,15 @@ def test_shapes_compose() -> None:
         return b(Broadcast(b(Broadcast(b(Reshape(one, (1,))), (16,))), (16,)))
 
     assert counts(kernel(scalar))["Broadcast"] == 1
+
+
+def test_a_sum_of_one_element_is_a_reshape() -> None:
+    def sums(b: Body, x: Value) -> Value:
+        twice = b(Reduce("sum", b(Reduce("sum", b(Reshape(x, (1, 16, 1))), 2)), 0))
+        return b(Add(twice, b(Broadcast(b(Reduce("max", b(Extract(x, (3,), (1,))), 0)), (16,)))))
+
+    after = counts(kernel(sums))
+    assert after["Reduce"] == 1 and "Reshape" not in after  # of max: its bounds have not been checked yet
 
 
 def test_conversions_of_layouts() -> None:

@@ -13,6 +13,8 @@ from tests.backends.cpu.build import Builder, agree, array, scalar
 from tests.backends.cpu.test_memory import stored
 from tests.backends.cpu.test_tiles import normal
 from tilec.backends import cpu
+from tilec.backends.cpu.loops import loop
+from tilec.backends.writer import Writer
 from tilec.ir import dtype as dt
 from tilec.ir.func import Value
 from tilec.ir.inst import arith, mma, reduce, shape
@@ -38,6 +40,14 @@ def test_carried_values_change_places(rounds: int) -> None:
     for out, tile in zip(b.params[3:], found, strict=True):
         b.store(out, (0, 0), tile)
     agree(b.func(), given(6))
+
+
+def test_one_round_is_no_loop() -> None:
+    w = Writer("x86")
+    with loop(w, 3, 5, 2, [("i64", "7")]) as run:
+        assert (run.index, run.values) == (3, ["7"])
+        run.next = ["%x"]
+    assert (run.values, w.lines) == (["%x"], [])
 
 
 def test_one_value_carried_twice_and_one_from_outside() -> None:
