@@ -29,7 +29,7 @@ def product_dtype(x: DType, weight: DType, zeros: DType | None, group: int, targ
     if x.is_integer and weight.is_integer:
         wide = zeros is not None and zeros.is_integer and weight.bits == 8  # differences of 9 bits
         return dt.f16 if wide and has_threads(target) and sums_bytes(group, target) else x
-    if x.bits == 8 and sums_bytes(group, target) and multiplies(target, x) and held_by(weight, x, zeros):
+    if x == dt.f8e4m3 and sums_bytes(group, target) and multiplies(target, x) and held_by(weight, x, zeros):
         return x
     return compute_dtype(x)
 
