@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from tests.ir.layout_cases import numbered, scatter
-from tilec.ir.atoms import LdMatrix, full_mma_atom, ldmatrix_atom, match_ldmatrix, mma_atom, wgmma_atom
+from tilec.ir.atoms import (
+    LdMatrix,
+    full_mma_atom,
+    ldmatrix_atom,
+    match_ldmatrix,
+    mma_atom,
+    sparse_atom,
+    wgmma_atom,
+)
 from tilec.ir.digits import Ints
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout, column_local, local, replicas, spatial
@@ -123,6 +131,50 @@ def test_wgmma_fragments(n: int, bits: int) -> None:
         ]
         assert atom.c.points()[lanes].tolist() == np.array(wanted).tolist()
     assert atom.c.shape == (64, n) and atom.c.is_bijection and atom.a.is_bijection
+
+
+Numbers = list[tuple[int, int]]  # digits: extent, stride
+# What CUTLASS holds of wgmma (mma_traits_sm90_gmma.hpp, _sparse.hpp): for the digits of the thread and of the
+# value, lowest first, the number of an element, row + 64 * column.
+HELD: dict[int, tuple[Numbers, Numbers]] = {
+    32: ([(4, 64), (8, 1), (4, 16)], [(2, 8), (2, 256)]),
+    16: ([(4, 128), (8, 1), (4, 16)], [(2, 64), (2, 8), (2, 512)]),
+    8: ([(4, 256), (8, 1), (4, 16)], [(4, 64), (2, 8), (2, 1024)]),
+}
+TOLD: dict[int, tuple[Numbers, Numbers]] = {  # metadata: a bit for each column, of which two of four are kept
+    16: ([(2, 1024), (2, 0), (8, 1), (4, 16)], [(16, 64), (2, 8)]),
+    8: ([(2, 8), (2, 2048), (8, 1), (4, 16)], [(32, 64)]),
+}
+
+
+def counted(digits: Numbers) -> np.ndarray:
+    total = np.zeros(1, np.int64)
+    for extent, stride in digits:
+        total = (total + stride * np.arange(extent)[:, None]).ravel()
+    return total
+
+
+@pytest.mark.parametrize("bits", HELD)
+def test_wgmma_as_cutlass_has_it(bits: int) -> None:
+    threads, values = HELD[bits]
+    row, column = np.moveaxis(wgmma_atom(64, bits).a.points(), -1, 0)
+    assert np.array_equal(row + 64 * column, counted(threads)[:, None] + counted(values))
+    threads, values = [(4, 128), (8, 1), (4, 16)], [(2, 64), (2, 8), (8, 512)]
+    row, column = np.moveaxis(wgmma_atom(64, bits).c.points(), -1, 0)
+    assert np.array_equal(row + 64 * column, counted(threads)[:, None] + counted(values))
+
+
+@pytest.mark.parametrize("bits", TOLD)
+def test_places_as_cutlass_has_them(bits: int) -> None:
+    """A register of ours has places for k of 64: those of two products on 16 bits, whose selector says which
+    lanes of a quad have a product's; CUTLASS gives both pairs the same."""
+    threads, values = TOLD[bits]
+    number = counted(threads)[:, None] + counted(values)[::2]
+    row, column = number % 64, number // 64 // 4 * 2 + np.arange(16) % 2  # of what is kept
+    selected = np.arange(128) // 2 % 2 if bits == 16 else np.zeros(128, np.int64)
+    mine = (spatial(4, 1) * sparse_atom(bits).places).points()
+    assert np.array_equal(mine[..., 0], row)
+    assert np.array_equal(mine[..., 1], column + 16 * selected[:, None])
 
 
 @pytest.mark.parametrize("n", [0, 12, 264])
