@@ -104,8 +104,8 @@ def test_an_extreme_over_what_may_lie_outside_is_refused(name: str) -> None:
 
 def test_the_message_says_what_to_write() -> None:
     said = (r"kernel.py:\d+: max along axis 0 takes in elements outside x: the load at kernel.py:\d+ is "
-            r"not proven to stay inside and gives 0 there; write other=-inf in it, or choose with tc.where "
-            r"before max")  # fmt: skip
+            r"not proven to stay inside and gives 0 there; write other=-inf in it, choose with tc.where "
+            r"before max, or say by tc.require what makes it fit")  # fmt: skip
     with pytest.raises(TilecError, match=said):
         reduced(REFUSED["max"])
     with pytest.raises(TilecError, match=r"argmin along axis 0 .* write other=127 in it"):
