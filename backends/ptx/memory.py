@@ -7,7 +7,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import copysign, prod
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +22,9 @@ from tilec.ir.atoms import WARP
 from tilec.ir.errors import TilecError
 from tilec.ir.func import Value, root
 from tilec.ir.inst import memory
-from tilec.ir.inst.arith import Full
 from tilec.ir.layout import Layout, local, spatial
 from tilec.ir.layouts import blocked
+from tilec.ir.passes.bulk import is_zero
 from tilec.ir.tile import ArrayType
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def copy(e: Emitter, inst: memory.Copy) -> Token:
         length = min(run_length(e, source, taking), shared.run_length(there, bits, taking))
     size = length * bits // 8
     when = e.scalar(inst.when) if inst.when is not None else None
-    if size < 4 or not _is_zero(inst.other) or not e.target.has("cp_async"):
+    if size < 4 or not is_zero(inst.other) or not e.target.has("cp_async"):
         tile = load_window(e, source, e.scalar(inst.other), when)
         shared.store(e, inst.buffer, tile, [0] * len(inst.shape))
         if inst.when is not None:
@@ -233,11 +233,6 @@ def _along(buffer: ArrayType, shape: tuple[int, ...], threads: int, vector: int)
 def _commit(e: Emitter) -> None:
     """What was started since the last group is one: waits count groups."""
     e.call("llvm.nvvm.cp.async.commit.group", "void")
-
-
-def _is_zero(other: Value) -> bool:
-    """Whether all bits are 0: what cp.async fills with."""
-    return isinstance(other, Full) and other.value == 0 and copysign(1, other.value) > 0
 
 
 def wait(e: Emitter, inst: memory.Wait) -> None:

@@ -28,7 +28,7 @@ def box_of(func: Func, copy: Copy, facts: Facts, target: Target) -> Box | None:
     array = root(copy.array)
     if not target.has("tma") or func.schedule.get("alias") or array not in func.params:
         return None
-    if array in written_arrays(func) or not _zero(copy.other) or not describable(array.array_type):
+    if array in written_arrays(func) or not is_zero(copy.other) or not describable(array.array_type):
         return None
     kept = kept_axes(copy.array, facts)
     if kept is None:
@@ -47,7 +47,8 @@ def box_in_panels(
     return _panel(layout, shape, kept, whole) if kept is not None and describable(whole.array_type) else None
 
 
-def _zero(other: Value) -> bool:
+def is_zero(other: Value) -> bool:
+    """Are all bits 0, which is what asynchronous copies fill with?"""
     return isinstance(other, Full) and other.value == 0 and copysign(1, other.value) > 0
 
 

@@ -83,6 +83,12 @@ def may_run_ahead(func: Func, loop: For) -> tuple[list[Ahead], list[tuple[Copy, 
     return found, others
 
 
+def bulk_copy(copy: Copy, box: Box, buffer: Value, gates: Gates, slot: Value, when: Value) -> BulkCopy:
+    """The copy as TMA makes it."""
+    how = (box.axes, box.extents, box.span, box.unit)
+    return BulkCopy(copy.array, copy.at, buffer, gates, slot, when, *how, loc=copy.loc)
+
+
 def _tell(copy: Copy, reason: str) -> None:
     if debug.level() >= 1:
         place = f"{copy.loc.file}:{copy.loc.line}: " if copy.loc else ""
@@ -167,8 +173,7 @@ class _Pipelined:
             if a.box is None or self.gates is None:
                 found.append(place(replace(moved, buffer=buffer, when=when)))
             else:
-                box = (a.box.axes, a.box.extents, a.box.span, a.box.unit)
-                place(BulkCopy(moved.array, moved.at, buffer, self.gates, slot, when, *box, loc=a.copy.loc))
+                place(bulk_copy(moved, a.box, buffer, self.gates, slot, when))
         return found
 
     def _body(self, lead: Value, last_round: Value | None, tokens: int) -> Block:

@@ -20,11 +20,11 @@ from tilec.ir.errors import TilecError
 from tilec.ir.facts import Facts, analyse
 from tilec.ir.func import Arg, Block, Func, Inst, Item, Value
 from tilec.ir.inst.arith import Add, Compare, Full, Sub, Where
-from tilec.ir.inst.bulk import BulkCopy, BulkDone, BulkRoom, BulkWait, Gates
+from tilec.ir.inst.bulk import BulkDone, BulkRoom, BulkWait, Gates
 from tilec.ir.inst.control import For, If, While
 from tilec.ir.inst.memory import Alloc, Copy, Stage
 from tilec.ir.passes.bulk import box_of
-from tilec.ir.passes.pipeline import Ahead, may_run_ahead, rebuilt
+from tilec.ir.passes.pipeline import Ahead, bulk_copy, may_run_ahead, rebuilt
 from tilec.ir.target import Target
 from tilec.ir.tile import TileType
 
@@ -184,12 +184,7 @@ class _Weaver:
         place(BulkRoom(plan.gates, slot, phase, loc=plan.gates.loc))
         for a, copy in zip(plan.copies, moved, strict=True):
             assert a.box is not None, "these are the copies that TMA can make"
-            box = (a.box.axes, a.box.extents, a.box.span, a.box.unit)
-            place(
-                BulkCopy(
-                    copy.array, copy.at, self.new[a.buffer], plan.gates, slot, always, *box, loc=copy.loc
-                )
-            )
+            place(bulk_copy(copy, a.box, self.new[a.buffer], plan.gates, slot, always))
 
     def moved(self, a: Ahead, place: Place) -> Copy:
         """A copy over addresses that are computed again, before all others of its round."""
