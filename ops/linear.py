@@ -109,15 +109,10 @@ def quantised_product(
 ) -> None:
     """y = x @ weight^T, finished: x [M, K], y [M, N]. `schedule` instead of the target's own."""
     group, place = whole_group(weight.group_size, weight.shape[1]), current_target()
-    zeros = None if weight.zeros is None else find_dtype(weight.zeros.dtype)
-    compute = product_dtype(find_dtype(x.dtype), weight.dtype, zeros, group, place)
-    if compute == f8e4m3 and not weight.zeros_in_reach:
-        compute = compute_dtype(compute)
-    apart = compute.is_integer and zeros is not None and zeros.is_float
-    summed = find_dtype("f32") if apart else compute
+    compute, summed = product_dtypes(find_dtype(x.dtype), weight, group, place)
     size, finished = (weight.dtype.bits, *weight.shape), epilogue != PLAIN
     own = linear_tiling(x.shape[0], summed, group, place, *size, finished, weight.steady)
-    tiling = placed_for(schedule or own, weight.dtype, zeros is not None, place)
+    tiling = placed_for(schedule or own, weight.dtype, weight.zeros is not None, place)
     linear_kernel(
         in_order(x, weight.order),
         there(weight.packed(tiling.fragment, tiling.placed)),
@@ -134,6 +129,17 @@ def quantised_product(
         once=x.shape[0] <= tiling.bm,
         **tiling._asdict(),
     )
+
+
+def product_dtypes(x: DType, weight: QuantizedWeight, group: int, place: str) -> tuple[DType, DType]:
+    """What products of x and a weight are made of, and what they are summed as: f32 where bytes have zeros of
+    floats."""
+    zeros = None if weight.zeros is None else find_dtype(weight.zeros.dtype)
+    compute = product_dtype(x, weight.dtype, zeros, group, place)
+    if compute == f8e4m3 and not weight.zeros_in_reach:
+        compute = compute_dtype(compute)
+    apart = compute.is_integer and zeros is not None and zeros.is_float
+    return compute, find_dtype("f32") if apart else compute
 
 
 def _of_class(

@@ -222,10 +222,10 @@ class Planned(Op[P, Q, R]):
 
     @staticmethod
     def tune(x: Any, weight: Any, *, tries: int = 12) -> Tuned:
-        """Runs the `tries` tiles that `plan` thinks best for x [..., K] in f16 or bf16 and a QuantizedWeight,
-        on the GPU of x or of the current target, and keeps the fastest: `linear` takes it from then on for
-        this problem, in later processes too. Raises TilecError where there is no GPU, and for other x and
-        weights.
+        """Runs the `tries` tiles that `plan` thinks best for x [..., K] and a QuantizedWeight on the GPU of x
+        or of the current target, and keeps the fastest: `linear` takes it from then on for this problem, in
+        later processes too. For a layer with `activations` x is what ops.quantize_activation gives. Raises
+        TilecError where there is no GPU, and for other x and weights.
         """
         from tilec.ops.linear_tuning import tune  # which calls the layer
 
