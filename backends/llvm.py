@@ -69,9 +69,10 @@ def host() -> Host:
 
 def version() -> str:
     """The versions of llvmlite and of its LLVM: "llvmlite 0.50.0 (LLVM 22.1.0)"."""
+    numbers = _llvmlite().llvm_version_info
     from llvmlite import __version__
 
-    return f"llvmlite {__version__} (LLVM {'.'.join(map(str, _llvmlite().llvm_version_info))})"
+    return f"llvmlite {__version__} (LLVM {'.'.join(map(str, numbers))})"
 
 
 def to_ptx(text: str, target: Target) -> str:
@@ -162,8 +163,12 @@ def load_native(object_bytes: bytes, bitcode: bytes = b"") -> NativeModule:
 
 @cache
 def _llvmlite() -> Any:
-    from llvmlite import binding
-
+    try:
+        from llvmlite import binding
+    except (ImportError, OSError) as error:
+        raise TilecError(
+            f"compiling needs llvmlite, and it cannot be loaded: {error}; pip install llvmlite"
+        ) from None
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     for option in OPTIONS:

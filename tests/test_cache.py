@@ -76,6 +76,19 @@ def test_the_least_recently_used_go_first(monkeypatch: pytest.MonkeyPatch) -> No
     assert cache.size() == 0
 
 
+def test_not_every_writer_looks_at_all_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "limit", lambda: 400_000)
+    looks, entries = [], cache.entries
+    monkeypatch.setattr(cache, "entries", lambda: looks.append(1) or entries())
+    for i in range(40):
+        cache.keep(f"e{i}", {"data": b"x" * 1000})
+    assert len(looks) <= 8
+    monkeypatch.setattr(cache, "limit", lambda: 30_000)
+    for i in range(60):
+        cache.keep(f"f{i}", {"data": b"x" * 1000})
+        assert sum(entry.size for entry in entries()) <= 30_000
+
+
 def test_what_a_killed_writer_left_goes_after_an_hour(folder: Path) -> None:
     cache.keep("name", {"data": b"x"})
     left = folder / ".new-abc"

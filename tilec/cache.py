@@ -24,6 +24,7 @@ MAGIC = b"tilec\x00\x00\x01"  # the last byte counts versions of this format
 LIMIT = 512  # MiB of the folder, unless TILEC_CACHE_LIMIT says otherwise
 SUFFIX, WRITING = ".tilec", ".new-"  # what entries end with, and begin with while they are written
 ABANDONED = 3600  # seconds after which an entry that is still being written is not
+WRITERS = 16  # processes that may write at once without passing the limit
 ROOMS = ("ir", "backends")  # folders whose sources decide what is compiled
 
 
@@ -69,18 +70,31 @@ def keep(name: str, parts: Parts) -> None:
     """Writes an entry; of two writers of one name either may win, as both write the same."""
     import tempfile
 
-    folder = directory()
+    folder, data = directory(), container.packed(MAGIC + name.encode(), parts)
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         handle, written = tempfile.mkstemp(dir=folder, prefix=WRITING)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(container.packed(MAGIC + name.encode(), parts))
+                file.write(data)
             os.replace(written, folder / (name + SUFFIX))
         except BaseException:
             os.unlink(written)
             raise
+        _make_room(folder, len(data))
+
+
+_room: dict[tuple[Path, int], int] = {}  # by folder and limit: bytes that this process may still write
+
+
+def _make_room(folder: Path, written: int) -> None:
+    """Prunes, but not before this process has written its part of what fits: to look at thousands of entries
+    takes longer than to write one."""
+    room = _room.get((folder, limit()), 0) - written
+    if room < 0:
         prune()
+        room = (limit() - size()) // WRITERS
+    _room[folder, limit()] = room
 
 
 def limit() -> int:

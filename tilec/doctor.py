@@ -19,6 +19,7 @@ import numpy as np
 
 import tilec as tc
 from tilec import cache
+from tilec.ir.errors import TilecError
 
 PACKAGES = ("numpy", "llvmlite", "sympy", "ml_dtypes", "cuda-python")
 USES = {
@@ -69,8 +70,8 @@ def llvm() -> Finding:
         from tilec.backends.llvm import version as llvm_version
 
         return Finding("llvm", True, f"{llvm_version()}, this CPU is {host().cpu}", needed=True)
-    except (ImportError, OSError) as error:
-        return Finding("llvm", False, f"llvmlite cannot be loaded: {error}", needed=True)
+    except TilecError as error:
+        return Finding("llvm", False, str(error), needed=True)
 
 
 def tools() -> Iterator[Finding]:

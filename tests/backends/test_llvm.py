@@ -345,3 +345,10 @@ def test_a_process_with_native_code_ends_cleanly() -> None:
 
 def test_the_version_is_said() -> None:
     assert re.fullmatch(r"llvmlite \d+\.\d+\.\d+\S* \(LLVM \d+\.\d+\.\d+\)", llvm.version())
+
+
+def test_without_llvmlite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    monkeypatch.delitem(sys.modules, "llvmlite.binding", raising=False)
+    with pytest.raises(TilecError, match=r"compiling needs llvmlite, and it .*; pip install llvmlite"):
+        llvm._llvmlite.__wrapped__()
