@@ -2,7 +2,7 @@
 
 A group runs until it branches, waits, or reaches another group's program counter, where they merge. Lanes
 of a warp collective whose partners are elsewhere are gathered until those come. A loop that spins on
-somebody else's work gives way after a while.
+somebody else's work gives way after a while; where all that runs only looks, and sees the same, it is stuck.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PATIENCE = 64  # backward jumps of the lowest group before the others have a turn
 SPINS = 1024  # such jumps in a row before copies arrive that others sleep for: the loop may wait for them
 LIMIT = 20_000_000  # group steps without an end: the kernel is taken for stuck
+LOOKING = ("ld", "bra", "mov", "setp", "selp", "cvt", "cvta", "add", "sub", "mul", "mad", "and", "or", "xor", "not")
 
 
 class Scheduler:
@@ -31,6 +32,9 @@ class Scheduler:
         self.random = m.launch.random
         self.executed = m.launch.executed
         self.backward, self.spun, self.turn, self.budget = 0, 0, 0, LIMIT
+        self.acting = [pc for pc, step in enumerate(self.steps) if step.instruction.root not in LOOKING]
+        self.seen: tuple[object, ...] = ()
+        self.stuck = False
 
     def run(self) -> bool:
         """Runs the batch to its end; False when it got stuck."""
@@ -38,9 +42,9 @@ class Scheduler:
         live = m.threads * m.blocks
         m.resume(0, slice(0, live))
         while True:
-            while m.ready and self.budget > 0:
+            while m.ready and self.budget > 0 and not self.stuck:
                 self.group()
-            if self.budget <= 0:
+            if self.budget <= 0 or self.stuck:
                 self.endless()
                 return False
             if not m.live.any():
@@ -76,7 +80,14 @@ class Scheduler:
         self.backward, self.spun = (self.backward + 1, self.spun + 1) if back else (0, 0)
         if self.spun == SPINS:
             self.spun = 0
-            self.m.finish_in_flight()
+            self.stuck = not self.m.finish_in_flight() and self.only_looks()
+
+    def only_looks(self) -> bool:
+        """Whether since the last such look nothing was done but to look, and every register is as it was."""
+        done = sum(self.executed[pc] for pc in self.acting)
+        registers = hash(b"".join(view.tobytes() for view in self.m.views))
+        before, self.seen = self.seen, (done, sorted(self.m.ready), registers)
+        return self.random is None and len(self.m.ready) < SPINS // PATIENCE and before == self.seen
 
     def choose(self) -> int:
         ready = self.m.ready
@@ -215,9 +226,9 @@ class Scheduler:
         m = self.m
         pc = min(m.ready)
         m.pc = pc
-        m.record("deadlock", first(m.ready[pc]), f"still running after {LIMIT:,} group steps: does it "
-                                                 f"wait for a block "
-                 "that is not running yet, or for nobody?")  # fmt: skip
+        since = "it sees the same for ever" if self.stuck else f"still running after {LIMIT:,} group steps"
+        question = "does it wait for a block that is not running yet, or for nobody?"
+        m.record("deadlock", first(m.ready[pc]), f"{since}: {question}")
 
 
 def count_branch(m: Machine, act: Sel, idle: Sel | None) -> None:

@@ -79,6 +79,8 @@ def test_a_turn_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
         alone.on("cpu")(out, locks, 0, 5)
     with pytest.raises(TilecError, match="block 0 waits for turn 5 of key 0, which is at 0"):
         alone.meaning(out, locks, 0, 5)
+    with pytest.raises(TilecError, match="deadlock: it sees the same for ever"):
+        alone.on("emulator:sm_80")(out, locks, 0, 5)
     assert not out.any()
 
 

@@ -177,6 +177,20 @@ def test_spinning_on_another_warp_ends(launch):
     assert report.completed and kinds(report) == []
 
 
+@pytest.mark.parametrize("flag", [0, 1])
+def test_spinning_for_nobody_is_a_deadlock(launch, flag):
+    """A flag that nobody sets; a loop that counts as it looks may end."""
+    x = np.full(1, flag, np.uint32)
+    body = """spin: ld.relaxed.gpu.global.u32 %r1, [%p0]; {count}
+        setp.eq.u32 %q1, %r1, 0; @%q1 bra spin;"""
+    report = launch(body.format(count=""), (x,), block=64)
+    assert report.completed == bool(flag)
+    assert [f.kind for f in report.findings] == ([] if flag else ["deadlock"])
+    assert flag or "it sees the same for ever: does it wait for a block" in report.findings[0].message
+    count = "add.u32 %r2, %r2, 1; setp.gt.u32 %q0, %r2, 9999; @%q0 exit;"
+    assert launch(body.format(count=count), (x,), block=64).completed
+
+
 def test_report_reads_well(launch):
     report = launch(EXCHANGE.format(first="", second="bar.sync 0;"), block=64)
     text = report.table()
