@@ -16,7 +16,7 @@ from tilec.ir.boards import BOARDS, Rates
 from tilec.ir.digits import Digit
 from tilec.ir.dtype import DType, f16, f32
 from tilec.ir.errors import TilecError
-from tilec.ir.layout import Layout, column_local, local, register, spatial
+from tilec.ir.layout import Layout, local, register, spatial
 from tilec.ir.layouts import mma_b, wgmma_a
 from tilec.ir.signature import describable
 from tilec.ir.target import parse_target
@@ -260,32 +260,20 @@ def _vectors(m: Extent, dtype: DType, group: int, bits: int, wide: bool) -> Weig
     bm = rows_of(m, 1, 128)
     many = 512 if wide else 256  # the more columns, the less often x is copied
     shape = _steps(group, 128), many if bm > MMA_ROWS else 128
-    if dtype.is_integer:
-        return Weighted(bm, quads(shape, bits))
     return Weighted(bm, columns(shape, bits), dtype.bits == 32 and bm > MMA_ROWS)
 
 
 def columns(shape: tuple[int, int], bits: int) -> Layout:
-    """A fragment (k, n) for vectors: each column's next weights lie in one 32-bit word, neighbours side by
-    side.
+    """A fragment (k, n) for vectors: each column's next weights lie in words of 32 bits, neighbours side by
+    side. Where a word holds them whole those that share a byte are four rows apart, so that a mask leaves
+    four rows in bytes, as products of bytes take them. Where a column is no whole words, row by row.
     """
     run = min(WORD // gcd(WORD, bits), shape[0])
-    return spatial(shape[0] // run, shape[1]) * local(run, 1)
-
-
-def quads(shape: tuple[int, int], bits: int = 8) -> Layout:
-    """A fragment (k, n) for products of bytes: four weights of a column, then those of the next, 16 columns.
-    Where codes share bytes those of a byte are four rows apart, so that masks take 64 of them.
-    """
-    planes = 8 // bits if 8 % bits == 0 and shape[0] % (32 // bits) == 0 else 1
-    groups = local(shape[0] // (4 * planes), shape[1] // 16)
-    return groups * column_local(4, 16) if planes == 1 else groups * _planes(planes)
-
-
-def _planes(count: int) -> Layout:
-    """16 columns, four bytes each, so many codes each."""
-    digits = Digit(16, (0, 1)), Digit(4, (1, 0)), Digit(count, (4, 0))
-    return register((4 * count, 16), (), digits)
+    if run * bits % WORD:
+        return local(*shape)
+    planes = max(1, 8 // bits) if run * bits == WORD else 1
+    digits = Digit(run // planes, (1, 0)), Digit(planes, (run // planes, 0))
+    return spatial(shape[0] // run, shape[1]) * register((run, 1), (), digits)
 
 
 @cache

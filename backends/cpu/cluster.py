@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tilec.backends.cpu.arena import Buffer
-from tilec.backends.cpu.fused import Fused, fusible
+from tilec.backends.cpu.codes import Codes
+from tilec.backends.cpu.fused import Fused, Outside, fusible
 from tilec.backends.cpu.lower import Lowering, size_of
 from tilec.backends.cpu.nest import Point, nest
 from tilec.backends.cpu.places import Affine, Place, Ref, Shape, Splat
-from tilec.backends.cpu.quads import FusedQuads, Outside, Packed
+from tilec.backends.cpu.quads import FusedQuads
 from tilec.backends.cpu.quads import fusible as quads_fusible
 from tilec.backends.cpu.scattered import gathered
 from tilec.backends.cpu.transpose import lies_across, turned
@@ -47,7 +48,7 @@ class Cluster:
         for value in (lo.same(v) for inst in self.insts for v in reads(inst)):
             if value not in own:
                 place = lo.env[value]
-                assert isinstance(place, Splat | Affine | Ref | Packed | Waiting), (
+                assert isinstance(place, Splat | Affine | Ref | Codes | Waiting), (
                     "what is outside is computed"
                 )
                 found[value] = place
@@ -55,7 +56,7 @@ class Cluster:
 
     def roots(self, lo: Lowering) -> Iterator[Value | None]:
         """The arrays that it will read."""
-        yield from (place.root for place in self.outside(lo).values() if isinstance(place, Ref | Packed))
+        yield from (place.root for place in self.outside(lo).values() if isinstance(place, Ref | Codes))
         yield from (root(inst.array) for inst in self.insts if isinstance(inst, Gather))
         for place in self.outside(lo).values():
             yield from place.roots(lo) if isinstance(place, Waiting) else ()
@@ -70,7 +71,7 @@ def join(lo: Lowering, inst: Inst) -> None:
     for value in map(lo.same, reads(inst)):
         place = lo.env[value]
         if place is not lo.clusters.get(shape) and not (
-            isinstance(place, Packed | Waiting) and place.shape == shape
+            isinstance(place, Codes | Waiting) and place.shape == shape
         ):
             lo.place(value)
     cluster = lo.clusters.get(shape)
@@ -156,7 +157,7 @@ class Taken:
 
     lo: Lowering
     cluster: Cluster
-    fused: Fused | FusedQuads
+    fused: Fused
 
     def done(self) -> None:
         inner = _inner_reads(self.lo, self.cluster)
@@ -168,7 +169,7 @@ class Taken:
 
 
 def taken(lo: Lowering, value: Value, quads: bool = False) -> Taken | None:
-    """The cluster over codes (in fields of words, or in quads) that computes this value for one reader and
+    """The cluster over codes that computes this value for one reader, by fields or by quads of rows, and
     nothing else.
     """
     value = lo.same(value)

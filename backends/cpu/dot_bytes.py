@@ -17,7 +17,7 @@ from tilec.backends.cpu.lower import Lowering
 from tilec.backends.cpu.nest import held_from
 from tilec.backends.cpu.places import Ref
 from tilec.backends.cpu.quads import BYTES, COLUMNS, NEEDS, ROWS, FusedQuads
-from tilec.backends.cpu.right import Panels, Right
+from tilec.backends.cpu.right import Panels, Right, Unpacked
 from tilec.backends.cpu.waiting import Finish, Waiting, wait
 from tilec.backends.writer import Writer
 from tilec.ir import dtype as dt
@@ -75,8 +75,8 @@ def _source(lo: Lowering, inst: mma.Dot, packed: Taken | None, flipped: bool) ->
     added, value = SIGN if flipped else 0, lo.same(inst.b)
     if packed:
         assert isinstance(packed.fused, FusedQuads), "bytes are taken in quads"
-        steps = packed.fused.steps(value) if flipped else None
-        return PackedQuads(packed.fused, value, flipped, steps), steps[1] if steps else added
+        unpacked = PackedQuads(packed.fused, value, flipped)
+        return unpacked, unpacked.steps[1] if unpacked.steps else added
     place = lo.place(inst.b)
     if not (isinstance(place, Ref) and (place.strides[1] == 1 or place.shape[1] == 1)):
         place = packed_copy(lo, place, inst.b.tile, inst.b.tile.dtype)
@@ -142,32 +142,18 @@ def as_words(w: Writer, value: str, flipped: bool = False) -> str:
     return w.let(f"bitcast <{BYTES} x i8> {value} to <{COLUMNS} x i32>")
 
 
-class PackedQuads:
+class PackedQuads(Unpacked):
     """Quads of columns, computed from codes."""
 
-    def __init__(self, fused: FusedQuads, value: Value, flipped: bool, steps: tuple[int, int] | None) -> None:
-        self.w, self.fused, self.value, self.flipped, self.steps = fused.w, fused, value, flipped, steps
-        self.unroll = max(2, fused.codes.planes)
-
-    def at_panel(self, column: Index, lanes: tuple[Lanes, ...]) -> None:
-        """Nothing: it is unpacked where it is used."""
-
-    def at_columns(self, column: Index, lanes: tuple[Lanes, ...]) -> None:
-        self.columns = [add(self.w, column, v * COLUMNS) for v in range(len(lanes))]
-        self.fused.next_columns(self.columns)
-
-    def at_rows(self, first: Index) -> None:
-        planes = self.fused.codes.planes
-        self.block: Index = (
-            first // planes if isinstance(first, int) else self.w.let(f"udiv exact i64 {first}, {planes}")
-        )
-        self.fused.next_rows()
+    def __init__(self, fused: FusedQuads, value: Value, flipped: bool) -> None:
+        super().__init__(fused, value, dt.i32)
+        self.quads, self.flipped = fused, flipped
+        self.steps = fused.steps(value) if flipped else None
 
     def vector(self, i: int, v: int) -> str:
-        at = self.block, i, self.columns[v]
         if self.steps:
-            return as_words(self.w, self.fused.codes_at(at, self.steps[0]))
-        return as_words(self.w, self.fused.vector(self.value, at, {}), self.flipped)
+            return as_words(self.w, self.quads.codes_at(self.at(i, v), self.steps[0]))
+        return as_words(self.w, self.quads.vector(self.value, self.at(i, v), {}), self.flipped)
 
 
 class RowQuads:

@@ -20,21 +20,24 @@ from tilec.backends.cpu.fields import can_look_up, code, line, looked_up, number
 from tilec.backends.cpu.lanes import Lanes, read, write
 from tilec.backends.cpu.loops import Index, add, loop, mul, step_pointer
 from tilec.backends.cpu.nest import held_from
-from tilec.backends.cpu.places import Ref, Splat
-from tilec.backends.cpu.quads import Outside, tables
+from tilec.backends.cpu.places import Place, Ref, Splat
 from tilec.backends.cpu.uses import reads
+from tilec.backends.cpu.waiting import Waiting
 from tilec.backends.emit import elementwise
 from tilec.backends.writer import Writer
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.func import Inst, Value
+from tilec.ir.inst.arith import Full
 from tilec.ir.inst.memory import Gather
+from tilec.ir.run import State
 
 if TYPE_CHECKING:
     from tilec.backends.cpu.lower import Lowering
 
 F32_MANTISSA = 23
 Table = np.ndarray[Any, np.dtype[Any]]
+Outside = Place | Codes | Waiting  # what a cluster may read
 
 
 def fusible(insts: Sequence[Inst], outside: dict[Value, Outside]) -> Codes | None:
@@ -43,6 +46,24 @@ def fusible(insts: Sequence[Inst], outside: dict[Value, Outside]) -> Codes | Non
     plain = all(isinstance(place, Codes | Splat | Ref) for place in outside.values())
     gathers = any(isinstance(inst, Gather) for inst in insts)
     return packed[0] if len(packed) == 1 and plain and not gathers else None
+
+
+def tables(lo: Lowering, insts: Sequence[Inst], outside: dict[Value, Outside]) -> dict[Value, Table]:
+    """The values, by code, of what depends on the code alone."""
+    found = {value: place.values for value, place in outside.items() if isinstance(place, Codes)}
+    for inst in insts:
+        operands = [lo.same(v) for v in reads(inst)]
+        if any(v in found for v in operands) and all(v in found or isinstance(v, Full) for v in operands):
+            given = [found[v] if v in found else _one(v) for v in operands]
+            with np.errstate(all="ignore"):
+                found[inst] = np.asarray(inst.meaning(State(), *given))
+    return found
+
+
+def _one(value: Value) -> Table:
+    """A constant, one element of it."""
+    assert isinstance(value, Full), "other operands are constants"
+    return value.meaning(State()).reshape(-1)[:1]
 
 
 class Fused:
@@ -54,7 +75,12 @@ class Fused:
         self.lo, self.w, self.codes, self.outside = lo, lo.w, codes, outside
         self.tables = tables(lo, insts, outside)
         self.constant: dict[tuple[Value, Index], str] = {}  # operands that are the same in all rows
-        self.words: dict[tuple[int, Index], str] = {}
+        self.words: dict[tuple[Index, int, Index], str] = {}
+
+    @property
+    def period(self) -> int:
+        """After so many rows, as products count them, fields lie as before."""
+        return self.codes.period
 
     def vectors(
         self, values: Sequence[tuple[Value, DType]], block: Index, row: int, column: Index, lanes: Lanes
@@ -119,9 +145,9 @@ class Fused:
         return [self._word(block, at, column, lanes) for at in (field.first, field.second) if at is not None]
 
     def _word(self, block: Index, at: int, column: Index, lanes: Lanes) -> str:
-        if (at, column) not in self.words:
-            self.words[at, column] = self.codes.word(self.w, block, at, column, lanes)
-        return self.words[at, column]
+        if (block, at, column) not in self.words:
+            self.words[block, at, column] = self.codes.word(self.w, block, at, column, lanes)
+        return self.words[block, at, column]
 
 
 class _Point:

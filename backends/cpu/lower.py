@@ -19,10 +19,10 @@ import numpy as np
 
 from tilec.backends.convert import resized
 from tilec.backends.cpu.arena import Arena, Buffer
+from tilec.backends.cpu.codes import Codes
 from tilec.backends.cpu.loops import Index, step_pointer
 from tilec.backends.cpu.nest import nest, only, width_for
 from tilec.backends.cpu.places import Affine, Place, Ref, Splat
-from tilec.backends.cpu.quads import Packed, Quads
 from tilec.backends.cpu.uses import reads
 from tilec.backends.cpu.waiting import Waiting
 from tilec.backends.writer import Writer
@@ -63,7 +63,7 @@ class Several:
     places: tuple[Place, ...]
 
 
-Anywhere = Place | Packed | Waiting | ArrayPlace | Several
+Anywhere = Place | Codes | Waiting | ArrayPlace | Several
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Lowering:
         if isinstance(found, Waiting):
             found.run(self)
             found = self.env[value]
-        if isinstance(found, Packed):
+        if isinstance(found, Codes):
             found = self._unpacked(value, found)
         assert isinstance(found, Splat | Affine | Ref), f"{value} is no tile"
         return found
@@ -158,23 +158,19 @@ class Lowering:
     def _hold(self, value: Value, place: Anywhere) -> None:
         self.env[value] = place
         for part in place.places if isinstance(place, Several) else (place,):
-            if isinstance(part, Ref | Packed) and part.buffer:
+            if isinstance(part, Ref | Codes) and part.buffer:
                 part.buffer.holders += 1
-        if isinstance(place, Packed | Waiting) or (isinstance(place, Ref) and place.root):
+        if isinstance(place, Codes | Waiting) or (isinstance(place, Ref) and place.root):
             self.lazy[value] = None
         else:
             self.lazy.pop(value, None)
 
-    def _unpacked(self, value: Value, packed: Packed) -> Ref:
+    def _unpacked(self, value: Value, packed: Codes) -> Ref:
         """Writes out what is still packed."""
         from tilec.backends.cpu.fused import Fused
-        from tilec.backends.cpu.view import write
 
         into = self.new(TileType(packed.dtype, packed.shape))
-        if isinstance(packed, Quads):
-            write(self, packed.inst, into)
-        else:
-            Fused(self, (), {value: packed}).write([(value, packed.dtype)], [into])
+        Fused(self, (), {value: packed}).write([(value, packed.dtype)], [into])
         self._drop(value)
         self._hold(value, into)
         return into
@@ -196,7 +192,7 @@ class Lowering:
         place = self.env[value]
         self.lazy.pop(value, None)
         for part in place.places if isinstance(place, Several) else (place,):
-            if isinstance(part, Ref | Packed) and part.buffer:
+            if isinstance(part, Ref | Codes) and part.buffer:
                 part.buffer.holders -= 1
                 self.free(part.buffer)
 
@@ -279,7 +275,7 @@ class Lowering:
                 place.run(self)
         for value in list(self.lazy):
             place = self.env[value]
-            if isinstance(place, Packed) and concerns(place.root):
+            if isinstance(place, Codes) and concerns(place.root):
                 self._unpacked(value, place)
             elif isinstance(place, Ref) and concerns(place.root):
                 kind = TileType(place.dtype, place.shape)

@@ -71,7 +71,7 @@ class Unpacked:
 
     def __init__(self, fused: Fused, value: Value, total: DType) -> None:
         self.w, self.fused, self.value, self.total = fused.w, fused, value, total
-        self.unroll = fused.codes.period
+        self.unroll = -(-UNROLL // fused.period) * fused.period
 
     def at_panel(self, column: Index, lanes: tuple[Lanes, ...]) -> None:
         """Nothing: it is unpacked where it is used."""
@@ -85,14 +85,17 @@ class Unpacked:
 
     def at_rows(self, first: Index) -> None:
         self.fused.next_block()
-        self.block = first // self.unroll if isinstance(first, int) else self._divided(first)
+        period = self.fused.period
+        block = first // period if isinstance(first, int) else self.w.let(f"udiv exact i64 {first}, {period}")
+        self.blocks = [add(self.w, block, after) for after in range(self.unroll // period)]
 
-    def _divided(self, row: str) -> str:
-        return self.w.let(f"udiv exact i64 {row}, {self.unroll}")
+    def at(self, i: int, v: int) -> tuple[Index, int, Index]:
+        """Where row k + i is: the repetition of fields, the row in it, the column."""
+        block, row = divmod(i, self.fused.period)
+        return self.blocks[block], row, self.columns[v]
 
     def vector(self, i: int, v: int) -> str:
-        wanted = [(self.value, self.total)]
-        return self.fused.vectors(wanted, self.block, i, self.columns[v], self.lanes[v])[0]
+        return self.fused.vectors([(self.value, self.total)], *self.at(i, v), self.lanes[v])[0]
 
 
 class Panels(InMemory):

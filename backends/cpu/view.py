@@ -20,7 +20,6 @@ from tilec.backends.cpu.loops import step_pointer
 from tilec.backends.cpu.lower import Lowering
 from tilec.backends.cpu.nest import Point, nest
 from tilec.backends.cpu.places import Ref
-from tilec.backends.cpu.quads import quads
 from tilec.backends.cpu.unpack import Pattern, pattern, unpacked
 from tilec.backends.writer import Writer
 from tilec.ir import dtype as dt
@@ -80,7 +79,7 @@ def view(lo: Lowering, inst: shape.View) -> None:
     """Left packed where that is how products take it: whoever uses it otherwise unpacks."""
     place, packed = lo.place(inst.x), None
     if isinstance(place, Ref) and place.dense:
-        packed = quads(lo, inst, place) or codes(inst, place)
+        packed = codes(inst, place)
     if packed:
         lo.define(inst, packed)
     else:

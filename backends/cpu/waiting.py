@@ -25,8 +25,8 @@ from tilec.ir.inst.memory import Gather
 
 if TYPE_CHECKING:
     from tilec.backends.cpu.cluster import Cluster, Taken
+    from tilec.backends.cpu.fused import Outside
     from tilec.backends.cpu.lower import Lowering
-    from tilec.backends.cpu.quads import Outside
 
 FEW = 8  # instructions, written for each vector of a register block
 

@@ -33,10 +33,10 @@ def test_fragments(m, dtype: str, target: str, group: int):
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("group", [0, 16, 24, 32, 64, 128])
 def test_fragments_of_vectors_are_whole_bytes_at_any_width(bits: int, group: int):
-    """A column's run of weights: whole 32-bit words, an odd number of them, wherever a step has so many."""
+    """A column's run of weights: whole 32-bit words, an odd number of them, where a step has so many."""
     fragment = linear_tiling(1, dt.dtype("f32"), group, "cpu", bits).fragment
     taken = fragment.slots * bits
-    assert taken % 8 == 0 and (taken % 64 == 32 or fragment.slots == fragment.shape[0])
+    assert taken % 8 == 0 and (taken % 64 == 32 or fragment.threads == 1)
 
 
 def test_wide_tiles_leave_every_core_two_blocks() -> None:

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 import tilec as tc
-from tests.backends.cpu.test_codes import MACHINES, bytes_for, on_machine
+from tests.backends.cpu.test_codes import MACHINES, bytes_for, on_machine, view
 from tilec.backends import llvm
-from tilec.backends.cpu.quads import NEEDS
+from tilec.backends.cpu.codes import codes
+from tilec.backends.cpu.places import Ref
+from tilec.backends.cpu.quads import IN_BYTES, NEEDS, Quad, quads
 from tilec.ir import dtype as dt
 from tilec.ir.dtype import DType
 from tilec.ir.layout import Layout
-from tilec.ops.tiling import quads
+from tilec.ops.tiling import columns
 
 Array = np.ndarray[Any, Any]
 TYPES = [d for d in dt.ALL if d.is_integer and d.bits <= 8]
@@ -67,7 +69,7 @@ def test_from_memory(a: str, b: str, m: int, n: int, k: int, machine: str) -> No
 @pytest.mark.parametrize("m", [1, 7, 20])
 def test_weights_of_every_type(dtype: DType, m: int) -> None:
     """Differences wrap where they are no bytes, on every runner alike."""
-    fragment = quads((32, 48), dtype.bits if m != 7 else 8)
+    fragment = columns((32, 48), dtype.bits if m != 7 else 1)  # 1: rows of a quad may lie anywhere
     x, zeros = numbers("int8", m, 64), numbers("int8", 2, 48) >> 2
     found, wanted = np.full((m, 48), -1, np.int32), np.full((m, 48), -2, np.int32)
     data = bytes_for(dtype, fragment, 2)
@@ -79,10 +81,28 @@ def test_weights_of_every_type(dtype: DType, m: int) -> None:
 
 @by_bytes
 def test_three_instructions_unpack_any_width() -> None:
-    fragment = quads((64, 64))
+    fragment = columns((64, 64), 3)
     asm = weighted.compile(
         tc.Spec("i8", (1, 128)), tc.Spec("u8", (2 * fragment.nbytes(dt.u3),)), tc.Spec("i8", (2, 64)),
         tc.Spec("i32", (1, 64)), dtype=dt.u3, fragment=fragment, target="cpu",
     ).asm  # fmt: skip
     shifted, masked, summed = (asm.count(f"\t{name}") for name in ("vpmultishiftqb", "vpand", "vpdpbusd"))
     assert 0 < shifted <= summed <= shifted + 2 and masked >= shifted
+
+
+def test_where_quads_are() -> None:
+    """In one word or in two put together; where words hold codes whole, in bytes already."""
+    found = {}
+    for dtype in (dt.u3, dt.u4):
+        inst = view(dtype, columns((64, 16), dtype.bits))
+        place = codes(inst, Ref("%p", dt.u8, (inst.x.tile.size,), (1,)))
+        found[dtype] = quads(place) if place else None
+    assert found[dt.u4] == [Quad((0,), 0, IN_BYTES), Quad((0,), 4, IN_BYTES)]
+    odd = [Quad((0,), 0, (0, 3, 6, 9)), Quad((0,), 0, (12, 15, 18, 21)), Quad((0, 32), 24, (0, 3, 6, 9))]
+    assert (found[dt.u3] or [])[:3] == odd and len(found[dt.u3] or []) == 8
+
+
+def test_rows_of_a_quad_that_lie_apart() -> None:
+    inst = view(dt.u5, columns((64, 16), 1))
+    place = codes(inst, Ref("%p", dt.u8, (inst.x.tile.size,), (1,)))
+    assert place and quads(place) is None
