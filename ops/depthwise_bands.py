@@ -115,8 +115,7 @@ def bands_kernel(
     y: tc.Array, *, conv: Conv, bands: Bands, warps: int = 4, max_registers: int = 128,
 ) -> None:  # fmt: skip
     """What depthwise_kernel computes, for strides and dilations of 1, f16 or bf16."""
-    last = conv.channels_last
-    (c_axis, h_axis, w_axis) = (3, 1, 2) if last else (1, 2, 3)
+    last, (c_axis, h_axis, w_axis) = conv.channels_last, conv.axes
     size = bands.oriented(*(tc.static(weight.shape[axis - last]) for axis in (1, 2)))
     high, wide = bands.rows, GROUP * bands.groups
     down, across = bands.oriented(y.shape[h_axis], y.shape[w_axis])

@@ -20,6 +20,8 @@ import tilec as tc
 from tilec.ir.dtype import DType
 from tilec.ops.depthwise_kernel import Conv
 
+TALL = 14  # rows of a strip that are worth some more of zeros
+
 
 class Phase(NamedTuple):
     """Along one axis: elements first, first + step .. of d_x are the sums over u < taps of d_out[i + before +
@@ -51,9 +53,6 @@ def _phase(first: int, size: int, stride: int, dilation: int, padding: int, comm
     return Phase(
         first, tap, skip, taps, apart, (taps - 1) * apart - (first + padding - tap * dilation) // stride
     )
-
-
-TALL = 14  # rows of a strip that are worth some more of zeros
 
 
 class Strip(NamedTuple):
@@ -93,7 +92,7 @@ def weight_gradient_kernel(
     """partial[p, o, r, q] = the sum over p's strips of above[n, o, i, j] * x[n, o // multiplier, i * stride +
     r * dilation - top, ..], bias[p, o] that of above; x and above in the order of conv.
     """
-    (c_axis, h_axis, w_axis) = (3, 1, 2) if conv.channels_last else (1, 2, 3)
+    c_axis, h_axis, w_axis = conv.axes
     part, j, c = tc.blocks(strip.parts, conv.multiplier, tc.cdiv(x.shape[c_axis], strip.channels))
     tall, wide = tc.cdiv(above.shape[h_axis], strip.rows), tc.cdiv(above.shape[w_axis], strip.columns)
     every, first, groups = slice(j, None, conv.multiplier), c * strip.channels, -(-size[0] // strip.down)

@@ -33,6 +33,11 @@ class Conv(NamedTuple):
     summed: int = 1
     flipped: bool = False
 
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        """Where channels, rows and columns are in memory, behind the batch."""
+        return (3, 1, 2) if self.channels_last else (1, 2, 3)
+
     def ordered(self, channels: Any, rows: Any, columns: Any) -> tuple[Any, Any, Any]:
         """What belongs to the three axes, as they follow each other in memory."""
         return (rows, columns, channels) if self.channels_last else (channels, rows, columns)
@@ -116,6 +121,11 @@ def kernels(weight: tc.Array, at: Any, size: tuple[int, int], conv: Conv, cut: C
     copy = tc.shared(conv.ordered(cut.channels, *size), kind)
     copy.store((0, 0, 0), weight.load(conv.ordered(at, 0, 0), copy.shape).to(kind))
     return Filter(copy, 0, conv, cut, kind)
+
+
+def of_channels(x: tc.Array, at: Any, conv: Conv, cut: Cut, kind: DType) -> tc.Tile:
+    """One number for each of a block's channels, those from `at` on."""
+    return x.load(at, cut.channels).to(kind).reshape(conv.ordered(-1, 1, 1))
 
 
 def along(axis: int, start: Any, count: int, step: int) -> tc.Tile:
@@ -224,7 +234,7 @@ def depthwise_kernel(
     where O = C * multiplier or C / summed, weight [O * summed, kh, kw], bias and scale [O]. Channels last: x,
     y and residual [N, rows, columns, channels], weight [kh, kw, channels]. `state`: what is left of x.
     """
-    (c_axis, h_axis, w_axis), high = (3, 1, 2) if conv.channels_last else (1, 2, 3), cut.sums * cut.rows
+    (c_axis, h_axis, w_axis), high = conv.axes, cut.sums * cut.rows
     n, j, *cell = tc.blocks(
         x.shape[0],
         conv.multiplier,
@@ -256,13 +266,9 @@ def depthwise_kernel(
         place = conv.ordered(at[0], i * cut.rows, at[2])
         done = acc[k].reshape(conv.ordered(cut.channels, cut.rows, cut.columns))
         if scale is not None:
-            done = done * scale[every].load(at[0], cut.channels).to(accumulator).reshape(
-                conv.ordered(-1, 1, 1)
-            )
+            done = done * of_channels(scale[every], at[0], conv, cut, accumulator)
         if bias is not None:
-            done = done + bias[every].load(at[0], cut.channels).to(accumulator).reshape(
-                conv.ordered(-1, 1, 1)
-            )
+            done = done + of_channels(bias[every], at[0], conv, cut, accumulator)
         done = activated(done, conv.activation)
         if residual is not None:
             done = done + residual[n][here].load(place, done.shape).to(accumulator)

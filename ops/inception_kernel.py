@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import tilec as tc
 from tilec.ir.dtype import DType
-from tilec.ops.depthwise_kernel import Conv, Cut, filtered, kernels, window
+from tilec.ops.depthwise_kernel import Conv, Cut, filtered, kernels, of_channels, window
 
 
 class Part(NamedTuple):
@@ -39,7 +39,7 @@ class Filters(NamedTuple):
 
     def blocks(self, y: tc.Array) -> tuple[Any, Any, Any]:
         """Of an image: along channels, rows and columns."""
-        cut, (h_axis, w_axis) = self.part.cut, (1, 2) if self.part.conv.channels_last else (2, 3)
+        cut, (_, h_axis, w_axis) = self.part.cut, self.part.conv.axes
         return (
             tc.cdiv(self.channels(), cut.channels),
             tc.cdiv(y.shape[h_axis], cut.sums * cut.rows),
@@ -62,7 +62,7 @@ def filter_part(x: tc.Array, y: tc.Array, n: Any, b: Any, filters: Filters, kind
     for k in tc.static_range(cut.sums):
         done = acc[k].reshape(conv.ordered(cut.channels, cut.rows, cut.columns))
         if filters.bias is not None:
-            done = done + filters.bias.load(at[0], cut.channels).to(kind).reshape(conv.ordered(-1, 1, 1))
+            done = done + of_channels(filters.bias, at[0], conv, cut, kind)
         rows = y[n][ours][conv.ordered(slice(None), slice(k, None, cut.sums), slice(None))]
         rows.store(place, done.to(y.dtype))
 
