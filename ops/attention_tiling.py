@@ -20,10 +20,10 @@ COPIES = 12  # of keys and values into order, per span: as long as so many queri
 # Queries, keys and warps of a GPU's block, for heads of up to so many: what registers hold, or nearly so. By
 # whether elements have more than two bytes, whose products hold rows and columns whole, and for gradients.
 TILES: dict[tuple[bool, bool], tuple[tuple[float, tuple[int, int, int]], ...]] = {
-    (False, False): ((128, (64, 64, 4)), (inf, (32, 32, 4))),
-    (False, True): ((64, (64, 32, 4)), (128, (32, 32, 4)), (inf, (32, 32, 8))),
-    (True, False): ((32, (32, 32, 4)), (64, (32, 32, 8)), (inf, (16, 16, 8))),
-    (True, True): ((32, (16, 16, 4)), (inf, (16, 16, 8))),
+    (False, False): ((128, (64, 64, 4)), (256, (32, 32, 4)), (inf, (16, 16, 8))),
+    (False, True): ((64, (64, 32, 4)), (128, (32, 32, 4)), (256, (32, 32, 8)), (inf, (16, 16, 8))),
+    (True, False): ((32, (32, 32, 4)), (64, (32, 32, 8)), (256, (16, 16, 8)), (inf, (16, 8, 8))),
+    (True, True): ((32, (16, 16, 4)), (256, (16, 16, 8)), (inf, (16, 8, 8))),
 }
 
 

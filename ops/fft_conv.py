@@ -80,8 +80,9 @@ def fft_conv(
     L; "bidirectional" (or "bidirectional_fftconv"), which adds k_reverse[h, s] * x[t + s] as H3's fftconv
     does; "bidirectional_safari", which adds k_reverse[h, s] * x[t + 1 + s] as Safari's LongConv does.
     Transforms are in f32, or f64 for f64; on a GPU those of 16 bits are products of u's dtype, summed in f32,
-    while a period of up to 2^15 fits a block. `algorithm`: "direct", "one pass", "three passes", None: by
-    cost. Raises TilecError for what does not fit.
+    while a period of up to 2^15 fits a block. Rows 2 i and 2 i + 1 of the batch are one transform of complex
+    numbers: butterflies round relative to the larger row, and what is no number in one reaches both.
+    `algorithm`: "direct", "one pass", "three passes", None: by cost. Raises TilecError for what does not fit.
     """
     call = call_of(u, k, mode, k_reverse, skip, pregate, postgate)
     y = empty_like(call.u)

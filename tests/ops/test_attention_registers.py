@@ -42,6 +42,14 @@ def test_spills(name, dim, dtype, full):
         assert spilled == 0 or (name != "out" and spilled <= 64)
 
 
+@pytest.mark.skipif(not find("ptxas"), reason="needs ptxas")
+def test_wide_heads(full):
+    """Of 512 elements: room in sm_120's shared memory, and in registers for what is no gradient."""
+    assert compiled("out", 512, "f16", "sm_120").resources.spill_bytes == 0
+    for name in ("query", "key") if full else ():
+        assert compiled(name, 512, "f16", "sm_120").resources.shared_bytes <= 99 * 1024
+
+
 def test_gradients_use_no_atomics():
     for name in ("query", "key"):
         ptx = compiled(name, 32, "f16", "sm_80").ptx
