@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PATIENCE = 64  # backward jumps of the lowest group before the others have a turn
 SPINS = 1024  # such jumps in a row before copies arrive that others sleep for: the loop may wait for them
 LIMIT = 20_000_000  # group steps without an end: the kernel is taken for stuck
-LOOKING = ("ld", "bra", "mov", "setp", "selp", "cvt", "cvta", "add", "sub", "mul", "mad", "and", "or", "xor", "not")
+LOOKING = ("ld", "bra", "mov", "setp", "selp", "cvt", "add", "sub", "mul", "mad", "and", "or", "not")
 
 
 class Scheduler:
