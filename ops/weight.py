@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tilec.ir import codec
 from tilec.ir.dtype import DType
+from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout
 from tilec.ir.packing import pack_codes, packed_bytes
@@ -78,6 +79,23 @@ class QuantizedWeight(Checkpoints):
     def __post_init__(self) -> None:
         for name in ("codes", "scales", "zeros", "order"):
             object.__setattr__(self, name, read_only(getattr(self, name)))
+        for name in ("dtype", "scale_dtype"):
+            object.__setattr__(self, name, find_dtype(getattr(self, name)))
+        self._check()
+
+    def _check(self) -> None:
+        """Raises TilecError for arrays that are not those of one weight."""
+        (n, k), size = self.shape, self.group_size
+        if self.codes.dtype.kind != "u" or size < 1:
+            raise TilecError(
+                f"weights have codes uint8 [N, K], group_size from 1 on, found {self.codes.dtype} and {size}"
+            )
+        groups = (n, -(-k // size))
+        for name, sizes in (("scales", groups), ("zeros", groups), ("order", (k,))):
+            x = getattr(self, name)
+            if x is not None and tuple(x.shape) != sizes:
+                wanted = f"{self.dtype} [{n}, {k}] in groups of {size}"
+                raise TilecError(f"{name} of a weight {wanted} are {list(sizes)}, found {list(x.shape)}")
 
     def __repr__(self) -> str:
         n, k = self.shape
@@ -165,6 +183,9 @@ class QuantizedWeight(Checkpoints):
             raise TilecError(
                 f"weights are packed for a layout of tiles (bk, bn), not of shape {layout.shape}"
             )
+        largest = int(self.codes.max(initial=0))
+        if largest > self.dtype.code_mask:
+            raise TilecError(f"codes of {self.dtype} end at {self.dtype.code_mask}, found {largest}")
         filler = int(np.argmin(np.abs(code_values(self.dtype) - self.zero)))
         return packed_tiles(finite_codes(self.codes, self.dtype), self.dtype, layout, placed, (filler,))
 

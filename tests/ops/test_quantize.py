@@ -18,7 +18,7 @@ from tilec.ir.run import State
 from tilec.ir.tile import TileType
 from tilec.ops.quantize import quantize
 from tilec.ops.reference import relative_error
-from tilec.ops.weight import code_values
+from tilec.ops.weight import QuantizedWeight, code_values
 
 WEIGHT_TYPES = [d for d in dt.ALL if d.bits <= 8 and (d.is_integer or d.kind == "float")]
 INTEGERS = [d for d in WEIGHT_TYPES if d.is_integer]
@@ -233,6 +233,25 @@ def test_its_arrays_are_read_only():
     for x in (q.codes, q.scales, q.zeros):
         with pytest.raises(ValueError, match="read-only"):
             x *= 2
+
+
+def test_weights_made_by_hand():
+    codes, scales = np.full((4, 8), 3, np.uint8), np.ones((4, 2), np.float32)
+    assert (QuantizedWeight(codes, scales, None, "u4", "f32", 4).dequantize() == -5).all()
+    for given, message in (
+        (
+            (codes, scales.T, None, "u4", "f32", 4),
+            r"scales of a weight u4 \[4, 8\] in groups of 4 are \[4, 2\]",
+        ),
+        ((codes, scales, scales[:1], "u4", "f32", 4), r"zeros of a weight .* are \[4, 2\], found \[1, 2\]"),
+        ((codes, scales, None, "u4", "f32", 4, np.arange(7)), r"order of a weight .* are \[8\], found \[7\]"),
+        ((codes.astype(int), scales, None, "u4", "f32", 4), "codes uint8 .*, found int64 and 4"),
+        ((codes, scales, None, "u4", "f32", 0), "group_size from 1 on, found uint8 and 0"),
+    ):
+        with pytest.raises(TilecError, match=message):
+            QuantizedWeight(*given)
+    with pytest.raises(TilecError, match="codes of u1 end at 1, found 3"):
+        QuantizedWeight(codes, scales, None, "u1", "f32", 4).packed(local(8, 4))
 
 
 def test_packed_is_cached():
