@@ -14,7 +14,7 @@ import numpy as np
 
 from tilec.backends.emulator.device import LOCAL, PARAM, SHARED, Bytes, GlobalMemory
 from tilec.backends.emulator.lanes import lanes_of, size, union
-from tilec.backends.emulator.metrics import Metrics
+from tilec.backends.emulator.metrics import SAMPLES, Metrics
 from tilec.backends.emulator.ptx_types import Array, Sel, numpy_type
 from tilec.backends.emulator.report import Finding, Report
 from tilec.backends.emulator.unread import Unread
@@ -319,7 +319,7 @@ class Machine:
     def sample(self, sel: Sel) -> Array | None:
         """Indexes into `sel` of block 0's lanes, when this execution is to be sampled."""
         done = self.launch.sampled.get(self.pc, 0)
-        if done >= 64:
+        if done >= SAMPLES:
             return None
         self.launch.sampled[self.pc] = done + 1
         chosen = np.flatnonzero(self.block[sel] == 0)
