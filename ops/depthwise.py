@@ -42,7 +42,7 @@ def compile_depthwise(
     """The kernel for x of this shape, in the order of `layout`, and weight [C * multiplier, 1, kh, kw]."""
     check_activation(activation)
     kind, images, (outs, _, *size) = problem_of(shape, kernel_size, multiplier, dtype, layout)
-    geometry, last = geometry_of(images[2:], tuple(size), stride, padding, dilation), layout == "NHWC"
+    geometry, last = geometry_of(images[2:], (size[0], size[1]), stride, padding, dilation), layout == "NHWC"
     conv = _conv(geometry, multiplier, last, activation)
     y = tc.Spec(kind, (images[0], *conv.ordered(outs, *geometry.extents)))
     per_channel = tc.Spec(kind, (outs,))

@@ -43,7 +43,7 @@ def compile_depthwise_backward(
     x is the forward kernel.
     """
     kind, images, (outs, _, *size) = problem_of(shape, kernel_size, multiplier, dtype, layout)
-    g, sums = geometry_of(images[2:], tuple(size), stride, padding, dilation), sums_in(kind)
+    g, sums = geometry_of(images[2:], (size[0], size[1]), stride, padding, dilation), sums_in(kind)
     conv = _conv(g, multiplier, layout == "NHWC")
     strip = depthwise_strip(g, images, conv, sums, target)
     return weight_gradient_kernel.compile(

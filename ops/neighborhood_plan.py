@@ -148,14 +148,14 @@ def plan(
     are chosen for it. Raises TilecError for windows that do not fit, and for unknown targets.
     """
     extents, kind = (shape,) if isinstance(shape, int) else tuple(shape), float_of(dtype, "dtype")
-    dv, shared, _ = heads_of(heads, kv_heads, dim, value_dim)
+    dv = heads_of(heads, kv_heads, dim, value_dim).value_dim
     if min(batch, heads, *extents) < 1:
         found = f"batch {batch}, heads {heads}, shape {extents}"
         raise TilecError(f"a plan is of one or more of each: found {found}")
     axes = windows(extents, kernel_size, stride, dilation, is_causal, border)
     cut = tiled(axes, group_lengths(extents, axes), max(dim, dv), kind.bytes, target).axes
     counted = tuple(count(axis, n) for axis, n in zip(cut, extents, strict=True))
-    per_token = (heads + shared) * (dim + dv) * kind.bytes
+    per_token = (heads + (kv_heads or heads)) * (dim + dv) * kind.bytes
     machine = parse_target(target).target or CPU
     return Plan(
         counted, batch, heads, dim, dv, kind, target, batch * prod(extents) * per_token, machine.rates

@@ -42,8 +42,8 @@ def _like_x(x: Tensor, shape: tuple[Any, ...]) -> Tensor:
 
 def _depthwise_shape(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
     stride, padding, dilation, layout = rest[-4:]
-    (n, _, *image), size = checked_shapes(tuple(x.shape), tuple(weight.shape), layout)
-    geometry = geometry_of(tuple(image), size, tuple(stride), _pads(padding), tuple(dilation))
+    (n, *_, h, w), size = checked_shapes(tuple(x.shape), tuple(weight.shape), layout)
+    geometry = geometry_of((h, w), size, tuple(stride), _pads(padding), tuple(dilation))
     if layout == "NHWC":
         return x.new_empty((n, *geometry.extents, weight.shape[0]))
     return _like_x(x, (n, weight.shape[0], *geometry.extents))
@@ -104,8 +104,8 @@ def depthwise_conv(
 ) -> Tensor:
     """ops.depthwise_conv on tensors, with a gradient."""
     x, weight, bias, scale, residual = cast(x, weight, bias, scale, residual)
-    (_, _, *image), size = checked_shapes(tuple(x.shape), tuple(weight.shape), layout)
-    places = geometry_of(tuple(image), size, stride, padding, dilation)
+    (*_, h, w), size = checked_shapes(tuple(x.shape), tuple(weight.shape), layout)
+    places = geometry_of((h, w), size, stride, padding, dilation)
     pads = (*places.padding[0], *places.padding[1])
     operands = (x, weight, bias, scale, residual, activation, places.stride, pads, places.dilation, layout)
     if out is None:
