@@ -8,15 +8,12 @@ mma.sync's
 One rule for every type (PTX ISA, "Matrix fragments for mma"); wgmma's are the same for each of four warps.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from operator import mul
 
-from tilec.ir.digits import Digit, Digits, size, split, times
+from tilec.ir.digits import Digit
 from tilec.ir.errors import TilecError
 from tilec.ir.layout import Layout, column_local, column_spatial, local, register, spatial
-from tilec.ir.layout_ops import divide
-from tilec.ir.memory_layout import vectors
 
 WARP = 32
 
@@ -109,56 +106,3 @@ def ldmatrix_atom(element_bits: int = 16, trans: bool = False) -> Layout:
         raise TilecError(f"ldmatrix.trans moves 16-bit elements, not {element_bits}-bit ones")
     matrix = spatial(8, 4) * local(1, 32 // element_bits)
     return matrix.permute((1, 0)) if trans else matrix
-
-
-@dataclass(frozen=True)
-class LdMatrix:
-    """How ldmatrix fills a register layout: `count` instructions .x`matrices` in each warp.
-
-    `rows`: thread and slot (instruction, element) -> coordinates: the row of 16 bytes whose address (of
-    element 0) the thread gives. Each instruction fills the target's next `matrices` registers in slot order.
-    """
-
-    matrices: int
-    count: int
-    trans: bool
-    rows: Layout
-
-
-@lru_cache(256)
-def match_ldmatrix(memory: Layout, target: Layout, element_bits: int) -> LdMatrix | None:
-    """The ldmatrix instructions that load a tile of two axes, held by whole warps as `target`, from shared
-    memory; None where its registers are no such matrices, or their rows no aligned 16 bytes in memory.
-    """
-    if target.rank != 2 or target.threads % WARP or target.cover != target.shape:
-        return None
-    for axes in ((0, 1), (1, 0)):
-        for trans in (False, True)[: 2 if element_bits == 16 else 1]:
-            found = _match_rows(target.permute(axes), element_bits, trans)
-            rows = found and found.rows.permute(axes)
-            if found and rows and len(vectors(memory, rows, element_bits)[0]) * element_bits == 128:
-                return replace(found, rows=rows)
-    return None
-
-
-def _match_rows(target: Layout, element_bits: int, trans: bool) -> LdMatrix | None:
-    """As match_ldmatrix, for rows along the last axis."""
-    atom = ldmatrix_atom(element_bits, trans)
-    tiles = divide(target, atom)
-    if tiles is None:
-        return None
-    for matrices in (4, 2, 1):
-        parts = split(tiles.digits("slot"), matrices)
-        if parts is not None:
-            rows = _rows(tiles, parts, 128 // element_bits)
-            return LdMatrix(matrices, tiles.slots // matrices, trans, rows)
-    return None
-
-
-def _rows(tiles: Layout, parts: tuple[Digits, Digits], width: int) -> Layout:
-    """Lane 8 * i + r gives row r of the instruction's matrix i; further lanes repeat the first."""
-    shape = (8, width)
-    instructions, matrices = (times(part, shape) for part in parts)
-    idle = Digit(4 // size(matrices), (0, 0))
-    threads = (*times(tiles.digits("thread"), shape), idle, *matrices, Digit(8, (1, 0)))
-    return register(tuple(map(mul, tiles.shape, shape)), threads, (*instructions, Digit(width, (0, 1))))

@@ -9,21 +9,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.ir.layout_cases import numbered, scatter
+from tests.ir.layout_cases import scatter
 from tilec.ir.atoms import (
-    LdMatrix,
     full_mma_atom,
     ldmatrix_atom,
-    match_ldmatrix,
     mma_atom,
     sparse_atom,
     wgmma_atom,
 )
-from tilec.ir.digits import Ints
 from tilec.ir.errors import TilecError
-from tilec.ir.layout import Layout, column_local, local, replicas, spatial
-from tilec.ir.memory_layout import bank_conflicts, column_major, padded, row_major, strided
-from tilec.ir.swizzle import swizzle_for
+from tilec.ir.layout import Layout, spatial
 
 Place = Callable[[int, int, int], tuple[int, int]]
 
@@ -183,102 +178,6 @@ def test_no_such_wgmma(n: int) -> None:
         wgmma_atom(n, 16)
 
 
-def ldmatrix(memory: Ints, place: Layout, found: LdMatrix, bits: int) -> Ints:
-    """The registers after the instructions, element by element: [threads, slots], by the ISA's words.
-
-    Lanes 8 i .. 8 i + 7 give the row addresses of matrix i; lane 4 g + t gets bytes 4 t .. 4 t + 3 of row g,
-    or with .trans the 16-bit elements 2 t and 2 t + 1 of column g.
-    """
-    width, row = 32 // bits, 128 // bits
-    points = found.rows.points()
-    registers = np.zeros((len(points), found.count * found.matrices * width), int)
-    for thread in range(len(points)):
-        warp, g, t = thread // 32 * 32, thread % 32 // 4, thread % 4
-        for n in range(found.count * found.matrices):
-            instruction, matrix = divmod(n, found.matrices)
-            rows = []
-            for r in range(8):
-                at = points[warp + matrix * 8 + r, instruction * row]
-                byte = int(place.byte_offset(tuple(at.tolist()), bits))
-                assert byte % 16 == 0, "ldmatrix reads aligned rows"
-                rows.append(memory[byte * 8 // bits :][:row])
-            block = np.array(rows)
-            got = block[[2 * t, 2 * t + 1], g] if found.trans else block[g, t * width : (t + 1) * width]
-            registers[thread, n * width : (n + 1) * width] = got
-    return registers
-
-
-def check_ldmatrix(place: Layout, target: Layout, bits: int) -> LdMatrix:
-    found = match_ldmatrix(place, target, bits)
-    assert found is not None
-    tile = numbered(target.shape)
-    memory = np.full(place.size + 1024, -1)
-    for at in np.ndindex(target.shape):
-        memory[place.byte_offset(at, bits) * 8 // bits] = tile[at]
-    assert np.array_equal(ldmatrix(memory, place, found, bits), scatter(target, tile))
-    return found
-
-
-def warps_a(shape: tuple[int, int], bits: int) -> Layout:
-    """Two warps of rows and two that repeat them."""
-    atom = full_mma_atom(bits).a
-    repeats = local(shape[0] // 32, shape[1] // atom.shape[1])
-    return spatial(2, 1) * replicas(2, 2) * repeats * atom
-
-
-@pytest.mark.parametrize("bits", [8, 16, 32])
-def test_ldmatrix_fills_a_from_rows(bits: int) -> None:
-    shape = (32, 512 // bits)
-    found = check_ldmatrix(row_major(shape, swizzle_for(shape, bits // 8)), warps_a(shape, bits), bits)
-    assert (found.matrices, found.count, found.trans) == (4, 2, False)
-
-
-def test_ldmatrix_fills_a_from_columns() -> None:
-    target = warps_a((32, 32), 16)
-    found = check_ldmatrix(column_major((32, 32), swizzle_for((32, 32), 2)), target, 16)
-    assert (found.matrices, found.trans) == (4, True)
-    assert match_ldmatrix(column_major((32, 64)), warps_a((32, 64), 8), 8) is None, "only 16 bits transpose"
-
-
-@pytest.mark.parametrize("columns", [False, True])
-@pytest.mark.parametrize(("steps", "subtiles", "matrices"), [(1, 1, 2), (1, 3, 2), (2, 2, 4), (3, 4, 4)])
-def test_ldmatrix_fills_b(columns: bool, steps: int, subtiles: int, matrices: int) -> None:
-    target = spatial(1, 2) * local(steps, subtiles) * full_mma_atom(16).b
-    k, n = target.shape
-    place = (
-        column_major((k, n), swizzle_for((n, k), 2)) if columns else row_major((k, n), swizzle_for((k, n), 2))
-    )
-    found = check_ldmatrix(place, target, 16)
-    assert (found.matrices, found.trans) == (matrices, not columns)
-    assert found.matrices * found.count == target.slots // 2
-
-
-def test_ldmatrix_of_one_and_of_odd_numbers_of_matrices() -> None:
-    assert check_ldmatrix(row_major((8, 8)), ldmatrix_atom(), 16).matrices == 1
-    assert check_ldmatrix(row_major((24, 8)), local(3, 1) * ldmatrix_atom(), 16).matrices == 1
-    assert check_ldmatrix(row_major((8, 8)), ldmatrix_atom(trans=True), 16).trans
-    assert check_ldmatrix(row_major((16, 16)), column_local(2, 2) * ldmatrix_atom(), 16).matrices == 4
-
-
-def test_swizzled_ldmatrix_has_no_conflicts() -> None:
-    for k in (16, 32, 64, 128):
-        target = warps_a((64, k), 16)
-        place = row_major((64, k), swizzle_for((64, k), 2))
-        rows = match_ldmatrix(place, target, 16)
-        assert rows is not None and bank_conflicts(place, rows.rows, 16, 8) == 4
-
-
-def test_where_ldmatrix_does_not_fit() -> None:
-    target = warps_a((32, 32), 16)
-    assert match_ldmatrix(padded((32, 32), 4), target, 16) is None, "rows are not aligned"
-    assert match_ldmatrix(strided((32, 32), (64, 2)), target, 16) is None, "rows have gaps"
-    assert match_ldmatrix(row_major((32, 32)), target.with_shape((32, 31)), 16) is None, "pad"
-    assert (
-        match_ldmatrix(row_major((16, 8)), full_mma_atom(16).c.permute((1, 0)).permute((1, 0)), 16)
-        is not None
-    )
-    assert match_ldmatrix(row_major((32, 8)), spatial(8, 4) * local(4, 2), 16) is None, "other registers"
-    assert match_ldmatrix(row_major((8, 2)), spatial(8, 2), 16) is None, "half a warp"
-    assert match_ldmatrix(row_major((64,)), spatial(32) * local(2), 16) is None
+def test_transposed_matrices_are_of_16_bits() -> None:
     with pytest.raises(TilecError, match=r"ldmatrix.trans moves 16-bit elements, not 8-bit ones"):
         ldmatrix_atom(8, trans=True)
