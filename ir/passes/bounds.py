@@ -72,8 +72,8 @@ def _message(inst: Reduce | ArgReduce | Scan, read: Inst) -> str:
     read_name, place = type(read).__name__.lower(), f" at {read.loc}" if read.loc else ""
     return (
         f"{name} along axis {inst.axis} takes in elements outside {of}: the {read_name}{place} is not proven "
-        f"to stay inside and gives 0 there; write other={limit} in it, choose with tc.where before {name}, or "
-        "say by tc.require what makes it fit"
+        f"to stay inside and gives 0 there; write other={limit} in it, choose with tc.where before {name}, "
+        "or say by tc.require what makes it fit"
     )
 
 
