@@ -199,7 +199,7 @@ def _check_options(made: ArgumentParser) -> None:
 
 def _bench_options(made: ArgumentParser) -> None:
     made.add_argument("name", metavar="NAME", nargs="?", help=f"what to measure: {', '.join(BENCHES)}")
-    made.add_argument("files", metavar="FILE", nargs="*", type=Path, help="scripts to compile (all of examples/)")
+    made.add_argument("files", metavar="FILE", nargs="*", type=Path, help="scripts (all of examples/)")
     made.add_argument("--target", default="sm_90a", help="(%(default)s)")
     made.add_argument("--runs", type=_positive, default=5, help="how often to measure (%(default)s)")
     made.add_argument("--static", action="store_true", help="of linear: the loops' instructions, for GPUs")
