@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tilec import cache
+from tilec.backends import cache
 from tilec.cost import Number, either, times
 from tilec.device import device
 from tilec.ir.boards import BOARDS, Rates, rates

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 import tilec as tc
-from tilec import cache, ops
+from tilec import ops
+from tilec.backends import cache
 from tilec.ir.layouts import mma_b
 from tilec.ops.tiling import Weighted
 from tilec.scripts import replaced

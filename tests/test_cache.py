@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import tilec as tc
-from tilec import cache
+from tilec.backends import cache
+from tilec.backends.emulator.fast import stored
 
 ROOT = Path(__file__).parents[1]
 
@@ -102,8 +103,14 @@ def test_the_limit_is_in_mebibytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.limit() == 512 << 20
     monkeypatch.setenv("TILEC_CACHE_LIMIT", "3")
     assert cache.limit() == 3 << 20
-    monkeypatch.setenv("TILEC_CACHE_LIMIT", "much")
-    assert cache.limit() == 512 << 20
+    monkeypatch.setenv("TILEC_CACHE_LIMIT", "2 GiB")
+    with pytest.raises(tc.TilecError, match="a whole number of MiB, such as 512, found '2 GiB'"):
+        cache.limit()
+
+
+def test_the_folder_may_begin_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILEC_CACHE_DIR", "~/kernels")
+    assert cache.directory() == Path.home() / "kernels"
 
 
 def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +129,15 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "clear"]) == 0
     assert capsys.readouterr().out == f"1 entries removed from {folder}\n"
     assert not cache.entries()
+
+
+def test_the_emulators_own_code_is_kept_there(folder: Path) -> None:
+    text = "define i64 @seven() {\n ret i64 7\n}"
+    made = stored(text).object_bytes
+    (path,) = folder.glob("*.tilec")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert stored(text).object_bytes == made, "what is damaged is compiled anew"
+    assert stored(text).address("seven") and cache.fetch(path.stem) == {"object": made}
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +188,8 @@ def test_a_kernel_from_the_cache_does_what_the_compiled_one_does(folder: Path) -
 WRITER = """
 import os, sys
 os.environ["TILEC_CACHE_DIR"] = sys.argv[1]
-from tilec import cache
+from tilec.backends import cache
+from tilec.backends.emulator.fast import stored
 for i in range(int(sys.argv[2])):
     cache.keep(f"e{i % 7}", {"data": bytes([i % 7]) * 50_000})
     found = cache.fetch(f"e{(i + 3) % 7}")

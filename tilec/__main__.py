@@ -109,7 +109,7 @@ def _table(options: Namespace) -> Iterator[str]:
 
 def cache(options: Namespace) -> int:
     """Says what compiling has left on disk, and removes it where it is asked to."""
-    from tilec import cache as kept
+    from tilec.backends import cache as kept
 
     if options.what == "clear":
         print(f"{kept.clear()} entries removed from {kept.directory()}")

@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tilec import cache, places
-from tilec.backends import llvm
+from tilec import places
+from tilec.backends import cache, llvm
 from tilec.backends.ptx.assemble import assembler
 from tilec.ir.errors import TilecError
 from tilec.ir.target import parse_target

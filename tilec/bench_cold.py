@@ -82,7 +82,7 @@ def measured(name: str, target: str) -> Seconds:
     import numpy  # noqa: F401
 
     marks = [perf_counter()]
-    from tilec import cache
+    from tilec.backends import cache
     from tilec.backends.ptx.assemble import assembler
 
     kernels = import_module("tilec.bench_kernels" if name in NAMES else OPERATORS)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tilec import cache
+from tilec.backends import cache
 from tilec.compiled import Compiled
 from tilec.ir.errors import TilecError
 from tilec.ir.target import CPU, Target, target

@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilec import cache
 from tilec.again import Again, keep, seen
 from tilec.arguments import (
     Signature,
@@ -27,6 +26,7 @@ from tilec.arguments import (
     place_of,
     written_params,
 )
+from tilec.backends import cache
 from tilec.device import device
 from tilec.ir import debug
 from tilec.ir.errors import TilecError

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import tilec as tc
-from tilec import cache
+from tilec.backends import cache
 from tilec.ir.errors import TilecError
 
 PACKAGES = ("numpy", "llvmlite", "sympy", "ml_dtypes", "cuda-python")

@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tilec.backends.container import packed, unpacked
 from tilec.compiled import Compiled
-from tilec.container import packed, unpacked
 from tilec.frontend import EMPTY, Param
 from tilec.ir.dtype import dtype as find_dtype
 from tilec.ir.errors import TilecError

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilec import cache
+from tilec.backends import cache
 from tilec.backends.ptx.assemble import restored
 from tilec.building import Built, begun, filled
 from tilec.compiled import Compiled

@@ -10,25 +10,23 @@ CPU and is kept on disk.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
+import functools
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 
 import numpy as np
+
+from tilec.backends import cache
+from tilec.backends.llvm import NativeModule, compile_native, load_native
 
 Run = Callable[[list[int], int, int], None]
 WIDE = 16
 
 
-@cache
+@functools.cache
 def matrix_product(kind: str) -> Run:
     """m16n8k16 of f16 or bf16 with f32 sums. Pointers: four of A, two of B, four of C, four of D (u32 or
     f32 arrays from a warp's first lane on); warps times 32 times blocks lanes each."""
-    from tilec.backends.llvm import NativeModule
-
-    code: NativeModule = stored(module(kind))
+    code = stored(module(kind))
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
         code.address("product")
     )
@@ -41,28 +39,14 @@ def matrix_product(kind: str) -> Run:
     return run
 
 
-def stored(text: str) -> NativeModule:  # type: ignore[name-defined]  # noqa: F821
-    """Compiled code from the cache folder, or compiled now and put there."""
-    from tilec.backends.llvm import compile_native, host, load_native, version
-
-    key = hashlib.sha256(repr((text, host(), version())).encode()).hexdigest()[:32]
-    path = folder() / f"emulator-{key}.o"
-    try:
-        return load_native(path.read_bytes())
-    except OSError:
-        code = compile_native(text)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_bytes(code.object_bytes)
-        part.replace(path)
-    except OSError:
-        return code  # a read-only home: compiled anew in every process
+def stored(text: str) -> NativeModule:
+    """Compiled code from the cache on disk, or compiled now and put there."""
+    key = cache.key("emulator", text)
+    if kept := cache.fetch(key):
+        return load_native(kept["object"])
+    code = compile_native(text)
+    cache.keep(key, {"object": code.object_bytes})
     return code
-
-
-def folder() -> Path:
-    return Path(os.environ.get("TILEC_CACHE_DIR") or Path.home() / ".cache" / "tilec")
 
 
 def module(kind: str) -> str:

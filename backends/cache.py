@@ -17,21 +17,24 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from tilec import container
-from tilec.container import Parts
+from tilec.backends import container
+from tilec.backends.container import Parts
+from tilec.ir.errors import TilecError
 
 MAGIC = b"tilec\x00\x00\x01"  # the last byte counts versions of this format
 LIMIT = 512  # MiB of the folder, unless TILEC_CACHE_LIMIT says otherwise
 SUFFIX, WRITING = ".tilec", ".new-"  # what entries end with, and begin with while they are written
 ABANDONED = 3600  # seconds after which an entry that is still being written is not
 WRITERS = 16  # processes that may write at once without passing the limit
-ROOMS = ("ir", "backends")  # folders whose sources decide what is compiled
+ROOMS = ("ir", "backends", "tilec")  # folders whose sources decide what is compiled
 
 
 def directory() -> Path:
     """TILEC_CACHE_DIR, or ~/.cache/tilec; for users without a home a place that nothing can be kept in."""
-    chosen, home = os.environ.get("TILEC_CACHE_DIR"), os.path.expanduser("~")
-    return Path(chosen or os.path.join(os.devnull if home == "~" else home, ".cache", "tilec"))
+    chosen, home = os.environ.get("TILEC_CACHE_DIR", ""), os.path.expanduser("~")
+    if chosen:
+        return Path(os.path.expanduser(chosen))
+    return Path(os.devnull if home == "~" else home, ".cache", "tilec")
 
 
 def key(*parts: str) -> str:
@@ -98,9 +101,11 @@ def _make_room(folder: Path, written: int) -> None:
 
 
 def limit() -> int:
-    """Bytes that the folder may take: TILEC_CACHE_LIMIT in MiB, or LIMIT."""
-    chosen = os.environ.get("TILEC_CACHE_LIMIT", "")
-    return (int(chosen) if chosen.isdecimal() else LIMIT) << 20
+    """Bytes that the folder may take: TILEC_CACHE_LIMIT in MiB, or LIMIT. TilecError if it is no number."""
+    chosen = os.environ.get("TILEC_CACHE_LIMIT") or str(LIMIT)
+    if not chosen.isdecimal():
+        raise TilecError(f"TILEC_CACHE_LIMIT is a whole number of MiB, such as {LIMIT}, found {chosen!r}")
+    return int(chosen) << 20
 
 
 class Entry(NamedTuple):
@@ -159,9 +164,10 @@ def prune(most: int | None = None) -> int:
 @cache
 def compiler() -> str:
     """The sources that compile, by path, size and time, and the version of LLVM's binding."""
-    root = os.path.dirname(__file__)
-    base = root if os.path.isdir(os.path.join(root, "ir")) else os.path.dirname(root)
-    rooms = {root, *(os.path.join(base, room) for room in ROOMS)}
+    base = os.path.dirname(os.path.dirname(__file__))
+    rooms = [os.path.join(base, room) for room in ROOMS]
+    if not os.path.isdir(rooms[-1]):
+        rooms = [base]  # where it is installed: tilec itself, with all rooms in it
     found = sorted(line for room in rooms for line in _sources(room))
     return _digest("".join(found)) + _llvmlite()
 
