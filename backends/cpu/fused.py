@@ -69,6 +69,8 @@ def _one(value: Value) -> Table:
 class Fused:
     """Instructions over one tile of codes."""
 
+    in_order = True  # words are prefetched one by one: LLVM would put all that at the loop's end
+
     def __init__(self, lo: Lowering, insts: Sequence[Inst], outside: dict[Value, Outside]) -> None:
         codes = fusible(insts, outside)
         assert codes, "only what was found fusible is fused"
@@ -147,6 +149,8 @@ class Fused:
     def _word(self, block: Index, at: int, column: Index, lanes: Lanes) -> str:
         if (block, at, column) not in self.words:
             self.words[block, at, column] = self.codes.word(self.w, block, at, column, lanes)
+            if self.in_order and self.codes.root:
+                self.w.line('fence syncscope("singlethread") seq_cst')  # tells LLVM alone
         return self.words[block, at, column]
 
 

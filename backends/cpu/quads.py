@@ -79,6 +79,8 @@ At = tuple[Index, int, Index]  # a repetition of the fields, a quad of rows in i
 class FusedQuads(Fused):
     """Instructions over one tile of quads, computed where they are used."""
 
+    in_order = False  # few products lie between words, and what they share is to stay in registers
+
     def __init__(self, lo: Lowering, insts: Sequence[Inst], outside: dict[Value, Outside]) -> None:
         super().__init__(lo, insts, outside)
         self.quads = quads(self.codes) or []
