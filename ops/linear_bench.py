@@ -1,9 +1,10 @@
 """`tilec bench linear`: layers with quantised weights on one core of this CPU, beside onnxruntime and numpy.
 
 for line in table(runs=20): print(line)
-N = K = 4096, groups of 128, x in f32. All take turns; of each the least and the median time of all threads
-together, which other programs disturb less than the clock. Classes of accuracy are apart: products of f32
-beside onnxruntime's accuracy_level=0, activations rounded to bytes beside its accuracy_level=4.
+N = K = 4096, groups of 128, x in f32. What is compared takes turns; of each the least and the median time of
+all threads together, which other programs disturb less than the clock. Classes of accuracy are apart:
+products of f32 beside onnxruntime's accuracy_level=0, activations rounded to bytes beside its
+accuracy_level=4. Other widths take turns with u4 one by one: weights of all would not stay in the last cache.
 """
 
 import os
@@ -19,6 +20,7 @@ import numpy as np
 
 from tilec.ops.beside import PAUSE
 from tilec.ops.linear import linear
+from tilec.ops.matmul import matmul
 from tilec.ops.quantize import quantize
 from tilec.ops.weight import QuantizedWeight
 
@@ -40,6 +42,7 @@ def table(runs: int) -> Iterator[str]:
     with one_core():
         for m in (1, 16, 128):
             yield from compare(Problem(m), 4 * runs)
+        yield from square(1024, 4 * runs)
 
 
 @contextmanager
@@ -67,11 +70,21 @@ def compare(problem: Problem, runs: int) -> Iterator[str]:
         }
         ours = {"tilec u4": _ours(x, weights["u4"], activations)}
         yield from lines(f"{activations or 'f32'} activations", {**ours, **peer}, runs)
-        widths = {f"tilec {name}": _ours(x, weights[name], activations) for name in WIDTHS}
-        yield from lines(f"{activations or 'f32'} activations, widths", {**ours, **widths}, runs)
+        yield f"  {activations or 'f32'} activations, each width in turn with u4"
+        for name in WIDTHS:
+            both = {**ours, f"tilec {name}": _ours(x, weights[name], activations)}
+            yield list(rows(both, runs))[-1]
     dense = weights["u4"].dequantize()
-    both: dict[str, Call] = {"tilec": lambda: linear(x, dense), "numpy": lambda: x @ dense.T}
-    yield from lines("dense f32", both, runs, PAUSE)
+    calls: dict[str, Call] = {"tilec": lambda: linear(x, dense), "numpy": lambda: x @ dense.T}
+    yield from lines("dense f32", calls, runs, PAUSE)
+
+
+def square(size: int, runs: int) -> Iterator[str]:
+    """Products of dense matrices."""
+    a, b = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
+    yield f"M=N=K={size}".ljust(36) + "   least  median   ratio"
+    calls: dict[str, Call] = {"tilec": lambda: matmul(a, b), "numpy": lambda: a @ b}
+    yield from lines("dense f32", calls, runs, PAUSE)
 
 
 def weight(dtype: str, size: int) -> QuantizedWeight:
@@ -87,6 +100,11 @@ def _ours(x: Array, held: QuantizedWeight, activations: str | None) -> Call:
 
 
 def lines(title: str, calls: dict[str, Call], runs: int, pause: float = 0) -> Iterator[str]:
+    yield f"  {title}" + ("" if len(calls) > 1 else ": no peer in this run")
+    yield from rows(calls, runs, pause)
+
+
+def rows(calls: dict[str, Call], runs: int, pause: float = 0) -> Iterator[str]:
     """Each call's times, and their ratio to the first's; with `pause` seconds between calls."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(runs + 1):
@@ -96,7 +114,6 @@ def lines(title: str, calls: dict[str, Call], runs: int, pause: float = 0) -> It
             call()
             if round_:
                 times[name].append(1e3 * (time.process_time() - start))
-    yield f"  {title}" + ("" if len(calls) > 1 else ": no peer in this run")
     first = min(next(iter(times.values())))
     for name, found in times.items():
         yield f"    {name:<32}{min(found):8.3f}{median(found):8.3f}{min(found) / first:8.2f}"

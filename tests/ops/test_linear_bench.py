@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 
 from tilec.ops import linear_bench
-from tilec.ops.linear_bench import Problem, _onnxruntime, compare, one_core, weight
+from tilec.ops.linear_bench import WIDTHS, Problem, _onnxruntime, compare, one_core, square, weight
 from tilec.ops.reference import linear_reference, relative_error
 
 
@@ -13,8 +13,14 @@ def test_every_class_and_width_is_timed() -> None:
     with one_core():
         lines = list(compare(Problem(1, 256), 1))
     assert "M=1, N=K=256" in lines[0]
-    assert sum("tilec u3" in line for line in lines) == 2 and sum("tilec u4" in line for line in lines) == 4
+    for width in ("u4", *WIDTHS):
+        assert sum(f"tilec {width}" in line for line in lines) == 2
     assert any("numpy" in line for line in lines)
+
+
+def test_products_of_square_matrices_are_timed_beside_numpy() -> None:
+    title, *lines = square(32, 1)
+    assert "M=N=K=32" in title and [line.split()[0] for line in lines] == ["dense", "tilec", "numpy"]
 
 
 def test_without_peers(monkeypatch) -> None:
