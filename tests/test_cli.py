@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import tilec as tc
-from tilec import bench_emulator, cache
+from tilec import bench_emulator
+from tilec.backends import cache
 from tilec.__main__ import main
 from tilec.checking import Outcome, check, told
 from tilec.doctor import tried
