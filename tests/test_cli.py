@@ -11,8 +11,8 @@ import pytest
 
 import tilec as tc
 from tilec import bench_emulator
-from tilec.backends import cache
 from tilec.__main__ import main
+from tilec.backends import cache
 from tilec.checking import Outcome, check, told
 from tilec.doctor import tried
 from tilec.foreign import arguments

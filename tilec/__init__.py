@@ -33,7 +33,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> "DType":
     """What tilec.names has, and each dtype by its name, tc.f32 and tc.bool: all loaded with the first.
 
-    A module of ours is itself: `from tilec import cache` asks here before it looks for a file.
+    A module of ours is itself: `from tilec import tape` asks here before it looks for a file.
     """
     if not name.startswith("__") and find_spec(f"tilec.{name}"):
         globals()[name] = import_module(f"tilec.{name}")
