@@ -11,6 +11,7 @@ A function's block gives what both sides return, a loop's whether to break.
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -140,6 +141,11 @@ def _common(a: Any, b: Any) -> DType | None:
 # Sides that leave the block.
 
 GIVEN = "the value returned"  # the name under which a side says how it leaves its block
+MOST_WAYS = 256  # one `if` may be read, where those before it do not agree on whether to go on
+WAYS = (
+    "what follows an `if` that may leave is read for each way that goes on, and here are more than "
+    f"{MOST_WAYS}: make `if a: if b: return` one, `if a and b: return`, or set a flag and ask for it once"
+)
 RETURNS = "`return` in a loop, where run time decides whether it happens: break, and return after the loop"
 
 
@@ -166,6 +172,9 @@ def leave(frame: Frame, node: ast.If, condition: Value, rest: Sequence[ast.stmt]
     """if condition, where a side may leave the block: both read it to its end, and the block is left."""
     if rest is None:
         raise frame.error(node, LEAVES_WITH)
+    frame.ways[node] += 1
+    if frame.ways[node] > MOST_WAYS:
+        raise frame.error(node, WAYS)
     found: list[Flow] = []
     whole = _with_rest(node, tuple(rest))
 
@@ -203,9 +212,11 @@ def _with_rest(node: ast.If, rest: tuple[ast.stmt, ...]) -> ast.If:
 
 def loop_body(frame: Frame, node: ast.For | ast.While) -> Flow | None:
     """Reads one pass of a loop."""
+    around, frame.ways = frame.ways, Counter()
     frame.loops += 1
     left = execute(frame, node.body)
     frame.loops -= 1
+    frame.ways = around
     return left
 
 

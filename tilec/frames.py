@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class Frame:
         self.locals: dict[str, Any] = {}
         self.calls: tuple[ast.AST, ...] = parent.calls if parent else ()  # by which we came here
         self.loops = 0  # how many loops of this function we are in
+        self.ways: Counter[ast.stmt] = Counter()  # how often what follows an `if` was read, in this pass
         self.rest: Sequence[ast.stmt] | None = ()  # what follows the statement that is being read
 
     def mark(self, node: ast.AST) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tilec as tc
+from tilec import branches
 from tilec.ir.inst.control import For, If, While
 
 Array = np.ndarray[Any, Any]
@@ -134,6 +135,36 @@ def counted(out: tc.Array, start: tc.i32, stop: tc.i32, step: tc.i32, most: tc.i
             break
         count += 1
     out.store((0, 0), count)
+
+
+@tc.kernel
+def many_ways(x: tc.Array, out: tc.Array) -> None:
+    for i in range(300):  # each pass by itself
+        if x.at(i % 3) > i:
+            continue
+        out.store(i % 3, i)
+    if x.at(0) > 0:
+        out.store(1, 0)
+        if x.at(1) > 0:
+            return
+    if x.at(1) > 0:
+        out.store(1, 0)
+        if x.at(2) > 0:
+            return
+    if x.at(2) > 0:  # read in four ways
+        out.store(1, 0)
+        if x.at(0) > 0:
+            return
+    out.store(0, 1)
+
+
+def test_ways_that_double_at_each_if_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(branches, "MOST_WAYS", 4)
+    many_ways.meaning(np.zeros(3, np.int32), out := np.zeros(3, np.int32))
+    assert list(out) == [1, 298, 299]
+    monkeypatch.setattr(branches, "MOST_WAYS", 3)
+    with pytest.raises(tc.TilecError, match=r"is read for each way that goes on(.|\n)*if x.at\(2\) > 0"):
+        many_ways.meaning(np.zeros(4, np.int32), out)
 
 
 @tc.kernel
