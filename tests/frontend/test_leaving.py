@@ -114,7 +114,7 @@ def test_continue_alone_leaves_a_loop_counted() -> None:
     assert For in kinds and While not in kinds
 
 
-RANGES = [(0, 10, 3), (2**31 - 9, 2**31 - 1, 4), (5, 5, 1), (7, 5, 2)]
+RANGES = [(0, 10, 3), (2**31 - 9, 2**31 - 1, 4), (2**31 - 9, 2**31 - 1, 7), (5, 5, 1), (7, 5, 2)]
 
 
 @pytest.mark.parametrize(("start", "stop", "step"), RANGES)
